@@ -1,0 +1,1 @@
+"""What the predictions say about fusion. No torch."""

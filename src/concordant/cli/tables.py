@@ -1,0 +1,101 @@
+"""Tables of the command line: results, differences, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from concordant.data.audit import Audit
+
+_NOTHING = "-"
+
+
+def strategies(results: pl.DataFrame, metric: str) -> Table:
+    """Lay out one metric of a run: a row per strategy, a column per cohort, averages over seeds where there are any."""
+    import polars as pl
+
+    rows = results.filter(pl.col("metric") == metric).sort("horizon_days", "seed", nulls_last=False, maintain_order=True)
+    key = [name for name in ("ct_encoder", "ehr_encoder") if rows[name].drop_nulls().n_unique() > 1]
+    rows = rows.unique(["fusion", "ct_encoder", "ehr_encoder", "cohort"], keep="first", maintain_order=True)
+    cohorts = results["cohort"].unique(maintain_order=True).to_list()
+    table = _table(f"{metric} with its 95 % interval", ["strategy", *key], cohorts)
+    values = {
+        (row["fusion"], row["ct_encoder"], row["ehr_encoder"], row["cohort"]): _with_interval(row, "value") for row in rows.to_dicts()
+    }
+    order = results.select("fusion", "ct_encoder", "ehr_encoder").unique(maintain_order=True)
+    for row in order.to_dicts():
+        cells = [values.get((row["fusion"], row["ct_encoder"], row["ehr_encoder"], cohort), _NOTHING) for cohort in cohorts]
+        table.add_row(row["fusion"], *(row[name] or _NOTHING for name in key), *cells)
+    return table
+
+
+def metrics(rows: pl.DataFrame, *, first: Sequence[str] = ()) -> Table:
+    """Lay out the rows of `concordant.evaluation.evaluate`.
+
+    Args:
+        rows: The rows; columns named in `first` stand before the metric.
+        first: Further text columns.
+    """
+    table = _table("", [*first, "metric"], ["value", "95 % interval", "n", "events"], last="note")
+    for row in rows.to_dicts():
+        cells = [_number(row["value"]), _interval(row), str(row["n"]), str(row["n_events"]), row.get("note") or ""]
+        table.add_row(*(row[name] for name in first), _measure(row), *cells)
+    return table
+
+
+def differences(rows: pl.DataFrame) -> Table:
+    """Lay out paired differences to a reference."""
+    table = _table("", ["file", "reference", "metric"], ["difference", "95 % interval", "p", "p (Holm)"])
+    for row in rows.to_dicts():
+        cells = [_number(row["difference"], "+.3f"), _interval(row, "+.3f"), _p_value(row["p_value"]), _p_value(row["p_adjusted"])]
+        table.add_row(row["file"], row["reference"], _measure(row), *cells)
+    return table
+
+
+def checks(audit: Audit) -> Table:
+    """Lay out the checks of an audit, in words and colour."""
+    table = _table("", ["check", "result"], [], last="found")
+    for check in audit.checks:
+        table.add_row(check.name, Text("passed", "green") if check.passed else Text("FAILED", "bold red"), check.detail)
+    return table
+
+
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str], *, last: str | None = None) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE, title_justify="left")
+    for name in texts:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    if last is not None:
+        table.add_column(last)
+    return table
+
+
+def _measure(row: dict[str, Any]) -> str:
+    days = row["horizon_days"]
+    return row["metric"] if days is None else f"{row['metric']} at {days:g} days"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return _NOTHING if value is None else format(value, form)
+
+
+def _interval(row: dict[str, Any], form: str = ".3f") -> str:
+    return _NOTHING if row["ci_low"] is None else f"{row['ci_low']:{form}} to {row['ci_high']:{form}}"
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return _NOTHING
+    return _number(row[name]) if row["ci_low"] is None else f"{row[name]:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+
+def _p_value(value: float | None) -> str:
+    return _NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

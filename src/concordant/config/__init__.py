@@ -1,0 +1,34 @@
+"""The study file: YAML to a typed, frozen `Study`, and its grid to the members that are run."""
+
+from __future__ import annotations
+
+from concordant.config.components import FEATURES, Component
+from concordant.config.members import Member
+from concordant.config.study import (
+    Cohorts,
+    CohortSource,
+    CrossValidation,
+    Encoders,
+    Evaluate,
+    Foreign,
+    Study,
+    Task,
+    parse_study,
+    read_study,
+)
+
+__all__ = [
+    "FEATURES",
+    "CohortSource",
+    "Cohorts",
+    "Component",
+    "CrossValidation",
+    "Encoders",
+    "Evaluate",
+    "Foreign",
+    "Member",
+    "Study",
+    "Task",
+    "parse_study",
+    "read_study",
+]

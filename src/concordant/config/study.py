@@ -1,0 +1,326 @@
+"""A study: what is predicted, on which cohorts, from which encoders, by which members, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from concordant.config.components import FEATURES, Component, CtEncoder, EhrEncoder, ExistingPath, FusionChoice, HeadChoice, folder_of
+from concordant.config.grid import Grid
+from concordant.config.members import Member, member_of, merged
+from concordant.config.messages import complaint, config_error
+from concordant.config.source import overridden, read_yaml
+from concordant.core.artifacts import RunFolder, slug
+from concordant.core.errors import ConfigError
+from concordant.core.modality import Modality
+from concordant.evaluation import METRICS, CensoringSource, measures
+from concordant.training.options import TrainOptions
+
+INTERNAL_LABELS = ("held_out", "development")
+"""Labels of the development cohort's rows in tables: with splits, and under cross-validation."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _ascending(days: tuple[float, ...]) -> tuple[float, ...]:
+    if list(days) != sorted(set(days)):
+        raise complaint(f"given {list(days)}, expected different days in ascending order")
+    return days
+
+
+def _as_folder(name: str) -> str:
+    if not name or slug(name) != name:
+        raise complaint(f"given {name!r}, expected letters, digits, '_', '-' and '.': it names a folder")
+    return name
+
+
+def _known_metric(name: str) -> str:
+    try:
+        METRICS.get(name)
+    except ConfigError as error:
+        raise complaint(str(error)) from None
+    return name
+
+
+Label = Annotated[str, Field(min_length=1)]
+Metric = Annotated[str, AfterValidator(_known_metric)]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Task(_Frozen):
+    """What is predicted.
+
+    Attributes:
+        event: Name of the event of interest (coded 1 in the cohort table), for the report.
+        horizons_days: Days from the prediction time at which survival is reported, ascending.
+    """
+
+    event: Label
+    horizons_days: Annotated[tuple[Days, ...], AfterValidator(_ascending)] = ()
+
+
+class CohortSource(_Frozen):
+    """Where a cohort lies.
+
+    Attributes:
+        table: The cohort table (parquet).
+        meds: The MEDS dataset with its subjects' records; needed only by encoders that read records.
+        name: How tables call it; the table's stem where it is not given.
+    """
+
+    table: ExistingPath
+    meds: ExistingPath | None = None
+    name: Label = Field(default_factory=lambda known: known["table"].stem)
+
+
+class Cohorts(_Frozen):
+    """The cohorts of a study.
+
+    Attributes:
+        development: Where models are fitted and, on its held-out part or by cross-validation, judged.
+        external: Cohorts that are only ever predicted.
+    """
+
+    development: CohortSource
+    external: tuple[CohortSource, ...] = ()
+
+
+class Encoders(_Frozen):
+    """The encoder of each modality; None where the grid gives it, or the study does without the modality.
+
+    Attributes:
+        ct: Encoder of scans, or a feature file.
+        ehr: Encoder of records, or a feature file.
+    """
+
+    ct: CtEncoder | None = None
+    ehr: EhrEncoder | None = None
+
+
+class Evaluate(_Frozen):
+    """How predictions are judged.
+
+    Attributes:
+        metrics: Names in `concordant.evaluation.METRICS`.
+        censoring: Where the censoring curve of a metric comes from.
+    """
+
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("concordance_index", "integrated_brier_score")
+    censoring: CensoringSource = "cohort"
+
+
+class CrossValidation(_Frozen):
+    """Folds instead of splits: drawn, or given by a file.
+
+    Attributes:
+        folds: Number of folds.
+        repeats: How often folds are drawn anew.
+        group: Column whose values are never divided between folds.
+        seed: Seed of the draw.
+        assignment: A table sample_id, repeat, fold (CSV) that gives the folds; `folds`, `repeats` and `seed` then have no place.
+    """
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    repeats: Annotated[int, Field(ge=1)] = 1
+    group: Label = "subject_id"
+    seed: Annotated[int, Field(ge=0)] = 0
+    assignment: ExistingPath | None = None
+
+    @model_validator(mode="after")
+    def _drawn_or_given(self) -> CrossValidation:
+        drawn = sorted(self.model_fields_set & {"folds", "repeats", "seed"})
+        if self.assignment is not None and drawn:
+            raise complaint(f"{', '.join(drawn)} stand(s) beside `assignment`, which already gives the folds; leave out one of the two")
+        return self
+
+
+class Foreign(_Frozen):
+    """Predictions of someone else's model, judged as if they were ours.
+
+    Attributes:
+        name: How tables call it.
+        table: Parquet with sample_id and risk (higher = earlier event), for any of the cohorts.
+    """
+
+    name: Label
+    table: ExistingPath
+
+
+class Study(_Frozen):
+    """A study file, read and checked.
+
+    Attributes:
+        name: Names the folder of its results.
+        task: What is predicted.
+        cohorts: Where the data lies.
+        encoders: How scans and records become embeddings.
+        fusion: The strategy, where the grid does not vary it.
+        head: The survival head, where the grid does not vary it.
+        seed: The seed, where the grid does not vary it.
+        train: Options of training.
+        evaluate: How predictions are judged.
+        cross_validation: Folds instead of splits, or None.
+        max_quarantined: Greatest share of a cohort's scans that may be unreadable.
+        foreign: Predictions of others to be judged as well.
+        grid: What is compared: keys such as "fusion", "encoders.ehr", "seed", "train.lr", each with its values.
+    """
+
+    name: Annotated[str, AfterValidator(_as_folder)]
+    task: Task
+    cohorts: Cohorts
+    encoders: Encoders
+    fusion: FusionChoice = Field(default="contrastive", validate_default=True)
+    head: HeadChoice = Field(default="cox", validate_default=True)
+    seed: Annotated[int, Field(ge=0)] = 0
+    train: TrainOptions = TrainOptions()
+    evaluate: Evaluate = Evaluate()
+    cross_validation: CrossValidation | None = None
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05
+    foreign: tuple[Foreign, ...] = ()
+    grid: Grid = {}
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _imports: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Study:
+        self._folder = folder_of(info)
+        internal = dict.fromkeys([*INTERNAL_LABELS, self.cohorts.development.name])
+        _check_names("cohorts.external", [*internal, *(source.name for source in self.cohorts.external)])
+        strategies = dict.fromkeys(member.label for member in self.members())
+        _check_names("foreign", [*strategies, *(foreign.name for foreign in self.foreign)])
+        measures(self.evaluate.metrics, self.task.horizons_days)
+        self._check_records()
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the study file lies."""
+        return self._folder
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The study as it was given, overrides put in."""
+        return self._given
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules outside this package that register components of the study; every worker imports them."""
+        return self._imports
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where results go: `runs/<name>` beside the study file."""
+        return RunFolder(self.folder / "runs" / self.name)
+
+    @property
+    def embeddings_root(self) -> Path:
+        """Where embedding stores go: `embeddings` beside the study file."""
+        return self.folder / "embeddings"
+
+    def members(self) -> tuple[Member, ...]:
+        """Expand the grid, the last key fastest; members that cannot differ are run once, an encoder without use left out.
+
+        Raises:
+            ConfigError: A fusion uses a modality that has no encoder, or two different members have the same labels.
+        """
+        plain = {
+            "fusion": self.fusion,
+            "encoders.ct": self.encoders.ct,
+            "encoders.ehr": self.encoders.ehr,
+            "head": self.head,
+            "seed": self.seed,
+        }
+        axes = {key: (value,) for key, value in plain.items() if key not in self.grid} | self.grid
+        varied = [key for key, values in self.grid.items() if len(values) > 1]
+        points = (dict(zip(axes, point, strict=True)) for point in product(*axes.values()))
+        return merged(member_of(point, self.train, varied) for point in points)
+
+    def encoder_choices(self, modality: Modality) -> tuple[Component, ...]:
+        """Return the encoders of a modality that at least one member uses, each once, in order."""
+        chosen = [member.encoder(modality) for member in self.members()]
+        return tuple(one for place, one in enumerate(chosen) if one is not None and one not in chosen[:place])
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the study as plain values, every default filled in, paths absolute."""
+        return self.model_dump(mode="json")
+
+    def _check_records(self) -> None:
+        readers = [one.name for one in self.encoder_choices(Modality.EHR) if one.name != FEATURES]
+        sources = {"cohorts.development": self.cohorts.development}
+        sources |= {f"cohorts.external.{place}": source for place, source in enumerate(self.cohorts.external)}
+        for place, source in sources.items():
+            if readers and source.meds is None:
+                raise complaint(f"{place}.meds: required, since encoder {readers[0]!r} reads records; give the MEDS dataset's folder")
+
+
+def _check_names(place: str, names: Sequence[str]) -> None:
+    """Refuse names that would fall together in tables or file names."""
+    keys = [slug(name).casefold() for name in names]
+    twice = [name for position, name in enumerate(names) if keys[position] in keys[:position]]
+    if twice:
+        raise complaint(f"{place}: the name {twice[0]!r} is taken; give each its own `name`")
+
+
+def read_study(path: Path | str, overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> Study:
+    """Read a study file.
+
+    Args:
+        path: The YAML file; relative paths in it resolve against its folder.
+        overrides: Values that replace those of the file, such as "train.lr=3e-4".
+        imports: Modules that register components of one's own, imported first.
+
+    Raises:
+        ConfigError: Anything wrong with the file: the message names the file, the key, what was given and what is expected.
+    """
+    path = Path(path)
+    given = overridden(read_yaml(path), overrides)
+    try:
+        return parse_study(given, folder=path.parent, imports=imports)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_study(given: Mapping[str, Any], *, folder: Path, imports: Sequence[str] = ()) -> Study:
+    """Check a study that is given as a mapping.
+
+    Args:
+        given: The content of a study file.
+        folder: The folder against which relative paths resolve, and beside whose files results go.
+        imports: Modules that register components of one's own, imported first.
+
+    Raises:
+        ConfigError: The message names the key, what was given and what is expected.
+    """
+    for module in imports:
+        _import(module)
+    try:
+        study = Study.model_validate(dict(given), context={"folder": folder})
+    except ValidationError as error:
+        raise config_error(error, given, Study) from None
+    study._given, study._imports = dict(given), tuple(imports)
+    return study
+
+
+def _import(module: str) -> None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"--import {module}: {error}; expected a module that can be imported from here") from None

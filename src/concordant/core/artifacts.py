@@ -1,0 +1,82 @@
+"""Where a run keeps what: the one place that knows the names of a run folder's files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder `runs/<study>`.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """Table of metrics, whole-cohort rows only."""
+        return self.path / "results.parquet"
+
+    @property
+    def subgroups(self) -> Path:
+        """Table of metrics by availability pattern and site."""
+        return self.path / "subgroups.parquet"
+
+    @property
+    def contrasts(self) -> Path:
+        """Table of paired differences."""
+        return self.path / "contrasts.parquet"
+
+    @property
+    def audit(self) -> Path:
+        """Checks against leakage."""
+        return self.path / "audit.json"
+
+    @property
+    def study(self) -> Path:
+        """What was run on what: members, cohorts, quarantine, versions."""
+        return self.path / "study.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    def member(self, name: str) -> MemberFolder:
+        """Return the folder of a member."""
+        return MemberFolder(self.path / name)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFolder:
+    """The folder of one member: one combination of encoders, fusion, head and seed.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """Options as given and resolved, versions, seeds, timings."""
+        return self.path / "run.json"
+
+    @property
+    def config(self) -> Path:
+        """The resolved member as YAML."""
+        return self.path / "config.yaml"
+
+    def predictions(self, cohort: str) -> Path:
+        """Predictions for one cohort label (`held_out`, `development`, or an external cohort's name)."""
+        return self.path / "predictions" / f"{slug(cohort)}.parquet"
+
+
+def slug(text: str) -> str:
+    """Turn a label into a file name."""
+    return re.sub(r"[^A-Za-z0-9_.@=-]+", "-", text).strip("-.")

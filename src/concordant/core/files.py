@@ -1,0 +1,137 @@
+"""Atomic writes, fingerprints and cached digests: nothing is trusted because a file exists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it takes the folder's place whole, on failure it is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by a person."""
+    write_text(path, json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that change when any fact changes."""
+    text = json.dumps(facts, sort_keys=True, default=_plain, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ, for a message that names why work is done again."""
+    plain = [json.loads(json.dumps(facts, default=_plain)) for facts in (before, now)]
+    return sorted(key for key in plain[0].keys() | plain[1].keys() if plain[0].get(key) != plain[1].get(key))
+
+
+class DigestCache:
+    """SHA-256 digests of large files, remembered by path, size and modification time.
+
+    Attributes:
+        path: Where the memory is kept (JSON); None keeps it for this process only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Read what was remembered; an unreadable memory is an empty one."""
+        self.path = path
+        self._known: dict[str, tuple[int, int, str]] = {}
+        if path is not None and path.is_file():
+            with suppress(ValueError, TypeError):
+                self._known = {name: (int(size), int(when), str(digest)) for name, (size, when, digest) in read_json(path).items()}
+
+    def digest(self, file: Path) -> str:
+        """Return the hex digest of a file's bytes."""
+        state = file.stat()
+        key = str(file.resolve())
+        known = self._known.get(key)
+        if known is not None and known[:2] == (state.st_size, state.st_mtime_ns):
+            return known[2]
+        digest = file_digest(file)
+        self._known[key] = (state.st_size, state.st_mtime_ns, digest)
+        return digest
+
+    def save(self) -> None:
+        """Write the memory, if it has a place."""
+        if self.path is not None:
+            write_json(self.path, self._known)
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hex."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Registries: a component is one class, one decorator; its keyword-only arguments are its validated options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from concordant.core.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of component.
+
+    Positional constructor arguments are what the house supplies (dimensions); keyword-only ones are options.
+
+    Attributes:
+        kind: What is registered ("fusion", "encoder"), for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        """Start empty."""
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+        self._options: dict[str, type[BaseModel]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Return a decorator that registers a class under `name`."""
+
+        def decorate(cls: type[T]) -> type[T]:
+            if name in self._classes:
+                raise ConfigError(f"{self.kind} {name!r} is registered twice")
+            self._classes[name] = cls
+            self._options[name] = _options_model(name, cls)
+            return cls
+
+        return decorate
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over names in the order of registration."""
+        return iter(self._classes)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a name is registered."""
+        return name in self._classes
+
+    def get(self, name: str) -> type[T]:
+        """Return the class of a name, or raise a ConfigError that suggests one."""
+        if name not in self._classes:
+            raise ConfigError(f"unknown {self.kind} {name!r}.{did_you_mean(name, self._classes)}")
+        return self._classes[name]
+
+    def options(self, name: str) -> type[BaseModel]:
+        """Return the model that validates a component's options."""
+        self.get(name)
+        return self._options[name]
+
+    def resolve(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options of a component, defaults filled in.
+
+        Raises:
+            ConfigError: An unknown or ill-typed option; the message names it and suggests another.
+        """
+        model = self.options(name)
+        unknown = [key for key in given if key not in model.model_fields]
+        if unknown:
+            raise ConfigError(f"{self.kind} {name!r} has no option {unknown[0]!r}.{did_you_mean(unknown[0], model.model_fields)}")
+        try:
+            return model.model_validate(dict(given)).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{self.kind} {name!r}, option {place}: {first['msg']} (given {first.get('input')!r})") from None
+
+    def create(self, name: str, *supplied: Any, **given: Any) -> T:
+        """Build a component from what the house supplies and its options."""
+        return self.get(name)(*supplied, **self.resolve(name, given))
+
+    def label(self, name: str, given: Mapping[str, Any]) -> str:
+        """Return the name with the options that are required or differ from their default, in signature order."""
+        resolved = self.resolve(name, given)
+        fields = self.options(name).model_fields
+        shown = [f"{key}={resolved[key]}" for key, field in fields.items() if field.is_required() or resolved[key] != field.default]
+        return f"{name}({','.join(shown)})" if shown else name
+
+
+def _options_model(name: str, cls: type) -> type[BaseModel]:
+    constructor: Callable[..., None] = vars(cls).get("__init__", object.__init__)
+    hints = get_type_hints(constructor, include_extras=True)
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[key] = (hints[key], default)
+    return create_model(f"{name}_options", __config__=ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True), **fields)

@@ -1,0 +1,1 @@
+"""The embedding store, the first waist of the house, and the extraction that fills it."""

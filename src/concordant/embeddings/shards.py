@@ -1,0 +1,188 @@
+"""The files of one shard of an embedding store: how they are written, and read back.
+
+A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row per sample), or, for codes,
+`codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then `index-NNNNN.parquet`, written last: where that is, the shard is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from concordant.core.embedding import CodeEmbedding, CodeTable, EmbeddingTable, TokenEmbedding, TokenTable, pack_codes, pack_tokens
+from concordant.core.errors import StoreError
+from concordant.core.files import atomic_path
+
+Part = Literal["tokens", "pooled", "codes", "vocabulary", "index"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What all shards of a store have in common.
+
+    Attributes:
+        kind: "tokens" (vectors) or "codes" (a sparse multi-hot record).
+        token_dim: Width of a token; None for codes.
+        pooled_dim: Width of the pooled vector; None where there is none.
+        max_tokens: Declared greatest number of tokens of a sample; None for codes, where the data decides.
+        dtype: Type of the vectors on disk; the weights of codes are float32.
+        missing: "error" if no value is NaN, "median" if NaN is to be imputed after the store.
+    """
+
+    kind: Literal["tokens", "codes"]
+    token_dim: int | None = None
+    pooled_dim: int | None = None
+    max_tokens: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    missing: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of one sample.
+
+    Attributes:
+        embedding: Its embedding; None where the modality is missing.
+        quarantine: Why it could not be encoded, without a path or identifier; None where nothing went wrong.
+    """
+
+    embedding: TokenEmbedding | CodeEmbedding | None
+    quarantine: str | None = None
+
+
+def shard_path(folder: Path, part: Part, shard: int) -> Path:
+    """Return where a shard keeps a part."""
+    name = f"{shard:05d}" if part == "tokens" else f"{part}-{shard:05d}"
+    return folder / f"{name}.{'npy' if part in ('tokens', 'pooled') else 'parquet'}"
+
+
+def write_shard(folder: Path, shard: int, sample_ids: Sequence[str], encoded: Sequence[Encoded], layout: Layout) -> None:
+    """Write a shard, each file by atomic rename, the index last.
+
+    Raises:
+        StoreError: An embedding breaks the layout, or a value overflows float16.
+    """
+    table = _write_codes(folder, shard, encoded) if layout.kind == "codes" else _write_tokens(folder, shard, encoded, layout)
+    index = pl.DataFrame(
+        {
+            "sample_id": pl.Series(sample_ids, dtype=pl.String),
+            "shard": pl.repeat(shard, len(sample_ids), dtype=pl.Int32, eager=True),
+            "offset": pl.Series(table.offsets[:-1], dtype=pl.Int64),
+            "n_tokens": pl.Series(table.lengths, dtype=pl.Int32),
+            "reason": pl.Series([one.quarantine for one in encoded], dtype=pl.String),
+        }
+    )
+    write_parquet(shard_path(folder, "index", shard), index)
+
+
+def write_parquet(path: Path, table: pl.DataFrame) -> None:
+    """Write a parquet file atomically."""
+    with atomic_path(path) as temporary:
+        table.write_parquet(temporary)
+
+
+def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layout) -> None:
+    with np.errstate(over="ignore"):
+        stored = values.astype(layout.dtype)
+    overflown = int((np.isinf(stored) & np.isfinite(values)).sum())
+    if overflown:
+        raise StoreError(f"{overflown} value(s) overflow {layout.dtype} (beyond 65504); the encoder has to declare dtype float32")
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, stored, allow_pickle=False)
+
+
+def _write_tokens(folder: Path, shard: int, encoded: Sequence[Encoded], layout: Layout) -> TokenTable:
+    embeddings = [_fitting(one.embedding, layout) for one in encoded]
+    table = pack_tokens(embeddings, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing)
+    _write_array(shard_path(folder, "tokens", shard), table.values, layout)
+    if table.pooled is not None:
+        _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
+    return table
+
+
+def _fitting(embedding: TokenEmbedding | CodeEmbedding | None, layout: Layout) -> TokenEmbedding | None:
+    """Check that an embedding keeps to what its encoder declared."""
+    if embedding is None:
+        return None
+    if isinstance(embedding, CodeEmbedding):
+        raise StoreError("the encoder declares tokens but returned codes; its card has to say which")
+    shape, pooled = embedding.tokens.shape, None if embedding.pooled is None else len(embedding.pooled)
+    if shape[1] != layout.token_dim or pooled != layout.pooled_dim or (layout.max_tokens is not None and shape[0] > layout.max_tokens):
+        raise StoreError(
+            f"the encoder returned {shape[0]} tokens of width {shape[1]} and a pooled width of {pooled}; it declares at most "
+            f"{layout.max_tokens} tokens of width {layout.token_dim} and a pooled width of {layout.pooled_dim}"
+        )
+    return embedding
+
+
+def _write_codes(folder: Path, shard: int, encoded: Sequence[Encoded]) -> CodeTable:
+    embeddings = [one.embedding for one in encoded]
+    if any(isinstance(embedding, TokenEmbedding) for embedding in embeddings):
+        raise StoreError("the encoder declares codes but returned tokens; its card has to say which")
+    table = pack_codes([embedding for embedding in embeddings if not isinstance(embedding, TokenEmbedding)])
+    vocabulary = pl.DataFrame({"code": pl.Series(table.codes, dtype=pl.String), "numeric": pl.Series(table.numeric, dtype=pl.Boolean)})
+    write_parquet(shard_path(folder, "vocabulary", shard), vocabulary)
+    rows = pl.DataFrame({"code": pl.Series(table.index, dtype=pl.Int32), "weight": pl.Series(table.weight, dtype=pl.Float32)})
+    write_parquet(shard_path(folder, "codes", shard), rows)
+    return table
+
+
+def read_index_part(folder: Path, shard: int) -> pl.DataFrame | None:
+    """Return the index of a shard that is whole, or None."""
+    path = shard_path(folder, "index", shard)
+    try:
+        return pl.read_parquet(path, hive_partitioning=False) if path.is_file() else None
+    except pl.exceptions.PolarsError:
+        return None
+
+
+def read_shard(folder: Path, shard: int, lengths: Int[np.ndarray, " sample"], layout: Layout) -> EmbeddingTable:
+    """Open a shard; its vectors stay on disk, memory-mapped, until rows of them are taken.
+
+    Args:
+        folder: The store.
+        shard: Number of the shard.
+        lengths: Tokens per sample, from the index.
+        layout: What the store declares.
+
+    Raises:
+        StoreError: A file of the shard is missing, damaged or does not match the index.
+    """
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    try:
+        return _read_codes(folder, shard, offsets) if layout.kind == "codes" else _read_tokens(folder, shard, offsets, layout)
+    except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise StoreError(
+            f"{folder}: shard {shard:05d} is missing or damaged ({first_line}); delete the folder and run again to make it anew"
+        ) from None
+
+
+def _read_tokens(folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"], layout: Layout) -> TokenTable:
+    values = _map(shard_path(folder, "tokens", shard), (int(offsets[-1]), layout.token_dim), layout)
+    pooled = None
+    if layout.pooled_dim is not None:
+        pooled = _map(shard_path(folder, "pooled", shard), (len(offsets) - 1, layout.pooled_dim), layout)
+    return TokenTable(values, offsets, pooled, layout.missing)
+
+
+def _map(path: Path, shape: tuple[int, int | None], layout: Layout) -> Float[np.ndarray, "row dim"]:
+    values: Float[np.ndarray, "row dim"] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if values.shape != shape or values.dtype != layout.dtype:
+        raise ValueError(f"{path.name} is {values.dtype} of shape {values.shape}, the index expects {layout.dtype} of shape {shape}")
+    return values
+
+
+def _read_codes(folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"]) -> CodeTable:
+    vocabulary = pl.read_parquet(shard_path(folder, "vocabulary", shard), hive_partitioning=False)
+    rows = pl.read_parquet(shard_path(folder, "codes", shard), hive_partitioning=False)
+    index = rows["code"].cast(pl.Int64).to_numpy()
+    if rows.height != offsets[-1] or (rows.height and not 0 <= index.min() <= index.max() < vocabulary.height):
+        raise ValueError(f"{rows.height} codes over a vocabulary of {vocabulary.height}, the index expects {offsets[-1]}")
+    return CodeTable(tuple(vocabulary["code"].to_list()), vocabulary["numeric"].to_numpy(), index, rows["weight"].to_numpy(), offsets)

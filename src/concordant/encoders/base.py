@@ -1,0 +1,92 @@
+"""What every encoder is: a pure function from one sample's scan or record to tokens or codes, learned from nothing in the cohort."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from concordant.core.embedding import CodeEmbedding, TokenEmbedding
+from concordant.core.events import Events
+from concordant.core.modality import Modality
+from concordant.core.registry import Registry
+from concordant.core.volume import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderCard:
+    """What an encoder declares of itself.
+
+    Attributes:
+        kind: "tokens" (vectors) or "codes" (a sparse multi-hot record).
+        token_dim: Width of a token; None for codes.
+        pooled_dim: Width of the pooled vector; None where there is none.
+        max_tokens: Greatest number of tokens per sample; None for codes, where the data decides.
+        dtype: Type in the store.
+        licence: Licence of the weights, or of the code where there are none.
+        training_data: Names of the public cohorts the weights were trained on, for leakage warnings.
+        spacing_mm: Input spacing (depth, height, width), or None = native.
+        window_hu: Input window, or None.
+    """
+
+    kind: Literal["tokens", "codes"]
+    token_dim: int | None = None
+    pooled_dim: int | None = None
+    max_tokens: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    licence: str = "Apache-2.0"
+    training_data: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    window_hu: tuple[float, float] | None = None
+
+
+class Encoder(ABC):
+    """Base of every encoder.
+
+    The contract (one test per line, run over the registry):
+
+    * The same bytes in give the same tokens out; a batch equals the loop over its members.
+    * `card` declares token width, greatest token count, dtype, licence, input spacing and window, training data.
+    * Weights are loaded from safetensors or with `weights_only=True`.
+    * Nothing is learned from the cohort: `encode` depends on its argument and the options alone.
+
+    Attributes:
+        modality: The modality it reads.
+        version: Raised when the output changes, so that stores made before are made again.
+    """
+
+    modality: ClassVar[Modality]
+    version: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def card(self) -> EncoderCard:
+        """What this encoder declares of itself."""
+
+
+class VolumeEncoder(Encoder):
+    """An encoder of scans."""
+
+    modality: ClassVar[Modality] = Modality.CT
+
+    @abstractmethod
+    def encode(self, volumes: Sequence[Volume]) -> list[TokenEmbedding]:
+        """Encode volumes one by one or as a batch, with the same result.
+
+        Raises:
+            VolumeError: A volume this encoder cannot read (an empty mask, a wrong field of view); it is quarantined with the reason.
+        """
+
+
+class RecordEncoder(Encoder):
+    """An encoder of health records."""
+
+    modality: ClassVar[Modality] = Modality.EHR
+
+    @abstractmethod
+    def encode(self, records: Sequence[Events]) -> list[CodeEmbedding] | list[TokenEmbedding]:
+        """Encode records one by one or as a batch, with the same result."""
+
+
+ENCODERS: Registry[Encoder] = Registry("encoder")

@@ -1,0 +1,54 @@
+"""What every head is: from the views of a fusion to a log-hazard per view, and from the final risk to survival."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from concordant.core.registry import Registry
+
+
+class Head(nn.Module, ABC):
+    """Base of every head.
+
+    The contract (one test per line, run over the registry):
+
+    * The loss is finite at log-hazards of +-1000, with ties, and with no event in the batch.
+    * Loss and gradient equal a slow reference.
+    * Survival does not increase with time and lies in [0, 1].
+    * A known hazard ratio is recovered on simulated data.
+    * Higher risk = earlier event.
+    * It runs under `torch.func.functional_call` and `vmap` with the same result.
+    """
+
+    def __init__(self, dim: int, views: int) -> None:
+        """Give each view an output layer of its own, so that the views of late fusion stay independent."""
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, 1) for _ in range(views)])
+
+    @abstractmethod
+    def forward(self, views: Float[Tensor, "batch view dim"]) -> Float[Tensor, "batch view"]:
+        """Return the log-hazard of each view; higher = earlier event."""
+
+    @abstractmethod
+    def loss(
+        self,
+        log_hazard: Float[Tensor, " batch"],
+        time: Float[Tensor, " batch"],
+        event: Int[Tensor, " batch"],
+        valid: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of one view per observed event, over the samples that have it."""
+
+    @abstractmethod
+    def fit_baseline(self, risk: Float[Tensor, " subject"], time: Float[Tensor, " subject"], event: Int[Tensor, " subject"]) -> None:
+        """Fit what survival needs beside the risk, on train."""
+
+    @abstractmethod
+    def survival(self, risk: Float[Tensor, " subject"], times: Float[Tensor, " time"]) -> Float[Tensor, "subject time"]:
+        """Return S(t) at times in days; non-increasing along time."""
+
+
+HEADS: Registry[Head] = Registry("head")

@@ -1,0 +1,244 @@
+"""Kaplan-Meier curves: of the event, and of censoring with its influence on every metric that weighs by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
+
+from concordant.core.errors import MetricError, did_you_mean
+from concordant.core.survival import SurvivalTarget
+from concordant.metrics.inference import Band, critical_value
+from concordant.metrics.inputs import Codes, Subjects, checked_subjects, checked_target
+
+Convention = Literal["default", "sksurv"]
+"""Where an event at T reads the censoring curve: `default` G(T-), as R does; `sksurv` G(T), as scikit-survival 0.28 does."""
+
+
+def checked_convention(convention: str) -> None:
+    """Refuse an unknown convention.
+
+    Raises:
+        MetricError: Neither "default" nor "sksurv".
+    """
+    if convention not in get_args(Convention):
+        raise MetricError(f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}")
+
+
+@dataclass(frozen=True, slots=True)
+class CensoringCurve:
+    """Kaplan-Meier curve G of the time to censoring; at a tied time events leave before censorings.
+
+    A place on the curve is the number of censoring times passed: `steps[place]` is G there.
+
+    Attributes:
+        times: Distinct censoring times, ascending.
+        steps: G before the first of them, then after each.
+        at_risk: Weight still under observation at each of them, the events of that time gone.
+        censored: Weight censored at each of them.
+        last: Largest time of the sample the curve was estimated from.
+        own_place: Per row of that sample, the censoring times before its own time.
+        is_censored: Per row of that sample, True where it was censored.
+    """
+
+    times: Float[np.ndarray, " censoring_time"]
+    steps: Float[np.ndarray, " place"]
+    at_risk: Float[np.ndarray, " censoring_time"]
+    censored: Float[np.ndarray, " censoring_time"]
+    last: float
+    own_place: Int[np.ndarray, " subject"]
+    is_censored: Bool[np.ndarray, " subject"]
+
+    def before(self, time: Float[np.ndarray, " any"]) -> Int[np.ndarray, " any"]:
+        """Return the place of G(t-)."""
+        return np.searchsorted(self.times, time, side="left")
+
+    def up_to(self, time: Float[np.ndarray, " any"]) -> Int[np.ndarray, " any"]:
+        """Return the place of G(t)."""
+        return np.searchsorted(self.times, time, side="right")
+
+    def place_of_case(self, time: Float[np.ndarray, " any"], convention: Convention) -> Int[np.ndarray, " any"]:
+        """Return the place at which an event at this time reads the curve."""
+        return self.up_to(time) if convention == "sksurv" else self.before(time)
+
+    def influence(self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]) -> Float[np.ndarray, " subject"]:
+        """Return how a functional of the curve changes with the weight of every row of the curve's sample.
+
+        Args:
+            place: Where the functional reads the curve.
+            sensitivity: Its derivative with respect to log G there.
+
+        Source: derivative of log G = sum log(1 - q / Y), with q the censored and Y the weight at risk.
+        """
+        count = len(self.times)
+        read = np.bincount(place, weights=sensitivity, minlength=count + 1)
+        beyond = np.cumsum(read[::-1])[::-1][1:]  # at each censoring time: the sensitivity that reads the curve after it
+        remaining = self.at_risk - self.censored
+        stays = remaining > 0
+        per_time = np.zeros(count)
+        per_time[stays] = (self.censored * beyond)[stays] / (self.at_risk * remaining)[stays]
+        staying = np.concatenate([[0.0], np.cumsum(per_time)])[self.own_place]
+        leaving = np.append(beyond / self.at_risk, 0.0)[self.own_place]
+        return np.asarray(staying - np.where(self.is_censored, leaving, 0.0))
+
+
+def censoring_curve(subjects: Subjects) -> CensoringCurve:
+    """Estimate the Kaplan-Meier curve of censoring; a weight counts as so many copies."""
+    weights = subjects.weights.astype(np.float64)
+    counted = weights > 0
+    is_censored = ~subjects.observed
+    times, index = np.unique(subjects.time[is_censored & counted], return_inverse=True)
+    censored = np.bincount(index, weights=weights[is_censored & counted], minlength=len(times)).astype(np.float64)
+    at_risk = _weight_after(subjects.time, weights, times) + censored
+    steps = np.concatenate([[1.0], np.cumprod((at_risk - censored) / at_risk)])
+    last = float(subjects.time[counted].max())
+    return CensoringCurve(times, steps, at_risk, censored, last, np.searchsorted(times, subjects.time), is_censored)
+
+
+def _weight_after(
+    time: Float[np.ndarray, " subject"], weights: Float[np.ndarray, " subject"], at: Float[np.ndarray, " time"]
+) -> Float[np.ndarray, " time"]:
+    """Return the weight of the rows whose time is beyond each of `at`."""
+    order = np.argsort(time)
+    beyond = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    return np.asarray(beyond[np.searchsorted(time[order], at, side="right")])
+
+
+class SplitInfluence(NamedTuple):
+    """An influence through the censoring curve: of the metric's own rows (0 where the curve is another cohort's), of the others."""
+
+    own: Float[np.ndarray, " subject"]
+    other: Float[np.ndarray, " other"]
+
+
+@dataclass(frozen=True, slots=True)
+class CensoringModel:
+    """The censoring curve of a metric, and the way back from its sample to the metric's own rows and the other cohort's.
+
+    Attributes:
+        curve: The curve.
+        own_rows: How many rows of the curve's sample are the metric's own; they come first.
+    """
+
+    curve: CensoringCurve
+    own_rows: int
+
+    def influence(
+        self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"], weights: Real[np.ndarray, " subject"]
+    ) -> SplitInfluence:
+        """Return the influence of every row through the curve (see `CensoringCurve.influence`), times the row's weight."""
+        rows = self.curve.influence(place, sensitivity)
+        own = np.zeros(len(weights))
+        own[: self.own_rows] = rows[: self.own_rows] * weights[: self.own_rows]
+        return SplitInfluence(own, rows[self.own_rows :])
+
+
+def censoring_model(subjects: Subjects, other: SurvivalTarget | None, *, pooled: bool) -> CensoringModel:
+    """Estimate the censoring curve of a metric.
+
+    Args:
+        subjects: The cohort the metric is computed on.
+        other: None = the curve of `subjects`; else the cohort whose curve is used.
+        pooled: With `other`: one curve from both cohorts together.
+
+    Raises:
+        MetricError: `pooled` without another cohort, or an invalid other cohort.
+    """
+    if other is None:
+        if pooled:
+            raise MetricError("pooled=True needs `censoring`, the cohort to estimate the censoring curve together with")
+        return CensoringModel(censoring_curve(subjects), len(subjects))
+    second = checked_subjects(other.time, other.event)
+    if not pooled:
+        return CensoringModel(censoring_curve(second), 0)
+    joined = Subjects(
+        np.concatenate([subjects.time, second.time]),
+        np.concatenate([subjects.observed, second.observed]),
+        np.concatenate([subjects.weights, second.weights]),
+    )
+    return CensoringModel(censoring_curve(joined), len(subjects))
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivalCurve:
+    """Kaplan-Meier curve of the event.
+
+    Attributes:
+        times: Distinct times at which someone had the event or was censored, ascending.
+        survival: S right after each of them.
+        standard_error: Greenwood's standard error of S.
+        at_risk: Under observation right before each of them.
+        n_events: Events at each of them.
+    """
+
+    times: Float[np.ndarray, " time"]
+    survival: Float[np.ndarray, " time"]
+    standard_error: Float[np.ndarray, " time"]
+    at_risk: Int[np.ndarray, " time"]
+    n_events: Int[np.ndarray, " time"]
+
+    def at(self, time: Real[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:
+        """Return S(t), right-continuous; NaN beyond the follow-up."""
+        steps = np.concatenate([[1.0], self.survival])
+        values = steps[np.searchsorted(self.times, time, side="right")]
+        return np.asarray(np.where(np.asarray(time) > self.times[-1], np.nan, values))
+
+    def interval(self, level: float = 0.95) -> Band:
+        """Return the pointwise log(-log S) interval: 1 while S is 1, NaN once S is 0."""
+        quantile = critical_value(level)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = quantile * self.standard_error / (self.survival * np.abs(np.log(self.survival)))
+            low, high = self.survival ** np.exp(width), self.survival ** np.exp(-width)
+        certain = self.survival == 1
+        return Band(np.where(certain, 1.0, low), np.where(certain, 1.0, high))
+
+    @property
+    def median(self) -> float:
+        """First time at which S is 1/2 or less; NaN where it never is."""
+        return _first_time_at_half(self.times, self.survival)
+
+
+def kaplan_meier(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalCurve:
+    """Estimate the survival curve of the event.
+
+    Args:
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored (a competing event too).
+
+    Raises:
+        MetricError: Invalid outcomes.
+
+    Source: Kaplan and Meier 1958; Greenwood's variance; log(-log) limits as in Kalbfleisch and Prentice, section 1.4.
+    """
+    target = checked_target(time, event)
+    times, index, leaving = np.unique(target.time, return_inverse=True, return_counts=True)
+    events = np.bincount(index, weights=target.observed, minlength=len(times)).astype(np.int64)
+    at_risk = len(target) - np.concatenate([[0], np.cumsum(leaving)[:-1]])
+    survival = np.cumprod((at_risk - events) / at_risk)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        greenwood = survival * np.sqrt(np.cumsum(events / (at_risk * (at_risk - events))))
+    return SurvivalCurve(times, survival, greenwood, at_risk, events)
+
+
+def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
+    """Return the median follow-up by the reverse Kaplan-Meier method; NaN where fewer than half were ever censored.
+
+    Args:
+        time: Follow-up, > 0.
+        event: 0 = follow-up ended without an event; any other code is an event, which hides how long follow-up would have been.
+
+    Raises:
+        MetricError: Invalid outcomes.
+
+    Source: Schemper and Smith, Controlled Clinical Trials 17 (1996), 343-346.
+    """
+    target = checked_target(time, event)
+    curve = censoring_curve(checked_subjects(target.time, target.event != 0))
+    return _first_time_at_half(curve.times, curve.steps[1:])
+
+
+def _first_time_at_half(times: Float[np.ndarray, " time"], survival: Float[np.ndarray, " time"]) -> float:
+    reached = np.flatnonzero(survival <= 0.5 + 1e-12)  # a product of fractions may miss 1/2 by rounding
+    return float(times[reached[0]]) if reached.size else float("nan")

@@ -1,0 +1,1 @@
+"""Everything that is fitted: scaling, vocabulary, model, view weights, baseline hazard."""

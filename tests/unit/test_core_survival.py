@@ -1,0 +1,159 @@
+"""The predictions table: what is written is read, and a wrong file is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from concordant.core.errors import PredictionsError
+from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY, Predictions, SurvivalTarget, read_predictions
+
+GOOD = {"sample_id": ["a", "b", "c"], "time_days": [1.0, 2.5, 3.0], "event": [1, 0, 2], "risk": [0.3, -1.0, 2.0]}
+
+
+def write(folder, columns, metadata=None):
+    path = folder / "predictions.parquet"
+    pl.DataFrame(columns).write_parquet(path, metadata=metadata)
+    return path
+
+
+def test_a_foreign_file_needs_four_columns_only(tmp_path):
+    predictions = read_predictions(write(tmp_path, GOOD))
+    assert dict(predictions.table.schema) == {name: kind() if isinstance(kind, type) else kind for name, kind in COLUMNS.items()}
+    assert predictions.table["subject_id"].n_unique() == 3
+    assert predictions.risk.tolist() == GOOD["risk"]
+    assert predictions.survival is None
+    assert predictions.survival_times_days is None
+
+
+def test_only_event_one_is_observed(tmp_path):
+    target = read_predictions(write(tmp_path, GOOD)).target
+    assert target.observed.tolist() == [True, False, False]
+    assert len(target) == 3
+    taken = target.take(np.array([2, 0]))
+    assert (taken.time.tolist(), taken.event.tolist()) == ([3.0, 1.0], [2, 1])
+    assert isinstance(taken, SurvivalTarget)
+
+
+rows = st.lists(
+    st.tuples(st.floats(0.01, 1e5), st.integers(0, 3), st.floats(-1e6, 1e6), st.floats(0, 1), st.none() | st.sampled_from(["x", "y"])),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows, st.booleans())
+def test_what_is_written_is_read(tmp_path_factory, values, with_curves):
+    time, event, risk, level, site = zip(*values, strict=True)
+    table = pl.DataFrame(
+        {
+            "sample_id": [f"s{number}" for number in range(len(values))],
+            "subject_id": list(range(len(values))),
+            "site": list(site),
+            "time_days": list(time),
+            "event": list(event),
+            "risk": list(risk),
+            "survival": [[1.0, one] for one in level] if with_curves else [None] * len(values),
+            "available": ["both"] * len(values),
+            "repeat": [None] * len(values),
+            "fold": [None] * len(values),
+        },
+        schema=COLUMNS,
+    )
+    written = Predictions(table, np.array([30.0, 365.25]) if with_curves else None)
+    path = tmp_path_factory.mktemp("predictions") / "cohort.parquet"
+    written.write(path)
+    read = read_predictions(path)
+    assert read.table.equals(table)
+    if with_curves:
+        assert read.survival_times_days is not None
+        assert read.survival_times_days.tolist() == [30.0, 365.25]
+        assert read.survival is not None
+        assert read.survival.tolist() == [[1.0, one] for one in level]
+    else:
+        assert read.survival is None
+
+
+def test_filtering_keeps_the_times(tmp_path):
+    path = write(tmp_path, {**GOOD, "survival": [[0.9], [0.8], [0.7]]}, {SURVIVAL_TIMES_KEY: "[30]"})
+    filtered = read_predictions(path).filter(pl.col("event") == 1)
+    assert filtered.survival is not None
+    assert filtered.survival.tolist() == [[0.9]]
+
+
+def test_repeats_may_hold_a_sample_once_each(tmp_path):
+    twice = {name: values * 2 for name, values in GOOD.items()}
+    assert read_predictions(write(tmp_path, {**twice, "repeat": [0] * 3 + [1] * 3})).table.height == 6
+    with pytest.raises(PredictionsError, match="a sample_id occurs twice"):
+        read_predictions(write(tmp_path, {**twice, "repeat": [0] * 6}))
+
+
+NOT_A_NUMBER = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample_id": ["a", "a", "c"]}, "a sample_id occurs twice"),
+        ({"time_days": [0.0, 2.0, 3.0]}, "time_days holds"),
+        ({"time_days": [-1.0, 2.0, 3.0]}, "time_days holds"),
+        ({"time_days": [None, 2.0, 3.0]}, "time_days holds"),
+        ({"event": [None, 0, 1]}, "event holds"),
+        ({"event": [-1, 0, 1]}, "event holds"),
+        ({"risk": [None, 0.0, 1.0]}, "risk holds"),
+        ({"risk": [NOT_A_NUMBER, 0.0, 1.0]}, "risk holds"),
+        ({"risk": [float("inf"), 0.0, 1.0]}, "risk holds"),
+        ({"survival": [[0.9], [0.8, 0.7], None]}, "survival lists differ in length"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, change, message):
+    path = write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"})
+    with pytest.raises(PredictionsError, match=message) as caught:
+        read_predictions(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("column", list(GOOD))
+def test_a_missing_column_is_named(tmp_path, column):
+    path = write(tmp_path, {name: values for name, values in GOOD.items() if name != column})
+    with pytest.raises(PredictionsError, match=f"missing column\\(s\\) {column}"):
+        read_predictions(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(PredictionsError, match="no such predictions file"):
+        read_predictions(tmp_path / "none.parquet")
+
+
+@pytest.mark.xfail(strict=True, reason="read_predictions lets these pass, or fails with polars' own error")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_days": [NOT_A_NUMBER, 2.0, 3.0]},
+        {"time_days": [float("inf"), 2.0, 3.0]},
+        {"sample_id": [None, "b", "c"]},
+        {"event": [0.5, 1.0, 0.0]},
+        {"event": [300, 1, 0]},
+        {"risk": ["high", "low", "low"]},
+        {"survival": [[1.2], [0.5], [0.5]]},
+        {"survival": [[NOT_A_NUMBER], [0.5], [0.5]]},
+    ],
+)
+def test_further_wrong_values_are_refused(tmp_path, change):
+    path = write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"})
+    with pytest.raises(PredictionsError):
+        read_predictions(path)
+
+
+@pytest.mark.xfail(strict=True, reason="polars' and json's own errors pass through")
+@pytest.mark.parametrize("metadata", [None, {SURVIVAL_TIMES_KEY: "[30"}])
+def test_a_damaged_file_is_refused(tmp_path, metadata):
+    path = write(tmp_path, GOOD, metadata)
+    if metadata is None:
+        path.write_bytes(b"not parquet")
+    with pytest.raises(PredictionsError):
+        read_predictions(path)

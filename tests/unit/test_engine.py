@@ -1,0 +1,203 @@
+"""The local engine: outcomes as they come, crashes survived, threads limited, interrupts clean."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from concordant.core.errors import ConfigError, VolumeError
+from concordant.engine import ENGINES, THREAD_VARIABLES, Outcome, default_workers, run_tasks
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def odd_ones_fail(number: int) -> int:
+    if number % 2:
+        raise VolumeError("no voxel", f"scan-{number}.nii.gz")
+    return number
+
+
+def die_on_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def leave_on_one(number: int) -> int:
+    if number == 1:
+        os._exit(7)
+    return number
+
+
+def threads(_: int) -> tuple[dict[str, str | None], int, int]:
+    import torch
+
+    return {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "NUMBA_NUM_THREADS")}, torch.get_num_threads(), os.getpid()
+
+
+def lambda_of(number: int) -> object:
+    return (lambda: number) if number == 1 else number
+
+
+def is_imported(module: str) -> bool:
+    return module in sys.modules
+
+
+class CannotBeRead:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (_refuse, ("no",))
+
+
+def _refuse(reason: str) -> None:
+    raise RuntimeError(reason)
+
+
+def give_unreadable(number: int) -> object:
+    return CannotBeRead() if number == 0 else number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_outcomes_come_in_the_order_of_the_tasks(workers):
+    seen: list[Outcome[int]] = []
+    outcomes = run_tasks(square, range(5), workers=workers, on_done=seen.append)
+    assert [outcome.value for outcome in outcomes] == [0, 1, 4, 9, 16]
+    assert sorted(seen, key=lambda outcome: outcome.index) == list(outcomes)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_task_gives_no_outcome(workers):
+    assert run_tasks(square, [], workers=workers) == ()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_that_raises_is_a_failure_and_the_others_go_on(workers):
+    outcomes = run_tasks(odd_ones_fail, range(4), workers=workers)
+    assert [outcome.value for outcome in outcomes] == [0, None, 2, None]
+    failure = outcomes[3].failure
+    assert failure is not None
+    assert (failure.kind, failure.message, failure.expected) == ("VolumeError", "scan-3.nii.gz: no voxel", True)
+    assert "odd_ones_fail" in failure.details
+
+
+def test_a_programming_error_is_not_an_expected_failure():
+    (outcome,) = run_tasks(square, ["not a number"], workers=1)
+    assert outcome.failure is not None
+    assert not outcome.failure.expected
+
+
+def test_a_killed_worker_is_reported_for_its_own_task_only():
+    outcomes = run_tasks(die_on_two, range(6), workers=2)
+    assert [outcome.value for outcome in outcomes] == [0, 1, None, 3, 4, 5]
+    failure = outcomes[2].failure
+    assert failure is not None
+    assert failure.kind == "WorkerCrash"
+    assert "SIGKILL" in failure.message
+
+
+def test_a_worker_that_exits_is_reported_with_its_code():
+    outcomes = run_tasks(leave_on_one, range(3), workers=2)
+    assert [outcome.value for outcome in outcomes] == [0, None, 2]
+    assert outcomes[1].failure is not None
+    assert outcomes[1].failure.message == "the worker process exited with code 7"
+
+
+@pytest.mark.parametrize("function", [lambda_of, give_unreadable])
+def test_a_result_that_cannot_travel_is_a_failure_of_its_task(function):
+    outcomes = run_tasks(function, [0, 1, 2], workers=2)
+    assert [outcome.failure is None for outcome in outcomes].count(False) == 1
+    assert outcomes[2].value == 2
+
+
+def test_a_task_that_cannot_travel_is_a_failure_of_its_task():
+    outcomes = run_tasks(square, [3, lambda: 4, 5], workers=2)
+    assert [outcome.value for outcome in outcomes] == [9, None, 25]
+
+
+def test_each_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    outcomes = run_tasks(threads, range(2), workers=2)
+    assert dict(os.environ) == before
+    for outcome in outcomes:
+        assert outcome.value is not None
+        variables, torch_threads, process = outcome.value
+        assert set(variables.values()) == {"1"}
+        assert torch_threads == 1
+        assert process != os.getpid()
+
+
+def test_workers_import_the_modules_that_register_components():
+    module = "xml.dom.pulldom"  # nothing else imports it
+    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2)] == [False, False]
+    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2, imports=[module])] == [True, True]
+
+
+def test_a_module_that_cannot_be_imported_is_a_failure_with_its_name():
+    outcomes = run_tasks(square, [1, 2], workers=2, imports=["no_such_module"])
+    assert all(outcome.failure is not None and "no_such_module" in outcome.failure.message for outcome in outcomes)
+
+
+def test_an_unknown_engine_and_no_worker_are_refused():
+    with pytest.raises(ConfigError, match=r"unknown engine 'locl'\. Did you mean 'local'\?"):
+        run_tasks(square, [1], engine="locl")
+    with pytest.raises(ConfigError, match="at least 1"):
+        run_tasks(square, [1], workers=0)
+
+
+def test_another_engine_can_be_registered(monkeypatch):
+    def backwards(function, tasks, *, workers, imports):
+        return (Outcome(index, function(tasks[index])) for index in reversed(range(len(tasks))))
+
+    monkeypatch.setitem(ENGINES, "backwards", backwards)
+    seen: list[int] = []
+    outcomes = run_tasks(square, [1, 2, 3], engine="backwards", on_done=lambda outcome: seen.append(outcome.index))
+    assert [outcome.value for outcome in outcomes] == [1, 4, 9]
+    assert seen == [2, 1, 0]
+
+
+def test_there_is_at_least_one_processor():
+    assert default_workers() >= 1
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from concordant.engine import run_tasks
+
+def linger(folder):
+    mark = Path(folder) / f"half-written-{time.monotonic_ns()}"
+    mark.touch()
+    try:
+        time.sleep(60)
+    finally:
+        mark.unlink()
+
+if __name__ == "__main__":
+    run_tasks(linger, [sys.argv[1]] * 3, workers=2)
+"""
+
+
+def test_an_interrupt_stops_the_workers_and_lets_them_clean_up(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, script, folder], start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(folder.iterdir())) == 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert errors.count(b"KeyboardInterrupt") == 1  # the parent's; the workers stay silent
+    assert list(folder.iterdir()) == []
