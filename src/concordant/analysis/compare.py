@@ -63,6 +63,8 @@ class Candidate:
         seed: Seed of the training.
         predictions: Predictions per cohort label; the cohort under cross-validation has `repeat` and `fold`.
         tuning: Concordance on the tuning part per (repeat, fold); the key is None without cross-validation.
+        is_reference: Whether the others may be measured against it, if it is unimodal. False for a further unimodal row, such as a
+            linear model of one modality, that is neither a reference nor a fusion.
     """
 
     fusion: str
@@ -72,6 +74,7 @@ class Candidate:
     seed: int
     predictions: Mapping[str, Predictions]
     tuning: Mapping[Fold | None, float]
+    is_reference: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,7 @@ def _mean_tuning(seeds: Sequence[Candidate]) -> dict[Fold | None, float]:
 
 def _references(fusion: Candidate, cohort: str, models: Sequence[Candidate]) -> list[_Reference]:
     """Return the declared reference first, then the unimodal models that are not it."""
-    unimodal = [model for model in models if _is_part_of(model, fusion) and cohort in model.predictions]
+    unimodal = [model for model in models if model.is_reference and _is_part_of(model, fusion) and cohort in model.predictions]
     if not unimodal:
         return []
     folds = _folds(fusion.predictions[cohort])

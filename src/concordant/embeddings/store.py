@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from concordant.core.embedding import CodeTable, EmbeddingTable, TokenTable, concatenate, pack_codes, pack_tokens
 from concordant.core.errors import StoreError
@@ -85,6 +85,11 @@ class EmbeddingStore:
         table = concatenate([self._read(int(number), position[shard == number]) for number in np.unique(shard)] or [self._missing(0)])
         order = np.argsort(shard, kind="stable")
         return table if (np.diff(order) == 1).all() else table.take(np.argsort(order))
+
+    def present(self, sample_ids: Sequence[str]) -> Bool[np.ndarray, " sample"]:
+        """Return which samples have the modality, from the index alone."""
+        known = set(self.index.filter(pl.col("n_tokens") > 0)["sample_id"])
+        return np.array([sample_id in known for sample_id in sample_ids], dtype=bool)
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:

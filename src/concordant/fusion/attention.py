@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from concordant.core.errors import ConfigError
 from concordant.core.tokens import Tokens
 
 
@@ -45,8 +46,14 @@ class MultiHeadAttention(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
-        """Split `width` into `heads` equal parts."""
+        """Split `width` into `heads` equal parts.
+
+        Raises:
+            ConfigError: A width that is no multiple of the heads.
+        """
         super().__init__()
+        if width % heads:
+            raise ConfigError(f"heads = {heads} does not divide the latent width {width}; change `heads` or train.width")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)

@@ -24,9 +24,15 @@ class Head(nn.Module, ABC):
     """
 
     def __init__(self, dim: int, views: int) -> None:
-        """Give each view an output layer of its own, so that the views of late fusion stay independent."""
+        """Give each view an output layer of its own, so that the views of late fusion stay independent.
+
+        The layers start at zero, so every log-hazard does: training that stops after a few epochs, as it must where events are few, then
+        holds what was learned and no random start.
+        """
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim, 1) for _ in range(views)])
+        for parameter in self.layers.parameters():
+            nn.init.zeros_(parameter)
 
     @abstractmethod
     def forward(self, views: Float[Tensor, "batch view dim"]) -> Float[Tensor, "batch view"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +50,8 @@ class FittedModel:
         spec: Names and options of its parts.
         options: Training options as given.
         seed: Seed of initialisation and dropout.
+        events: Observed events in train, from which "auto" options were set.
         history: One entry per epoch (or per penalty of the linear model).
-        n_parameters: Number of trained parameters.
     """
 
     model: TTEModel
@@ -58,12 +59,17 @@ class FittedModel:
     spec: ModelSpec
     options: TrainOptions
     seed: int
+    events: int
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def n_parameters(self) -> int:
         """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def history_lines(self) -> list[str]:
+        """Return the history as JSON, one line per entry."""
+        return [json.dumps(entry) for entry in self.history]
 
     def predict(self, inputs: Mapping[Modality, EmbeddingTable]) -> Predicted:
         """Return the risk of new samples; a modality that is left out is missing."""
@@ -77,7 +83,7 @@ class FittedModel:
         """Return S(t) at times in days for risks this model gave."""
         device = self.model.mean_risk.device
         curves = self.model.head.survival(torch.tensor(risk, device=device), torch.tensor(times, dtype=torch.float64, device=device))
-        return curves.detach().cpu().numpy()
+        return np.asarray(curves.detach().cpu().numpy())
 
 
 def fit(train: Samples, tuning: Samples, spec: ModelSpec, options: TrainOptions | None = None, *, seed: int = 0) -> FittedModel:
@@ -107,7 +113,7 @@ def fit(train: Samples, tuning: Samples, spec: ModelSpec, options: TrainOptions 
         tuning_batch = make_batch(_usable(tuning, model.fusion, "tuning"), scaling, device)
         history = _solve(model, train_batch, tuning_batch, options, strength.weight_decay)
         _finish(model, train_batch, tuning_batch, options.chunk_size)
-    return FittedModel(model, scaling, spec, options, seed, history)
+    return FittedModel(model, scaling, spec, options, seed, events, history)
 
 
 def refuse_single_key(fusion: Fusion, most_tokens: Mapping[Modality, int]) -> None:

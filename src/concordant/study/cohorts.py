@@ -1,0 +1,167 @@
+"""The data of a study: its cohorts, its folds, its embedding stores, and the audit over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from concordant.config import FEATURES, Component, Study
+from concordant.core.errors import CohortError, did_you_mean
+from concordant.core.files import DigestCache
+from concordant.core.modality import Modality
+from concordant.data.audit import Audit, audit
+from concordant.data.cohort import Cohort, read_cohort
+from concordant.data.features import FeatureOptions
+from concordant.data.meds import RecordCounts, read_events
+from concordant.embeddings.extract import Progress, embed
+from concordant.embeddings.store import EmbeddingStore
+from concordant.encoders.base import ENCODERS
+from concordant.training.folds import assign_folds
+
+INTERNAL = "held_out"
+"""Label of the development cohort's predicted rows where the table has splits."""
+
+INTERNAL_CROSS_VALIDATED = "development"
+"""The same under cross-validation."""
+
+SHARD_SIZE = 64
+"""Samples per shard of a store: small enough that several workers share a cohort of a few hundred."""
+
+Stores = Mapping[tuple[Modality, str], Mapping[str, EmbeddingStore]]
+"""Per modality and encoder label, per cohort label, the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyData:
+    """The cohorts of a study and, under cross-validation, the fold of each sample.
+
+    Attributes:
+        development: The cohort models are fitted on.
+        external: The cohorts that are only predicted.
+        assignment: `sample_id`, `repeat`, `fold`; None where the table has splits.
+    """
+
+    development: Cohort
+    external: tuple[Cohort, ...]
+    assignment: pl.DataFrame | None
+
+    @property
+    def cohorts(self) -> tuple[Cohort, ...]:
+        """All cohorts, development first."""
+        return (self.development, *self.external)
+
+    @property
+    def internal_label(self) -> str:
+        """What tables call the predicted rows of the development cohort."""
+        return INTERNAL if self.assignment is None else INTERNAL_CROSS_VALIDATED
+
+
+def read_data(study: Study) -> StudyData:
+    """Read and check the cohorts, and draw or read the folds.
+
+    Raises:
+        CohortError: A table breaks an invariant, or the folds do not fit the table.
+    """
+    source = study.cohorts.development
+    folded = study.cross_validation is not None
+    development = read_cohort(source.table, label=source.name, meds=source.meds, splits_required=not folded)
+    external = tuple(read_cohort(one.table, label=one.name, meds=one.meds, splits_required=False) for one in study.cohorts.external)
+    return StudyData(development, external, _assignment(study, development) if folded else None)
+
+
+def _assignment(study: Study, development: Cohort) -> pl.DataFrame:
+    options = study.cross_validation
+    assert options is not None  # noqa: S101 # the caller has just asked; for the type checker
+    taking_part = development.table.filter(pl.col("split").ne_missing("held_out"))
+    if options.group not in taking_part.columns:
+        raise CohortError(
+            f"{development.path}: no column {options.group!r} to group folds by.{did_you_mean(options.group, taking_part.columns)}"
+        )
+    if options.assignment is None:
+        return assign_folds(taking_part, group=options.group, folds=options.folds, repeats=options.repeats, seed=options.seed)
+    given = pl.read_csv(options.assignment, schema_overrides={"sample_id": pl.String})
+    absent = [name for name in ("sample_id", "repeat", "fold") if name not in given.columns]
+    if absent:
+        raise CohortError(f"{options.assignment}: no column {', '.join(absent)}; expected sample_id, repeat, fold")
+    assignment = given.select("sample_id", pl.col("repeat").cast(pl.Int16), pl.col("fold").cast(pl.Int16))
+    _check_assignment(assignment, taking_part, study)
+    return assignment
+
+
+def _check_assignment(assignment: pl.DataFrame, taking_part: pl.DataFrame, study: Study) -> None:
+    unknown = assignment.join(taking_part, on="sample_id", how="anti")["sample_id"].n_unique()
+    repeats = assignment["repeat"].n_unique()
+    known = assignment.join(taking_part.select("sample_id"), on="sample_id", how="semi")
+    once = known.select("sample_id", "repeat").unique().height
+    expected = taking_part.height * repeats
+    if unknown or once != expected or known.height != once:
+        path = study.cross_validation.assignment if study.cross_validation else None
+        raise CohortError(
+            f"{path}: {unknown} sample(s) are not in the development cohort, {expected - once} lack a fold and {known.height - once} "
+            f"have more than one; expected every sample of {study.cohorts.development.table} once per repeat"
+        )
+
+
+def embed_all(study: Study, data: StudyData, *, workers: int, retry_quarantined: bool, progress: Progress | None) -> Stores:
+    """Fill, or open, the store of every encoder a member uses, for every cohort."""
+    digests = DigestCache(study.embeddings_root / "digests.json")
+    stores: dict[tuple[Modality, str], dict[str, EmbeddingStore]] = {}
+    for modality in Modality:
+        for choice in study.encoder_choices(modality):
+            stores[modality, choice.label] = {
+                cohort.label: embed(
+                    cohort,
+                    modality,
+                    FeatureOptions(**choice.options) if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options),
+                    study.embeddings_root,
+                    name=choice.name,
+                    options=choice.options,
+                    shard_size=SHARD_SIZE,
+                    max_quarantined=study.max_quarantined,
+                    workers=workers,
+                    retry_quarantined=retry_quarantined,
+                    progress=progress,
+                    digests=digests,
+                )
+                for cohort in data.cohorts
+            }
+    return stores
+
+
+def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts]) -> Audit:
+    """Check the study for leakage."""
+    options = study.cross_validation
+    return audit(
+        data.development,
+        data.external,
+        cross_validation=options is not None,
+        assignment=data.assignment,
+        group="subject_id" if options is None else options.group,
+        training_data={choice.label: _training_data(choice) for modality in Modality for choice in study.encoder_choices(modality)},
+        records=records,
+    )
+
+
+def _training_data(choice: Component) -> tuple[str, ...]:
+    return () if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options).card.training_data
+
+
+def counted_records(study: Study, data: StudyData) -> dict[str, RecordCounts]:
+    """Read every cohort's records, where an encoder reads them, and return what was met."""
+    if all(choice.name == FEATURES for choice in study.encoder_choices(Modality.EHR)):
+        return {}
+    columns = ("sample_id", "subject_id", "prediction_time")
+    return {cohort.label: read_events(cohort.meds, cohort.table.select(columns)).counts for cohort in data.cohorts if cohort.meds}
+
+
+def records_of(stores: Stores) -> dict[str, RecordCounts]:
+    """Return what was met when the records of the stores were read."""
+    return {
+        label: store.record_counts
+        for (modality, _), by_cohort in stores.items()
+        if modality is Modality.EHR
+        for label, store in by_cohort.items()
+        if store.record_counts is not None
+    }

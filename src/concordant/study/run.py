@@ -1,0 +1,178 @@
+"""The three things one does with a study: check it, embed its data, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from concordant.config import Study
+from concordant.core.artifacts import RunFolder
+from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
+from concordant.core.files import fingerprint, read_json, write_json
+from concordant.data.audit import Audit
+from concordant.embeddings.extract import Progress
+from concordant.engine import Outcome, run_tasks
+from concordant.report.html import write_report
+from concordant.study.cohorts import Stores, StudyData, audit_data, counted_records, embed_all, read_data, records_of
+from concordant.study.members import MemberPlan, collect, git_revision, plan_members, versions
+from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign, write_tables
+from concordant.study.units import Unit, run_unit
+
+TABLES_VERSION = 1
+"""Raised when the same predictions would give other tables or another report."""
+
+WARNINGS_ONLY = ("encoders' training data", "scans of two subjects")
+"""Checks of the audit that are shown but do not stop a run: only the user can judge them."""
+
+
+def check_study(study: Study) -> Audit:
+    """Read a study's cohorts, folds and records and check them for leakage, without embedding or fitting anything.
+
+    Raises:
+        ConcordantError: Anything wrong with the files.
+    """
+    data = read_data(study)
+    return audit_data(study, data, counted_records(study, data))
+
+
+def embed_study(study: Study, *, workers: int = 1, retry_quarantined: bool = False, progress: Progress | None = None) -> Stores:
+    """Fill every embedding store of a study, or open those that are there.
+
+    Args:
+        study: The study.
+        workers: Processes that share the shards.
+        retry_quarantined: Try again what could not be read before.
+        progress: Told what is being done, how much of it is done, and how much there is.
+    """
+    return embed_all(study, read_data(study), workers=workers, retry_quarantined=retry_quarantined, progress=progress)
+
+
+def run_study(study: Study, *, workers: int = 1, progress: Progress | None = None) -> RunFolder:
+    """Run a study from its files to its report; what is done already is kept as long as nothing it depends on has changed.
+
+    A run may be killed anywhere and started again: shards of a store, fits and tables are written whole or not at all.
+
+    Args:
+        study: The study.
+        workers: Processes for encoding and fitting.
+        progress: Told what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that failed (the others are kept).
+    """
+    started = datetime.now(UTC)
+    data = read_data(study)
+    foreign = read_foreign(study, data)
+    _refuse_leaks(audit_data(study, data, {}))
+    stores = embed_all(study, data, workers=workers, retry_quarantined=False, progress=progress)
+    audit = audit_data(study, data, records_of(stores))
+    _refuse_leaks(audit)
+    plans = plan_members(study, data, stores)
+    _fit_all(study, plans, workers, progress)
+    facts = _facts(study, plans, foreign)
+    if not _is_current(study.run_folder, facts):
+        write_json(study.run_folder.audit, audit.to_json())
+        _judge(study, data, stores, plans, foreign, facts, started, progress)
+    return study.run_folder
+
+
+def _refuse_leaks(audit: Audit) -> None:
+    failed = [check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY]
+    if failed:
+        listed = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+        raise CohortError(f"the audit found a leak: {listed}. Mend the cohort tables; `concordant check` shows all checks")
+
+
+def _fit_all(study: Study, plans: Sequence[MemberPlan], workers: int, progress: Progress | None) -> None:
+    units = [unit for plan in plans for unit in plan.units]
+    if not units:
+        raise NotApplicableError(f"no member of the grid can be fitted: {plans[0].reason}")
+    waiting = [unit for unit in units if not unit.is_done]
+    report = _counter(progress, len(units) - len(waiting), len(units))
+    outcomes = run_tasks(run_unit, waiting, workers=min(workers, max(len(waiting), 1)), imports=study.imports, on_done=report)
+    failed = [(unit, outcome.failure) for unit, outcome in zip(waiting, outcomes, strict=True) if outcome.failure is not None]
+    if failed:
+        unit, failure = failed[0]
+        assert failure is not None  # noqa: S101 # the list holds nothing else; for the type checker
+        raise ConcordantError(
+            f"{len(failed)} of {len(units)} fits failed, the first in {_name(unit)}: {failure.kind}: {failure.message}. "
+            f"The others are kept; mend the cause and run again.{'' if failure.expected else chr(10) + failure.details}"
+        )
+
+
+def _name(unit: Unit) -> str:
+    fold = "" if unit.fold is None else f", repeat {unit.repeat}, fold {unit.fold}"
+    return f"{unit.member.name}{fold}"
+
+
+def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outcome[None]], None]:
+    finished = done
+
+    def report(_: Outcome[None]) -> None:
+        nonlocal finished
+        finished += 1
+        if progress is not None:
+            progress("fits", finished, total)
+
+    if progress is not None:
+        progress("fits", done, total)
+    return report
+
+
+def _facts(study: Study, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
+    """Return what tables and report depend on."""
+    return {
+        "tables_version": TABLES_VERSION,
+        "name": study.name,
+        "task": study.task.model_dump(mode="json"),
+        "evaluate": study.evaluate.model_dump(mode="json"),
+        "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
+        "reasons": {plan.member.name: plan.reason for plan in plans},
+        "foreign": {
+            name: {cohort: fingerprint({"risk": one.risk.tolist()}) for cohort, one in cohorts.items()} for name, cohorts in foreign.items()
+        },
+    }
+
+
+def _is_current(run: RunFolder, facts: Any) -> bool:
+    paths = (run.study, run.results, run.subgroups, run.contrasts, run.audit, run.report)
+    return all(path.is_file() for path in paths) and read_json(run.study).get("fingerprint") == fingerprint(facts)
+
+
+def _judge(
+    study: Study,
+    data: StudyData,
+    stores: Stores,
+    plans: Sequence[MemberPlan],
+    foreign: Any,
+    facts: dict[str, Any],
+    started: datetime,
+    progress: Progress | None,
+) -> None:
+    """Collect, tabulate, report; `study.json`, which vouches for the tables, is written after them."""
+    say = progress or (lambda stage, done, total: None)
+    say("tables", 0, 3)
+    results = [collect(plan, study) for plan in plans if plan.units]
+    say("tables", 1, 3)
+    write_tables(study, data, results, foreign)
+    say("tables", 2, 3)
+    described = {
+        "name": study.name,
+        "task": study.task,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git_revision": git_revision(study.folder),
+        "fingerprint": fingerprint(facts),
+        "train": study.train,
+        "cross_validation": study.cross_validation,
+        "cohorts": cohort_facts(study, data, plans),
+        "members": member_facts(plans, results),
+        "foreign": [{"name": name, "oracle": name.startswith("oracle")} for name in foreign],
+        "quarantine": quarantine_facts(stores),
+    }
+    write_json(study.run_folder.study, described | {"fingerprint": "unfinished"})
+    write_report(study.run_folder)
+    write_json(study.run_folder.study, described)
+    say("tables", 3, 3)

@@ -1,0 +1,252 @@
+"""The tables of a run: results, subgroups, contrasts, and what `study.json` says of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from concordant.analysis.compare import Candidate, average_seeds, contrasts
+from concordant.config import Study
+from concordant.core.errors import PredictionsError
+from concordant.core.files import atomic_path
+from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
+from concordant.data.cohort import Cohort
+from concordant.evaluation import evaluate, subgroups
+from concordant.fusion import modalities_used
+from concordant.metrics import median_follow_up
+from concordant.study.cohorts import Stores, StudyData
+from concordant.study.members import MemberPlan, MemberResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A model's predictions for one cohort, and the columns that name it."""
+
+    names: Mapping[str, Any]
+    predictions: Predictions
+
+
+def write_tables(study: Study, data: StudyData, results: Sequence[MemberResult], foreign: Mapping[str, Mapping[str, Predictions]]) -> None:
+    """Write results, subgroups and contrasts."""
+    run = study.run_folder
+    rows = [*_member_rows(results), *_foreign_rows(foreign)]
+    train = _train_target(data)
+    options: dict[str, Any] = {"horizons_days": study.task.horizons_days, "censoring": study.evaluate.censoring, "train": train}
+    _write(run.results, [_named(row, evaluate(row.predictions, metrics=study.evaluate.metrics, **options)) for row in rows])
+    levels = [
+        _named(row, subgroups(row.predictions, column, metrics=study.evaluate.metrics, **options))
+        for row in rows
+        for column in _subgroup_columns(row.predictions)
+    ]
+    _write(run.subgroups, levels or [_named(rows[0], subgroups(rows[0].predictions, "available", **options)).clear()])
+    table = contrasts([_candidate(one, results) for one in results], metrics=study.evaluate.metrics, **options)
+    with atomic_path(run.contrasts) as temporary:
+        table.write_parquet(temporary)
+
+
+def _write(path: Any, tables: Sequence[pl.DataFrame]) -> None:
+    with atomic_path(path) as temporary:
+        pl.concat(tables, how="vertical_relaxed").write_parquet(temporary)
+
+
+def _train_target(data: StudyData) -> SurvivalTarget:
+    """Return the outcomes a censoring curve "train" comes from; under cross-validation those of all rows that take part."""
+    if data.assignment is None:
+        return data.development.target.take(data.development.rows("train"))
+    rows = data.development.table.with_row_index("row").join(data.assignment, on="sample_id", how="semi")["row"].to_numpy()
+    return data.development.target.take(rows)
+
+
+def _member_rows(results: Sequence[MemberResult]) -> Iterator[_Row]:
+    """Yield every member and cohort and, where a model has several seeds, the mean over seeds (seed null)."""
+    groups: dict[tuple[Any, ...], list[MemberResult]] = {}
+    for one in results:
+        member = one.plan.member
+        groups.setdefault((member.label, member.ct_label, member.ehr_label), []).append(one)
+    for (label, ct, ehr), seeds in groups.items():
+        names = {"ct_encoder": ct, "ehr_encoder": ehr, "fusion": label}
+        for cohort in seeds[0].predictions:
+            for one in seeds:
+                yield _Row({"cohort": cohort, **names, "seed": one.plan.member.seed}, one.predictions[cohort])
+            if len(seeds) > 1:
+                yield _Row({"cohort": cohort, **names, "seed": None}, average_seeds([one.predictions[cohort] for one in seeds]))
+
+
+def _foreign_rows(foreign: Mapping[str, Mapping[str, Predictions]]) -> Iterator[_Row]:
+    for name, cohorts in foreign.items():
+        for cohort, predictions in cohorts.items():
+            yield _Row({"cohort": cohort, "ct_encoder": None, "ehr_encoder": None, "fusion": name, "seed": None}, predictions)
+
+
+def _named(row: _Row, table: pl.DataFrame) -> pl.DataFrame:
+    sites = row.predictions.table["site"].unique()
+    kinds = {
+        "cohort": pl.String,
+        "site": pl.String,
+        "ct_encoder": pl.String,
+        "ehr_encoder": pl.String,
+        "fusion": pl.String,
+        "seed": pl.Int64,
+    }
+    values = {**row.names, "site": sites[0] if len(sites) == 1 else None}
+    return table.select([pl.lit(values[name], kind).alias(name) for name, kind in kinds.items()] + [pl.all()])
+
+
+def _subgroup_columns(predictions: Predictions) -> list[str]:
+    columns = ["available"] if predictions.table["available"].null_count() == 0 else []
+    return columns + (["site"] if predictions.table["site"].drop_nulls().n_unique() > 1 else [])
+
+
+def _candidate(result: MemberResult, results: Sequence[MemberResult]) -> Candidate:
+    member = result.plan.member
+    used = modalities_used(member.fusion.name, member.fusion.options)
+    return Candidate(
+        fusion=member.label,
+        ct_encoder=member.ct_label,
+        ehr_encoder=member.ehr_label,
+        modality=used[0].value if len(used) == 1 else None,
+        seed=member.seed,
+        predictions=result.predictions,
+        tuning=result.tuning,
+        is_reference=member.fusion.name == "unimodal" or all(one.plan.member.fusion.name != "unimodal" for one in results),
+    )
+
+
+def read_foreign(study: Study, data: StudyData) -> dict[str, dict[str, Predictions]]:
+    """Join the predictions of others to the outcomes of the cohorts they cover.
+
+    Raises:
+        PredictionsError: A file that cannot be read, lacks a column, or covers a cohort only in part.
+    """
+    return {one.name: _foreign(one.table, study, data) for one in study.foreign}
+
+
+def _foreign(path: Any, study: Study, data: StudyData) -> dict[str, Predictions]:
+    try:
+        given = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise PredictionsError(f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})") from None
+    if not {"sample_id", "risk"} <= set(given.columns):
+        raise PredictionsError(
+            f"{path}: columns {', '.join(given.columns)}; predictions of others need sample_id and risk (higher = earlier)"
+        )
+    given = given.select(pl.col("sample_id").cast(pl.String), pl.col("risk").cast(pl.Float64))
+    if given["sample_id"].is_duplicated().any() or not given["risk"].is_finite().fill_null(False).all():
+        raise PredictionsError(f"{path}: a sample_id occurs twice, or a risk is null or not finite; expected one finite risk per sample")
+    found = {label: _cover(given, rows, path, label) for label, rows in _predicted_rows(data).items()}
+    covered = {label: predictions for label, predictions in found.items() if predictions is not None}
+    if not covered:
+        raise PredictionsError(f"{path}: no sample of this study's cohorts is in it; check the sample_id column")
+    return covered
+
+
+def _predicted_rows(data: StudyData) -> dict[str, pl.DataFrame]:
+    """Return per cohort label the rows that members predict, with their repeat and fold."""
+    table = data.development.table
+    if data.assignment is None:
+        rows = table.filter(pl.col("split") == "held_out")
+    else:
+        rows = data.assignment.join(table, on="sample_id", how="inner")
+    return {data.internal_label: rows, **{cohort.label: cohort.table for cohort in data.external}}
+
+
+def _cover(given: pl.DataFrame, rows: pl.DataFrame, path: Any, label: str) -> Predictions | None:
+    joined = rows.join(given, on="sample_id", how="inner", maintain_order="left")
+    if joined.is_empty():
+        return None
+    if joined.height < rows.height:
+        raise PredictionsError(
+            f"{path}: covers {joined.height} of the {rows.height} rows of {label}; give a risk for all of them or for none"
+        )
+    absent = [pl.lit(None, kind).alias(name) for name, kind in COLUMNS.items() if name not in joined.columns]
+    return Predictions(joined.with_columns(absent).select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()]))
+
+
+def cohort_facts(study: Study, data: StudyData, plans: Sequence[MemberPlan]) -> list[dict[str, Any]]:
+    """Return what `study.json` says of each cohort."""
+    unit = next((unit for plan in plans for unit in plan.units), None)
+    parts = {} if unit is None else {part.label: part.available for part in (unit.development, *unit.external)}
+    labels = [(data.internal_label, "internal", data.development), *((one.label, "external", one) for one in data.external)]
+    return [_facts(label, role, cohort, data, parts.get(label)) for label, role, cohort in labels]
+
+
+def _facts(label: str, role: str, cohort: Cohort, data: StudyData, available: pl.Series | None) -> dict[str, Any]:
+    table = cohort.table if available is None else cohort.table.with_columns(available)
+    split = table["split"]
+    predicted = table.filter(pl.col("split") == "held_out") if role == "internal" and data.assignment is None else table
+    return {
+        "label": label,
+        "role": role,
+        "n": predicted.height,
+        "n_subjects": predicted["subject_id"].n_unique(),
+        "n_events": int((predicted["event"] == 1).sum()),
+        "n_train": int((split == "train").sum()) if role == "internal" and data.assignment is None else None,
+        "n_tuning": int((split == "tuning").sum()) if role == "internal" and data.assignment is None else None,
+        "sites": Counter(predicted["site"].drop_nulls().to_list()),
+        "available": {} if available is None else Counter(predicted["available"].to_list()),
+        "median_follow_up_days": _number(median_follow_up(predicted["time_days"].to_numpy(), predicted["event"].cast(pl.Int64).to_numpy())),
+        "columns": {name: text for name in predicted.columns if name not in _KNOWN and (text := _summary(predicted[name]))},
+    }
+
+
+_KNOWN = {"sample_id", "subject_id", "prediction_time", "time_days", "event", "split", "site", "ct_path", "available"}
+_MOST_LEVELS = 8
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _summary(column: pl.Series) -> str | None:
+    """Describe a further column in words, never listing values that may identify someone."""
+    known = column.drop_nulls()
+    if column.dtype.is_numeric() and known.n_unique() > 2:
+        low, middle, high = (known.quantile(share) for share in (0.25, 0.5, 0.75))
+        return f"median {middle:.3g} (quartiles {low:.3g} to {high:.3g})"
+    counts = known.cast(pl.String).value_counts(sort=True)
+    if known.is_empty() or counts.height > _MOST_LEVELS:
+        return None
+    return ", ".join(f"{level}: {count}" for level, count in counts.rows())
+
+
+def quarantine_facts(stores: Stores) -> list[dict[str, Any]]:
+    """Return what `study.json` says of inputs that could not be read: counts per reason."""
+    facts = []
+    for (modality, label), by_cohort in stores.items():
+        for cohort, store in by_cohort.items():
+            reasons = Counter(store.quarantine["reason"].to_list())
+            if reasons:
+                total = store.manifest["n_inputs"]
+                facts.append(
+                    {"cohort": cohort, "modality": modality, "encoder": label, "n": reasons.total(), "n_total": total, "reasons": reasons}
+                )
+    return facts
+
+
+def member_facts(plans: Sequence[MemberPlan], results: Sequence[MemberResult]) -> list[dict[str, Any]]:
+    """Return what `study.json` says of each member."""
+    done = {one.plan.folder: one for one in results}
+    return [_member(plan, done.get(plan.folder)) for plan in plans]
+
+
+def _member(plan: MemberPlan, result: MemberResult | None) -> dict[str, Any]:
+    member = plan.member
+    known = [] if result is None else [value for value in result.tuning.values() if not np.isnan(value)]
+    return {
+        "folder": plan.folder.path.name,
+        "fusion": member.label,
+        "ct_encoder": member.ct_label,
+        "ehr_encoder": member.ehr_label,
+        "head": member.head.label,
+        "seed": member.seed,
+        "status": "not_applicable" if plan.reason else "done",
+        "reason": plan.reason,
+        "n_parameters": None if result is None else result.n_parameters,
+        "tuning_concordance": float(np.mean(known)) if known else None,
+        "seconds": None if result is None else round(result.seconds, 1),
+    }

@@ -1,0 +1,96 @@
+"""A fitted model as files: tensors in safetensors, the rest in JSON. No pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from concordant.core.errors import StoreError
+from concordant.core.files import read_json, write_json, write_text
+from concordant.fusion import BOTH
+from concordant.model import ModelSpec, TTEModel
+from concordant.training.fit import FittedModel
+from concordant.training.options import TrainOptions, regularisation
+from concordant.training.scaling import CodeScaling, ColumnScaling, Scaling, TokenScaling, code_scaling
+
+FORMAT = 1
+
+
+def save_fitted(fitted: FittedModel, folder: Path) -> None:
+    """Write `model.safetensors` and `model.json` into a folder."""
+    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in fitted.model.state_dict().items()}
+    described: dict[str, Any] = {}
+    for modality, scaling in fitted.scaling.items():
+        arrays, described[modality.value] = _describe(scaling)
+        tensors |= {f"scaling.{modality.value}.{name}": torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    spec = {
+        "fusion": fitted.spec.fusion,
+        "fusion_options": dict(fitted.spec.fusion_options),
+        "head": fitted.spec.head,
+        "head_options": dict(fitted.spec.head_options or {}),
+    }
+    facts = {"format": FORMAT, "spec": spec, "scaling": described, "options": fitted.options, "seed": fitted.seed, "events": fitted.events}
+    write_json(folder / "model.json", facts)
+    write_text(folder / "history.jsonl", "".join(f"{line}\n" for line in fitted.history_lines()))
+
+
+def load_fitted(folder: Path) -> FittedModel:
+    """Read what `save_fitted` wrote; the history stays on disk.
+
+    Raises:
+        StoreError: A missing or damaged file, or one of another format.
+    """
+    try:
+        facts = read_json(folder / "model.json")
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StoreError(f"{folder}: no readable model ({error}); expected model.json and model.safetensors as written by a run") from None
+    if facts.get("format") != FORMAT:
+        raise StoreError(f"{folder}/model.json: format {facts.get('format')!r}, expected {FORMAT}; fit the model again with this version")
+    spec, options = ModelSpec(**facts["spec"]), TrainOptions.model_validate(facts["options"])
+    scaling = {modality: _restore(facts["scaling"][modality.value], _part(tensors, f"scaling.{modality.value}.")) for modality in BOTH}
+    dropout = regularisation(options, facts["events"]).dropout
+    model = TTEModel(spec, {modality: scaling[modality].dims for modality in BOTH}, options.width, dropout)
+    _load(model, _part(tensors, "model."))
+    return FittedModel(model.eval(), scaling, spec, options, facts["seed"], facts["events"])
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load(model: TTEModel, state: Mapping[str, Tensor]) -> None:
+    """Load a state; the baseline's buffers take the length they were saved with."""
+    for name, buffer in list(model.named_buffers()):
+        if buffer.shape != state[name].shape:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, torch.empty_like(state[name]))
+    model.load_state_dict(dict(state))
+
+
+def _describe(scaling: Scaling) -> tuple[dict[str, Any], dict[str, Any]]:
+    if isinstance(scaling, CodeScaling):
+        return {"mean": scaling.mean, "scale": scaling.scale}, {"kind": "codes", "codes": list(scaling.codes), "norm": scaling.norm}
+    parts = {"token": scaling.token} | ({} if scaling.pooled is None else {"pooled": scaling.pooled})
+    arrays = {f"{part}.{name}": getattr(columns, name) for part, columns in parts.items() for name in ("mean", "scale", "median", "gaps")}
+    return arrays, {"kind": "tokens", "pooled": scaling.pooled is not None}
+
+
+def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Scaling:
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    if described["kind"] == "codes":
+        return code_scaling(tuple(described["codes"]), arrays["mean"], arrays["scale"], described["norm"])
+
+    def columns(part: str) -> ColumnScaling:
+        return ColumnScaling(*(arrays[f"{part}.{name}"] for name in ("mean", "scale", "median", "gaps")))
+
+    return TokenScaling(columns("token"), columns("pooled") if described["pooled"] else None)
