@@ -8,7 +8,7 @@ feature tables, so no encoder runs and no time of prediction is known; the scan'
 
 Only what was known at the scan enters: 53 radiomics features of the tumour, age, sex, T and N stage, histology. Dates, treatment,
 recurrence, mutations and everything else in the table stay out, and so does every column that only one centre has. M stage stays out
-too: one patient of MAASTRO has M1, so there is nothing to learn from it, and standardised there an M1 elsewhere would weigh 17 deviations.
+too: one patient of MAASTRO has M1, so there is nothing to learn from it.
 Stages are ordinal numbers; a code outside T1-4 and N0-3 (four in all) has no place on that scale and is null.
 """
 

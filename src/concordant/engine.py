@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnContext
 from typing import Any, Generic, Protocol, TypeVar
 
 from concordant.core.errors import ConcordantError, ConfigError, did_you_mean
+from concordant.core.processes import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -245,7 +246,15 @@ def _serve(pipe: Connection[Any, Any], imports: tuple[str, ...]) -> None:
     """Serve tasks until the pipe closes: the life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
+    end_with_parent()
     os.environ["NUMBA_NUM_THREADS"] = "1"  # set here only: numba refuses a change in a process whose threads run
+    try:
+        _serve_tasks(pipe, imports)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving: a signal now would only disturb what is left to do
+
+
+def _serve_tasks(pipe: Connection[Any, Any], imports: tuple[str, ...]) -> None:
     while True:
         try:
             function, task = pipe.recv()

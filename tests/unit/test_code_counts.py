@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concordant.core.errors import ConfigError
-from concordant.core.events import Events
-from concordant.data import meds
-from concordant.encoders import code_counts
+from concordant.core.events import BIRTH_CODES, Events
 from concordant.encoders.base import ENCODERS
 
 NONE = math.nan
@@ -84,14 +82,10 @@ def test_windows_leave_static_codes_the_age_and_last_values_alone():
     assert numeric == {"AGE//years", "LAB//K//last"}
 
 
-@pytest.mark.parametrize("birth", code_counts.BIRTH_CODES)
+@pytest.mark.parametrize("birth", BIRTH_CODES)
 def test_each_birth_code_gives_the_age_and_is_no_feature(birth):
     weights, _ = encode("one_hot", record((730.5, birth, 1.0)), values="last")
     assert weights == {"AGE//years": 2.0}
-
-
-def test_birth_codes_are_those_the_reader_spares():
-    assert code_counts.BIRTH_CODES == meds.BIRTH_CODES
 
 
 @pytest.mark.parametrize("name", ["one_hot", "count"])
@@ -123,7 +117,7 @@ def slow_reference(given, values, windows, count):
     """One event at a time, in plain Python."""
     occurrences, numbers = {}, {}
     for days, code, value in zip(given.days_before, given.code, given.numeric_value, strict=True):
-        if code in code_counts.BIRTH_CODES:
+        if code in BIRTH_CODES:
             if days == days:
                 numbers["AGE//years"] = max(days / 365.25, numbers.get("AGE//years", 0.0))
             continue

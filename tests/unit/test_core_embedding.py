@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding, TokenTable, concatenate, pack_codes, pack_tokens
+from concordant.core.errors import StoreError
 
 DIM = 3
 numbers = st.integers(-1000, 1000).map(float)
@@ -126,3 +127,20 @@ def test_tokens_and_codes_cannot_be_joined():
 def test_half_precision_tokens_are_packed_as_single_precision():
     table = pack_tokens([TokenEmbedding(np.ones((2, DIM), np.float16))], dim=DIM, pooled_dim=None)
     assert table.values.dtype == np.float32
+
+
+def test_tables_that_disagree_in_what_a_missing_value_means_cannot_be_joined():
+    tables = [pack_tokens([TokenEmbedding(np.ones((1, DIM)))], dim=DIM, pooled_dim=None, missing=policy) for policy in ("error", "median")]
+    with pytest.raises(StoreError, match=r"disagree in what a missing value means \(error, median\)"):
+        concatenate(tables)
+    assert concatenate([tables[1], tables[1]]).missing == "median"
+
+
+def test_a_code_that_is_measured_here_and_plain_there_is_refused():
+    plain = CodeEmbedding(("a", "x"), np.ones(2), np.array([False, False]))
+    measured = CodeEmbedding(("x", "z"), np.ones(2), np.array([True, True]))
+    message = r"1 code\(s\), such as 'x', are a measured value in one sample and a plain code in another"
+    with pytest.raises(StoreError, match=message):
+        concatenate([pack_codes([plain]), pack_codes([measured])])
+    with pytest.raises(StoreError, match=message):
+        pack_codes([plain, None, measured])

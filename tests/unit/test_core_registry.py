@@ -96,7 +96,6 @@ def test_a_name_is_registered_once(tools):
         tools.register("saw")(Tool)
 
 
-@pytest.mark.xfail(strict=True, reason="only a constructor of the class itself is looked at")
 def test_an_inherited_constructor_gives_its_options(tools):
     class Blade(Tool):
         def __init__(self, *, teeth: int = 3) -> None:
@@ -107,3 +106,37 @@ def test_an_inherited_constructor_gives_its_options(tools):
         pass
 
     assert tools.create("knife", teeth=5).teeth == 5
+
+
+def test_a_constructor_further_up_gives_its_options_too(tools):
+    class Blade(Tool):
+        def __init__(self, width: int, *, teeth: int = 3) -> None:
+            self.width, self.teeth = width, teeth
+
+    class Wide(Blade):
+        pass
+
+    @tools.register("knife")
+    class Knife(Wide):
+        pass
+
+    assert tools.label("knife", {"teeth": 5}) == "knife(teeth=5)"
+    assert (tools.create("knife", 2, teeth=5).width, tools.create("knife", 2).teeth) == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["json", "copy", "model_config", "model_dump", "_hidden"])
+def test_an_option_with_a_name_of_pydantic_is_refused_when_it_is_registered(tools, name):
+    namespace: dict[str, type] = {}
+    exec(f"class Odd:\n    def __init__(self, *, {name}: int = 1) -> None: ...\n", namespace)  # noqa: S102 - our own text
+    with pytest.raises(ConfigError, match=f"tool 'odd': an option cannot be called '{name}'.*choose another"):
+        tools.register("odd")(namespace["Odd"])
+    assert "odd" not in tools
+
+
+def test_an_option_may_begin_like_a_name_of_pydantic(tools):
+    @tools.register("lathe")
+    class Lathe(Tool):
+        def __init__(self, *, model_size: int = 1, model_validate_first: bool = True) -> None:
+            self.model_size = model_size
+
+    assert tools.create("lathe", model_size=3).model_size == 3

@@ -129,31 +129,69 @@ def test_a_missing_file_is_named(tmp_path):
         read_predictions(tmp_path / "none.parquet")
 
 
-@pytest.mark.xfail(strict=True, reason="read_predictions lets these pass, or fails with polars' own error")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"time_days": [NOT_A_NUMBER, 2.0, 3.0]}, "time_days holds a null, NaN, infinity or value <= 0 in 1 row"),
+        ({"time_days": [1.0, float("inf"), -1.0]}, "in 2 row.s., the first is row 2; expected days > 0"),
+        ({"time_days": ["1", "2", "3"]}, "time_days holds String values that are no numbers"),
+        ({"sample_id": [None, "b", "c"]}, "sample_id is null in 1 row"),
+        ({"subject_id": [7, 7, None]}, "subject_id is null in 1 row.*or leave the column out"),
+        ({"subject_id": ["x", "y", "z"]}, "subject_id holds String values that are no whole numbers"),
+        ({"event": [0.5, 1.0, 0.0]}, "event holds Float64 values that are no whole numbers"),
+        ({"event": [NOT_A_NUMBER, 1.0, 0.0]}, "event holds Float64 values that are no whole numbers"),
+        ({"event": [300, 1, 0]}, "event holds Int64 values that are no whole numbers, or do not fit Int8"),
+        ({"fold": [0.5, 1, 2]}, "fold holds Float64 values"),
+        ({"risk": ["high", "low", "low"]}, "risk holds String values that are no numbers"),
+        ({"risk": ["0.1", "0.2", "0.3"]}, "risk holds String values that are no numbers"),
+        ({"survival": [[1.2], [0.5], [0.5]]}, "survival holds a null, NaN or value outside .0, 1. in 1 row.s., the first is row 1"),
+        ({"survival": [[0.5], [NOT_A_NUMBER], [-0.1]]}, "in 2 row.s., the first is row 2; expected probabilities"),
+        ({"survival": [[0.5], [None], [0.1]]}, "survival holds a null"),
+        ({"survival": [["a"], ["b"], ["c"]]}, "survival holds List.String. values"),
+        ({"survival": [0.5, 0.5, 0.5]}, "survival"),
+    ],
+)
+def test_further_wrong_values_are_refused(tmp_path, change, message):
+    path = write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"})
+    with pytest.raises(PredictionsError, match=message) as caught:
+        read_predictions(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"time_days": [NOT_A_NUMBER, 2.0, 3.0]},
-        {"time_days": [float("inf"), 2.0, 3.0]},
-        {"sample_id": [None, "b", "c"]},
-        {"event": [0.5, 1.0, 0.0]},
-        {"event": [300, 1, 0]},
-        {"risk": ["high", "low", "low"]},
-        {"survival": [[1.2], [0.5], [0.5]]},
-        {"survival": [[NOT_A_NUMBER], [0.5], [0.5]]},
+        {"event": [True, False, True]},
+        {"event": [1.0, 0.0, 1.0]},
+        {"risk": [1, 2, 3]},
+        {"sample_id": [10, 11, 12]},
+        {"survival": [[1], [0], [1]]},
+        {"repeat": [None, None, None]},
+        {"repeat": [0.0, None, 1.0]},
     ],
 )
-def test_further_wrong_values_are_refused(tmp_path, change):
-    path = write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"})
-    with pytest.raises(PredictionsError):
-        read_predictions(path)
+def test_other_types_of_the_same_values_are_read(tmp_path, change):
+    ((name, values),) = change.items()
+    read = read_predictions(write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"}))
+    assert read.table.equals(read_predictions(write(tmp_path, {**GOOD, name: pl.Series(values, strict=False).cast(COLUMNS[name])})).table)
 
 
-@pytest.mark.xfail(strict=True, reason="polars' and json's own errors pass through")
-@pytest.mark.parametrize("metadata", [None, {SURVIVAL_TIMES_KEY: "[30"}])
-def test_a_damaged_file_is_refused(tmp_path, metadata):
-    path = write(tmp_path, GOOD, metadata)
-    if metadata is None:
-        path.write_bytes(b"not parquet")
-    with pytest.raises(PredictionsError):
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(PredictionsError, match="not readable as parquet") as caught:
         read_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("times", ["[30", "{}", "30", '["a"]', "[]", "[30, 30]", "[60, 30]", "[-1, 30]", "[30, NaN]", "[[30]]", "null"])
+def test_damaged_times_are_refused(tmp_path, times):
+    with pytest.raises(PredictionsError, match=r"survival_times_days in the file's metadata is .*; expected a JSON list of days"):
+        read_predictions(write(tmp_path, GOOD, {SURVIVAL_TIMES_KEY: times}))
+
+
+def test_no_row_has_no_curve_but_the_times(tmp_path):
+    path = write(tmp_path, {**GOOD, "survival": [[0.9, 0.4], [0.8, 0.3], [0.7, 0.2]]}, {SURVIVAL_TIMES_KEY: "[30, 60]"})
+    none = read_predictions(path).filter(pl.col("event") == 9).survival
+    assert none is not None
+    assert none.shape == (0, 2)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,77 @@ def test_an_interrupt_stops_the_workers_and_lets_them_clean_up(tmp_path: Path):
     assert process.returncode == -signal.SIGINT
     assert errors.count(b"KeyboardInterrupt") == 1  # the parent's; the workers stay silent
     assert list(folder.iterdir()) == []
+
+
+SLOW_TO_LEAVE = """
+import atexit, multiprocessing, sys, time
+from pathlib import Path
+from concordant.engine import _Worker
+
+def leave(mark):
+    mark.touch()
+    time.sleep(0.5)  # as torch, it has something to put away
+
+def answer(mark):
+    atexit.register(leave, mark)
+
+if __name__ == "__main__":
+    mark = Path(sys.argv[1])
+    worker = _Worker(multiprocessing.get_context("spawn"), ())
+    worker.begin(answer, mark, 0)
+    worker.receive()
+    worker.pipe.close()
+    while not mark.exists():
+        time.sleep(0.01)
+    worker.process.terminate()
+    worker.process.join()
+    sys.exit(worker.process.exitcode)
+"""
+
+
+def test_a_worker_that_is_stopped_while_it_leaves_says_nothing(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(SLOW_TO_LEAVE)
+    finished = subprocess.run([sys.executable, script, tmp_path / "mark"], capture_output=True, timeout=30, check=True)
+    assert finished.stderr == b""
+
+
+LINGER = """
+import os, sys, time
+from pathlib import Path
+from concordant.engine import run_tasks
+
+def linger(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_tasks(linger, [sys.argv[1]] * 2, workers=2)
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path):
+    script, folder = tmp_path / "script.py", tmp_path / "work"
+    script.write_text(LINGER)
+    folder.mkdir()
+    parent = subprocess.Popen([sys.executable, script, folder])
+    assert wait_until(lambda: len(list(folder.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    workers = [int(path.name) for path in folder.iterdir()]
+    assert wait_until(lambda: not any(map(is_running, workers)))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()

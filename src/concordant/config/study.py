@@ -50,6 +50,14 @@ def _as_folder(name: str) -> str:
     return name
 
 
+def _with_concordance(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(name.startswith("concordance_index") for name in metrics):
+        raise complaint(
+            f"given {list(metrics)}, expected concordance_index or concordance_index_ipcw among them: the report is built around it"
+        )
+    return metrics
+
+
 def _known_metric(name: str) -> str:
     try:
         METRICS.get(name)
@@ -121,7 +129,10 @@ class Evaluate(_Frozen):
         censoring: Where the censoring curve of a metric comes from.
     """
 
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("concordance_index", "integrated_brier_score")
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_with_concordance)] = (
+        "concordance_index",
+        "integrated_brier_score",
+    )
     censoring: CensoringSource = "cohort"
 
 

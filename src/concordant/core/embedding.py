@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from concordant.core.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,11 @@ def pack_tokens(embeddings: Sequence[TokenEmbedding | None], *, dim: int, pooled
 
 
 def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
-    """Pack code embeddings under one sorted vocabulary; None is a sample whose modality is missing."""
+    """Pack code embeddings under one sorted vocabulary; None is a sample whose modality is missing.
+
+    Raises:
+        StoreError: A code is a measured value in one sample and a plain one in another.
+    """
     present = [one for one in embeddings if one is not None]
     lengths = [0 if one is None else len(one.codes) for one in embeddings]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -136,13 +142,29 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
     if not rows:
         return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.float32), offsets)
     codes, first, index = np.unique(np.array(rows, dtype=object), return_index=True, return_inverse=True)
-    numeric = np.concatenate([one.numeric for one in present])[first]
+    row_numeric = np.concatenate([one.numeric for one in present]).astype(bool)
+    numeric = row_numeric[first]
+    _refuse_both_kinds({str(code) for code in codes[index[row_numeric != numeric[index]]]})
     weight = np.concatenate([one.weights for one in present]).astype(np.float32)
-    return CodeTable(tuple(str(code) for code in codes), numeric.astype(bool), index.astype(np.int64), weight, offsets)
+    return CodeTable(tuple(str(code) for code in codes), numeric, index.astype(np.int64), weight, offsets)
+
+
+def _refuse_both_kinds(codes: Collection[str]) -> None:
+    """Refuse codes that are a measured value in one place and a plain code in another: they cannot share a column."""
+    if codes:
+        raise StoreError(
+            f"{len(codes)} code(s), such as {min(codes)!r}, are a measured value in one sample and a plain code in another; "
+            "rename one of the two in the records"
+        )
 
 
 def concatenate(tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
-    """Put tables of one kind after each other; code tables are joined by code string, never by index."""
+    """Put tables of one kind after each other; code tables are joined by code string, never by index.
+
+    Raises:
+        StoreError: Token tables that disagree in what a NaN means, or code tables in which codes are measured values.
+        TypeError: A token table and a code table.
+    """
     tokens = [table for table in tables if isinstance(table, TokenTable)]
     codes = [table for table in tables if isinstance(table, CodeTable)]
     if tokens and codes:
@@ -156,6 +178,9 @@ def _offsets(tables: Sequence[EmbeddingTable]) -> Int[np.ndarray, " sample_plus_
 
 
 def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
+    policies = {table.missing for table in tables}
+    if len(policies) > 1:
+        raise StoreError(f"these tables disagree in what a missing value means ({', '.join(sorted(policies))}); make them with one option")
     pooled = [table.pooled for table in tables if table.pooled is not None]
     return TokenTable(
         np.concatenate([table.values for table in tables]),
@@ -167,6 +192,8 @@ def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
 
 def _concatenate_codes(tables: Sequence[CodeTable]) -> CodeTable:
     numeric = {code: bool(flag) for table in tables for code, flag in zip(table.codes, table.numeric, strict=True)}
+    pairs = {(code, bool(flag)) for table in tables for code, flag in zip(table.codes, table.numeric, strict=True)}
+    _refuse_both_kinds([code for code, flag in pairs if flag != numeric[code]])
     codes = tuple(sorted(numeric))
     position = {code: place for place, code in enumerate(codes)}
     index = [np.array([position[code] for code in table.codes], np.int64)[table.index] for table in tables]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
+"""Codes of the birth event: the age follows from it, so no look-back cuts it, and as a code it says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Events:

@@ -36,18 +36,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it takes the folder's place whole, on failure it is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    temporary = aside / "new"
+    temporary.mkdir()
     try:
         yield temporary
         for path in temporary.rglob("*"):
             _sync(path)
         if folder.exists():
-            shutil.rmtree(folder)
-        temporary.chmod(0o755)
+            folder.replace(aside / "old")  # moved before it is removed: a kill never leaves half of it in its place
         temporary.replace(folder)
         _sync(folder.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -56,6 +57,15 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files and folders that killed runs left in a folder and below; nothing else may be writing there."""
+    for path in sorted(folder.rglob(".*.tmp")):  # a folder comes before what lies in it
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,7 +103,8 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the keys whose values differ, for a message that names why work is done again."""
     plain = [json.loads(json.dumps(facts, default=_plain)) for facts in (before, now)]
-    return sorted(key for key in plain[0].keys() | plain[1].keys() if plain[0].get(key) != plain[1].get(key))
+    absent = object()  # None is a value
+    return sorted(key for key in plain[0].keys() | plain[1].keys() if plain[0].get(key, absent) != plain[1].get(key, absent))
 
 
 class DigestCache:
@@ -108,7 +119,7 @@ class DigestCache:
         self.path = path
         self._known: dict[str, tuple[int, int, str]] = {}
         if path is not None and path.is_file():
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, AttributeError):
                 self._known = {name: (int(size), int(when), str(digest)) for name, (size, when, digest) in read_json(path).items()}
 
     def digest(self, file: Path) -> str:

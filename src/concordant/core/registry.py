@@ -12,6 +12,8 @@ from concordant.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+_OPTIONS = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+
 
 class Registry(Generic[T]):
     """Names of one kind of component.
@@ -29,13 +31,17 @@ class Registry(Generic[T]):
         self._options: dict[str, type[BaseModel]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Return a decorator that registers a class under `name`."""
+        """Return a decorator that registers a class under `name`.
+
+        Raises:
+            ConfigError: From the decorator, where the name is taken, or where an option has a name that pydantic keeps for itself.
+        """
 
         def decorate(cls: type[T]) -> type[T]:
             if name in self._classes:
                 raise ConfigError(f"{self.kind} {name!r} is registered twice")
+            self._options[name] = self._options_model(name, cls)
             self._classes[name] = cls
-            self._options[name] = _options_model(name, cls)
             return cls
 
         return decorate
@@ -87,13 +93,15 @@ class Registry(Generic[T]):
         shown = [f"{key}={resolved[key]}" for key, field in fields.items() if field.is_required() or resolved[key] != field.default]
         return f"{name}({','.join(shown)})" if shown else name
 
-
-def _options_model(name: str, cls: type) -> type[BaseModel]:
-    constructor: Callable[..., None] = vars(cls).get("__init__", object.__init__)
-    hints = get_type_hints(constructor, include_extras=True)
-    fields: dict[str, Any] = {}
-    for key, parameter in inspect.signature(constructor).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[key] = (hints[key], default)
-    return create_model(f"{name}_options", __config__=ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True), **fields)
+    def _options_model(self, name: str, cls: type) -> type[BaseModel]:
+        constructor: Callable[..., None] = inspect.getattr_static(cls, "__init__")
+        hints = get_type_hints(constructor, include_extras=True)
+        fields: dict[str, Any] = {}
+        for key, parameter in inspect.signature(constructor).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+                fields[key] = (hints[key], default)
+        reserved = [key for key in fields if key.startswith("_") or hasattr(BaseModel, key)]
+        if reserved:
+            raise ConfigError(f"{self.kind} {name!r}: an option cannot be called {reserved[0]!r}, the name is reserved; choose another")
+        return create_model(f"{name}_options", __config__=_OPTIONS, **fields)

@@ -56,6 +56,8 @@ COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """Columns of a predictions table; the last four and `site` may be null or absent in a foreign file."""
 
+_WHOLE = (pl.Int64, pl.Int16, pl.Int8)
+
 REQUIRED = ("sample_id", "time_days", "event", "risk")
 
 
@@ -86,7 +88,7 @@ class Predictions:
         """Survival probabilities, or None."""
         if self.survival_times_days is None or self.table["survival"].null_count() > 0:
             return None
-        return np.array(self.table["survival"].to_list(), dtype=np.float64).reshape(self.table.height, len(self.survival_times_days))
+        return self.table["survival"].explode().to_numpy().reshape(self.table.height, len(self.survival_times_days))
 
     def filter(self, predicate: pl.Expr) -> Predictions:
         """Return the rows that fulfil a polars predicate."""
@@ -109,42 +111,94 @@ def read_predictions(path: Path) -> Predictions:
             `subject_id` defaults to one subject per sample.
 
     Raises:
-        PredictionsError: A missing file or column, a duplicate sample (within a repeat), a time <= 0, a risk that is not finite,
-            or survival lists whose length differs from the times in the file's metadata.
+        PredictionsError: No parquet file, a missing column, a value that is not of its column's kind, a duplicate sample (within a
+            repeat), a time that is not finite and > 0, a risk that is not finite, survival that is not in [0, 1] or lists whose length
+            differs from the times in the file's metadata.
     """
-    if not path.is_file():
-        raise PredictionsError(f"{path}: no such predictions file")
-    table = pl.read_parquet(path)
-    absent = [name for name in REQUIRED if name not in table.columns]
-    if absent:
-        raise PredictionsError(f"{path}: missing column(s) {', '.join(absent)}; a predictions table needs {', '.join(REQUIRED)}")
-    table = _complete(table)
-    times_text = pl.read_parquet_metadata(path).get(SURVIVAL_TIMES_KEY)
-    predictions = Predictions(table, None if times_text is None else np.array(json.loads(times_text), dtype=np.float64))
-    _check(predictions, path)
-    return predictions
-
-
-def _complete(table: pl.DataFrame) -> pl.DataFrame:
-    """Add the columns a foreign file may leave out and cast all to their types."""
+    table = _read(path)
     if "subject_id" not in table.columns:
         table = table.with_columns(pl.col("sample_id").rank("dense").cast(pl.Int64).alias("subject_id"))
     absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in COLUMNS.items() if name not in table.columns]
-    return table.with_columns(absent).select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()])
+    table = table.with_columns(absent).select([_cast(table[name], path) if name in table.columns else pl.col(name) for name in COLUMNS])
+    predictions = Predictions(table, _survival_times(path))
+    _check_rows(table, path)
+    _check_survival(predictions, path)
+    return predictions
 
 
-def _check(predictions: Predictions, path: Path) -> None:
-    table = predictions.table
-    if table.select("sample_id", "repeat").is_duplicated().any():
-        raise PredictionsError(f"{path}: a sample_id occurs twice; expected one row per sample (and repeat)")
-    if table["time_days"].is_null().any() or not bool((table["time_days"] > 0).all()):
-        raise PredictionsError(f"{path}: time_days holds a null or a value <= 0; expected days > 0 from the prediction time")
-    if table["event"].is_null().any() or not bool((table["event"] >= 0).all()):
-        raise PredictionsError(f"{path}: event holds a null or a negative code; expected 0 censored, 1 event, 2.. competing")
-    if table["risk"].is_null().any() or not bool(table["risk"].is_finite().all()):
-        raise PredictionsError(f"{path}: risk holds a null, NaN or infinity; expected one finite number per row, higher = earlier event")
-    times = predictions.survival_times_days
-    if times is not None:
-        lengths = table["survival"].drop_nulls().list.len()
-        if bool((lengths != len(times)).any()):
-            raise PredictionsError(f"{path}: survival lists differ in length from the {len(times)} {SURVIVAL_TIMES_KEY} in the metadata")
+def _read(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise PredictionsError(f"{path}: no such predictions file")
+    try:
+        table = pl.read_parquet(path, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise PredictionsError(f"{path}: not readable as parquet ({first_line}); write the predictions as parquet") from None
+    absent = [name for name in REQUIRED if name not in table.columns]
+    if absent:
+        raise PredictionsError(f"{path}: missing column(s) {', '.join(absent)}; a predictions table needs {', '.join(REQUIRED)}")
+    return table
+
+
+def _cast(values: pl.Series, path: Path) -> pl.Series:
+    """Cast a column to its type; text is never read as a number, nor a fraction as a whole number."""
+    kind = COLUMNS[values.name]
+    wanted = "whole numbers" if kind in _WHOLE else "numbers" if kind == pl.Float64 else f"values of type {kind}"
+    is_number = values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)
+    wrong = f"{path}: {values.name} holds {values.dtype} values that are no {wanted}"
+    if (kind == pl.Float64 or kind in _WHOLE) and not is_number:
+        raise PredictionsError(f"{wrong}; write the column with the right type")
+    if kind in _WHOLE and values.dtype.is_float() and (values % 1 != 0).any():  # true for NaN and infinity as well
+        raise PredictionsError(f"{wrong}; write whole numbers")
+    try:
+        return values.cast(kind)
+    except pl.exceptions.PolarsError:
+        raise PredictionsError(f"{wrong}, or do not fit {kind}; write the column with the right type") from None
+
+
+def _survival_times(path: Path) -> Float[np.ndarray, " time"] | None:
+    text = pl.read_parquet_metadata(path).get(SURVIVAL_TIMES_KEY)
+    if text is None:
+        return None
+    try:
+        times = np.array(json.loads(text), dtype=np.float64)
+    except (ValueError, TypeError):
+        times = np.zeros(0)
+    if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) <= 0).any():
+        raise PredictionsError(
+            f"{path}: {SURVIVAL_TIMES_KEY} in the file's metadata is {text[:40]!r}; "
+            "expected a JSON list of days in ascending order, such as [30, 180, 365]"
+        )
+    return times
+
+
+def _check_rows(table: pl.DataFrame, path: Path) -> None:
+    time, event, risk = table["time_days"], table["event"], table["risk"]
+    _refuse(table["sample_id"].is_null(), f"{path}: sample_id is null", "a name for every sample")
+    _refuse(table["subject_id"].is_null(), f"{path}: subject_id is null", "one for every sample, or leave the column out")
+    _refuse(table.select("sample_id", "repeat").is_duplicated(), f"{path}: a sample_id occurs twice", "one row per sample (and repeat)")
+    _refuse(
+        (time <= 0) | ~time.is_finite(), f"{path}: time_days holds a null, NaN, infinity or value <= 0", "days > 0 from the prediction time"
+    )
+    _refuse(event < 0, f"{path}: event holds a null or a negative code", "0 censored, 1 event, 2.. competing")
+    _refuse(~risk.is_finite(), f"{path}: risk holds a null, NaN or infinity", "one finite number per row, higher = earlier event")
+
+
+def _refuse(wrong: pl.Series, what: str, expected: str) -> None:
+    """Raise where a row is wrong (null counts as wrong), with the number of such rows and the first, counted from 1."""
+    rows = wrong.fill_null(True).arg_true()
+    if len(rows):
+        raise PredictionsError(f"{what} in {len(rows)} row(s), the first is row {rows[0] + 1}; expected {expected}")
+
+
+def _check_survival(predictions: Predictions, path: Path) -> None:
+    times, curves = predictions.survival_times_days, predictions.table["survival"]
+    if times is None:
+        return
+    _refuse(
+        curves.list.len().fill_null(len(times)) != len(times),
+        f"{path}: survival lists differ in length from the {len(times)} {SURVIVAL_TIMES_KEY} in the metadata",
+        "one probability per time",
+    )
+    inside = curves.list.eval((pl.element() >= 0) & (pl.element() <= 1) & pl.element().is_not_null()).list.all()
+    _refuse(~inside & curves.is_not_null(), f"{path}: survival holds a null, NaN or value outside [0, 1]", "probabilities")

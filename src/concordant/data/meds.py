@@ -12,10 +12,7 @@ import polars as pl
 from jaxtyping import Int
 
 from concordant.core.errors import RecordError
-from concordant.core.events import Events
-
-BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
-"""Codes of the birth event; a look-back never cuts it, since the age follows from it."""
+from concordant.core.events import BIRTH_CODES, Events
 
 _DAY_US = 86_400_000_000
 

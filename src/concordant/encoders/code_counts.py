@@ -11,11 +11,8 @@ import numpy as np
 
 from concordant.core.embedding import CodeEmbedding
 from concordant.core.errors import ConfigError
-from concordant.core.events import Events
+from concordant.core.events import BIRTH_CODES, Events
 from concordant.encoders.base import ENCODERS, EncoderCard, RecordEncoder
-
-BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
-"""Codes of the birth event."""
 
 AGE_CODE = "AGE//years"
 """Code of the age at the prediction time."""

@@ -45,7 +45,7 @@ class MultiHeadAttention(nn.Module):
         Vaswani et al., Attention is all you need, NeurIPS 2017, section 3.2.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         """Split `width` into `heads` equal parts.
 
         Raises:
@@ -59,7 +59,6 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, query: Float[Tensor, "batch query dim"], key: Float[Tensor, "batch key dim"], key_valid: Bool[Tensor, "batch key"]
@@ -71,7 +70,7 @@ class MultiHeadAttention(nn.Module):
         scores = self._split(self.query(query)) @ self._split(self.key(key)).transpose(-1, -2)
         scores = scores / (query.shape[-1] // self.heads) ** 0.5
         weights = torch.softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min), dim=-1)
-        mixed = (self.dropout(weights) @ self._split(self.value(key))).transpose(1, 2).flatten(2)
+        mixed = (weights @ self._split(self.value(key))).transpose(1, 2).flatten(2)
         there = any_key[:, None, None].to(mixed.dtype)
         return Attended(self.output(mixed) * there, weights.mean(1) * there)
 
@@ -87,7 +86,7 @@ class EncoderLayer(nn.Module):
         """Build self-attention and a feed-forward layer of twice the width."""
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, heads, dropout)
+        self.attention = MultiHeadAttention(width, heads)
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout)
         self.dropout = nn.Dropout(dropout)

@@ -42,7 +42,7 @@ class Guide(nn.Module):
         self.anchor = Anchored(dims.width)
         self.norm_guide = nn.LayerNorm(dims.width)
         self.norm_guided = nn.LayerNorm(dims.width)
-        self.attention = MultiHeadAttention(dims.width, heads, dims.dropout)
+        self.attention = MultiHeadAttention(dims.width, heads)
         self.guided_stream = Stream(dims, heads)
         self.own_stream = Stream(dims, heads)
 

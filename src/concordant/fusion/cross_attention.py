@@ -25,7 +25,7 @@ class CrossBlock(nn.Module):
         self.anchor = Anchored(width)
         self.norm_query = nn.LayerNorm(width)
         self.norm_key = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, heads, dims.dropout)
+        self.attention = MultiHeadAttention(width, heads)
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dims.dropout)
         self.dropout = nn.Dropout(dims.dropout)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
 
 import polars as pl
 
 from concordant.config import FEATURES, Component, Study
-from concordant.core.errors import CohortError, did_you_mean
+from concordant.core.errors import CohortError, FeatureError, did_you_mean
 from concordant.core.files import DigestCache
 from concordant.core.modality import Modality
 from concordant.data.audit import Audit, audit
 from concordant.data.cohort import Cohort, read_cohort
-from concordant.data.features import FeatureOptions
+from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events
 from concordant.embeddings.extract import Progress, embed
 from concordant.embeddings.store import EmbeddingStore
@@ -62,13 +64,27 @@ def read_data(study: Study) -> StudyData:
     """Read and check the cohorts, and draw or read the folds.
 
     Raises:
-        CohortError: A table breaks an invariant, or the folds do not fit the table.
+        CohortError: A table breaks an invariant, two cohorts share a sample_id by which a file of features or predictions would be
+            joined to both, or the folds do not fit the table.
     """
     source = study.cohorts.development
     folded = study.cross_validation is not None
     development = read_cohort(source.table, label=source.name, meds=source.meds, splits_required=not folded)
     external = tuple(read_cohort(one.table, label=one.name, meds=one.meds, splits_required=False) for one in study.cohorts.external)
+    _check_sample_ids(study, (development, *external))
     return StudyData(development, external, _assignment(study, development) if folded else None)
+
+
+def _check_sample_ids(study: Study, cohorts: tuple[Cohort, ...]) -> None:
+    """Refuse a sample_id in two cohorts where a file names samples by it alone."""
+    by_name = study.foreign or any(choice.name == FEATURES for modality in Modality for choice in study.encoder_choices(modality))
+    for one, other in combinations(cohorts, 2):
+        shared = len(set(one.sample_ids) & set(other.sample_ids))
+        if by_name and shared:
+            raise CohortError(
+                f"{one.path} and {other.path} share {shared} sample_id(s); files of features and of predictions name samples by their "
+                "sample_id alone, so make them different, for example by a prefix"
+            )
 
 
 def _assignment(study: Study, development: Cohort) -> pl.DataFrame:
@@ -79,14 +95,37 @@ def _assignment(study: Study, development: Cohort) -> pl.DataFrame:
         raise CohortError(
             f"{development.path}: no column {options.group!r} to group folds by.{did_you_mean(options.group, taking_part.columns)}"
         )
-    if options.assignment is None:
-        return assign_folds(taking_part, group=options.group, folds=options.folds, repeats=options.repeats, seed=options.seed)
-    given = pl.read_csv(options.assignment, schema_overrides={"sample_id": pl.String})
-    absent = [name for name in ("sample_id", "repeat", "fold") if name not in given.columns]
+    if options.assignment is not None:
+        assignment = _read_assignment(options.assignment)
+        _check_assignment(assignment, taking_part, study)
+        return assignment
+    groups = taking_part[options.group].drop_nulls().n_unique() + taking_part[options.group].null_count()
+    if options.folds > groups:
+        raise CohortError(
+            f"{development.path}: cross_validation.folds is {options.folds}, but only {groups} values of {options.group} take part, and "
+            "none is divided; give fewer folds"
+        )
+    return assign_folds(taking_part, group=options.group, folds=options.folds, repeats=options.repeats, seed=options.seed)
+
+
+_ASSIGNMENT = {"sample_id": pl.String(), "repeat": pl.Int16(), "fold": pl.Int16()}
+
+
+def _read_assignment(path: Path) -> pl.DataFrame:
+    try:
+        given = pl.read_csv(path, schema_overrides=_ASSIGNMENT)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CohortError(
+            f"{path}: not readable ({reason}); expected CSV with sample_id, repeat, fold, the last two whole numbers"
+        ) from None
+    absent = [name for name in _ASSIGNMENT if name not in given.columns]
     if absent:
-        raise CohortError(f"{options.assignment}: no column {', '.join(absent)}; expected sample_id, repeat, fold")
-    assignment = given.select("sample_id", pl.col("repeat").cast(pl.Int16), pl.col("fold").cast(pl.Int16))
-    _check_assignment(assignment, taking_part, study)
+        raise CohortError(f"{path}: no column {', '.join(absent)}; expected sample_id, repeat, fold")
+    assignment = given.select(_ASSIGNMENT)
+    folds = assignment.group_by("repeat").agg(pl.col("fold").n_unique())
+    if sum(assignment.null_count().row(0)) or (folds["fold"] < 2).any():
+        raise CohortError(f"{path}: a value is null, or a repeat has one fold only; expected at least two folds in every repeat")
     return assignment
 
 
@@ -104,11 +143,33 @@ def _check_assignment(assignment: pl.DataFrame, taking_part: pl.DataFrame, study
         )
 
 
+def check_inputs(study: Study, data: StudyData) -> None:
+    """Look for what is wrong with feature files and scan columns, before anything slow begins.
+
+    Raises:
+        FeatureError: A feature file breaks its format, or has nothing for the development cohort.
+        CohortError: An encoder of scans, and a cohort without `ct_path`.
+    """
+    for modality in Modality:
+        for choice in study.encoder_choices(modality):
+            if choice.name == FEATURES:
+                _check_features(FeatureOptions(**choice.options), data.development)
+            elif modality is Modality.CT:
+                for cohort in data.cohorts:
+                    cohort.ct_path(0)
+
+
+def _check_features(options: FeatureOptions, development: Cohort) -> None:
+    features = read_features(options)
+    if all(features.embedding(sample_id) is None for sample_id in development.sample_ids):
+        raise FeatureError(f"{options.path}: no sample of {development.path} has a feature in it; check the sample_id column")
+
+
 def embed_all(study: Study, data: StudyData, *, workers: int, retry_quarantined: bool, progress: Progress | None) -> Stores:
-    """Fill, or open, the store of every encoder a member uses, for every cohort."""
+    """Fill, or open, the store of every encoder a member uses, for every cohort; scans last, so that they do not hide a fault elsewhere."""
     digests = DigestCache(study.embeddings_root / "digests.json")
     stores: dict[tuple[Modality, str], dict[str, EmbeddingStore]] = {}
-    for modality in Modality:
+    for modality in (Modality.EHR, Modality.CT):
         for choice in study.encoder_choices(modality):
             stores[modality, choice.label] = {
                 cohort.label: embed(

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 
 from concordant.config import Member, Study
 from concordant.core.artifacts import MemberFolder
-from concordant.core.errors import NotApplicableError, StoreError
+from concordant.core.errors import CohortError, NotApplicableError, StoreError
 from concordant.core.files import read_json, write_json, write_text
 from concordant.core.modality import Modality
 from concordant.core.survival import Predictions, read_predictions
-from concordant.fusion import BOTH, FUSIONS, FusionDims
+from concordant.fusion import BOTH, FUSIONS, FusionDims, modalities_used
 from concordant.study.cohorts import Stores, StudyData
 from concordant.study.units import CohortPart, Unit, availability
 from concordant.training.fit import refuse_single_key
@@ -149,14 +149,32 @@ def _part(study: Study, data: StudyData, stores: Stores, member: Member, cohort:
     return CohortPart(label, keys, folders, availability(present, table.height))
 
 
+def refuse_without_events(plans: Sequence[MemberPlan]) -> None:
+    """Refuse, before the first fit, what no member could be fitted on or stopped by: nobody with its modalities had the event.
+
+    Raises:
+        CohortError: The message names the member, the fold and the part.
+    """
+    for plan in plans:
+        used = modalities_used(plan.member.fusion.name, plan.member.fusion.options)
+        for unit in plan.units:
+            known = unit.development.available.is_in(["both", *used]).to_numpy()
+            observed = (unit.development.table["event"] == 1).to_numpy()
+            for part in ("train", "tuning"):
+                rows = unit.rows[part]
+                if not (known & observed)[rows].any():
+                    raise CohortError(
+                        f"{unit.name}: {part} has no observed event (event = 1) among its {known[rows].sum()} samples with "
+                        f"{' or '.join(used)}; a model cannot be fitted. Check the events, and who has the modality in which split or fold"
+                    )
+
+
 def survival_times(study: Study, data: StudyData) -> Float[np.ndarray, " time"]:
     """Return 100 quantiles of the event times of train (under cross-validation, of all rows that take part), and the horizons."""
+    folded = data.assignment
     table = data.development.table
-    if data.assignment is None:
-        table = table.filter(pl.col("split") == "train")
-    else:
-        table = table.join(data.assignment, on="sample_id", how="semi")
-    events = table.filter(pl.col("event") == 1)["time_days"].to_numpy()
+    learned = table.filter(pl.col("split") == "train") if folded is None else table.join(folded, on="sample_id", how="semi")
+    events = learned.filter(pl.col("event") == 1)["time_days"].to_numpy()
     quantiles = np.quantile(events, np.linspace(0, 1, SURVIVAL_QUANTILES), method="nearest")
     return np.unique(np.concatenate([quantiles, np.array(study.task.horizons_days, dtype=np.float64)]))
 

@@ -9,15 +9,16 @@ from typing import Any
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
-from concordant.core.files import fingerprint, read_json, write_json
+from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
 from concordant.data.audit import Audit
 from concordant.embeddings.extract import Progress
 from concordant.engine import Outcome, run_tasks
 from concordant.report.html import write_report
-from concordant.study.cohorts import Stores, StudyData, audit_data, counted_records, embed_all, read_data, records_of
-from concordant.study.members import MemberPlan, collect, git_revision, plan_members, versions
+from concordant.study.cohorts import Stores, StudyData, audit_data, check_inputs, counted_records, embed_all, read_data, records_of
+from concordant.study.members import MemberPlan, collect, git_revision, plan_members, refuse_without_events, versions
 from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign, write_tables
-from concordant.study.units import Unit, run_unit
+from concordant.study.units import run_unit
+from concordant.training.fit import torch_device
 
 TABLES_VERSION = 1
 """Raised when the same predictions would give other tables or another report."""
@@ -27,12 +28,14 @@ WARNINGS_ONLY = ("encoders' training data", "scans of two subjects")
 
 
 def check_study(study: Study) -> Audit:
-    """Read a study's cohorts, folds and records and check them for leakage, without embedding or fitting anything.
+    """Read a study's cohorts, folds, features and records and check them for leakage, without embedding or fitting anything.
 
     Raises:
         ConcordantError: Anything wrong with the files.
     """
     data = read_data(study)
+    check_inputs(study, data)
+    read_foreign(study, data)
     return audit_data(study, data, counted_records(study, data))
 
 
@@ -62,15 +65,20 @@ def run_study(study: Study, *, workers: int = 1, progress: Progress | None = Non
         ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that failed (the others are kept).
     """
     started = datetime.now(UTC)
+    for member in study.members():
+        torch_device(member.train.device)
     data = read_data(study)
+    check_inputs(study, data)
     foreign = read_foreign(study, data)
     _refuse_leaks(audit_data(study, data, {}))
     stores = embed_all(study, data, workers=workers, retry_quarantined=False, progress=progress)
     audit = audit_data(study, data, records_of(stores))
     _refuse_leaks(audit)
     plans = plan_members(study, data, stores)
+    refuse_without_events(plans)
     _fit_all(study, plans, workers, progress)
-    facts = _facts(study, plans, foreign)
+    remove_abandoned(study.run_folder.path)
+    facts = _facts(study, data, plans, foreign)
     if not _is_current(study.run_folder, facts):
         write_json(study.run_folder.audit, audit.to_json())
         _judge(study, data, stores, plans, foreign, facts, started, progress)
@@ -96,14 +104,9 @@ def _fit_all(study: Study, plans: Sequence[MemberPlan], workers: int, progress: 
         unit, failure = failed[0]
         assert failure is not None  # noqa: S101 # the list holds nothing else; for the type checker
         raise ConcordantError(
-            f"{len(failed)} of {len(units)} fits failed, the first in {_name(unit)}: {failure.kind}: {failure.message}. "
+            f"{len(failed)} of {len(units)} fits failed, the first in {unit.name}: {failure.kind}: {failure.message}. "
             f"The others are kept; mend the cause and run again.{'' if failure.expected else chr(10) + failure.details}"
         )
-
-
-def _name(unit: Unit) -> str:
-    fold = "" if unit.fold is None else f", repeat {unit.repeat}, fold {unit.fold}"
-    return f"{unit.member.name}{fold}"
 
 
 def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outcome[None]], None]:
@@ -120,13 +123,14 @@ def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outc
     return report
 
 
-def _facts(study: Study, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
+def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
     """Return what tables and report depend on."""
     return {
         "tables_version": TABLES_VERSION,
         "name": study.name,
         "task": study.task.model_dump(mode="json"),
         "evaluate": study.evaluate.model_dump(mode="json"),
+        "cohorts": {cohort.label: file_digest(cohort.path) for cohort in data.cohorts},
         "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
         "reasons": {plan.member.name: plan.reason for plan in plans},
         "foreign": {

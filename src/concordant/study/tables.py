@@ -135,6 +135,8 @@ def _foreign(path: Any, study: Study, data: StudyData) -> dict[str, Predictions]
         raise PredictionsError(
             f"{path}: columns {', '.join(given.columns)}; predictions of others need sample_id and risk (higher = earlier)"
         )
+    if not given["risk"].dtype.is_numeric():
+        raise PredictionsError(f"{path}: risk is {given['risk'].dtype}; expected one finite number per sample, higher = earlier event")
     given = given.select(pl.col("sample_id").cast(pl.String), pl.col("risk").cast(pl.Float64))
     if given["sample_id"].is_duplicated().any() or not given["risk"].is_finite().fill_null(False).all():
         raise PredictionsError(f"{path}: a sample_id occurs twice, or a risk is null or not finite; expected one finite risk per sample")

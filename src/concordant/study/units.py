@@ -73,6 +73,12 @@ class Unit:
     times: Float[np.ndarray, " time"]
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        fold = "" if self.fold is None else f", repeat {self.repeat}, fold {self.fold}"
+        return f"{self.member.name}{fold}"
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the result depends on, apart from the stores' content, which their folder names fingerprint."""
         outcome = ("sample_id", "subject_id", "site", "time_days", "event")
@@ -82,6 +88,7 @@ class Unit:
             "member": self.member.resolved(),
             "cohorts": {part.label: fingerprint({"rows": part.table.select(outcome).rows()}) for part in parts},
             "stores": {part.label: {str(modality): folder.name for modality, folder in part.stores.items()} for part in parts},
+            "available": {part.label: fingerprint({"available": part.available.to_list()}) for part in parts},
             "rows": fingerprint({role: rows.tolist() for role, rows in self.rows.items()}),
             "times": self.times.tolist(),
         }
@@ -150,14 +157,14 @@ def _predict(fitted: FittedModel, unit: Unit, samples: Samples, part: CohortPart
 
 def _samples(part: CohortPart, member: Member) -> Samples:
     ids = tuple(part.table["sample_id"])
-    inputs = {modality: _read(folder, ids) for modality, folder in part.stores.items()}
+    inputs = {modality: _read(folder, ids, (folder / "manifest.json").stat().st_mtime_ns) for modality, folder in part.stores.items()}
     target = SurvivalTarget(part.table["time_days"].to_numpy(), part.table["event"].cast(pl.Int64).to_numpy())
     return Samples(inputs or {Modality.CT: absent_table(len(ids))}, target, part.table["subject_id"].to_numpy())
 
 
 @lru_cache(maxsize=8)
-def _read(folder: Path, sample_ids: tuple[str, ...]) -> EmbeddingTable:
-    """Read a cohort's embeddings once per process; the units of a study share them."""
+def _read(folder: Path, sample_ids: tuple[str, ...], made: int) -> EmbeddingTable:
+    """Read a cohort's embeddings once per process; the units of a study share them, and a store that was `made` anew is read anew."""
     return EmbeddingStore.open(folder).read(sample_ids)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from concordant.core.embedding import EmbeddingTable
-from concordant.core.errors import ConcordantError, NotApplicableError
+from concordant.core.errors import ConcordantError, ConfigError, NotApplicableError
 from concordant.core.modality import Modality
 from concordant.core.tokens import Pair
 from concordant.fusion import BOTH, Fusion, Phase
@@ -24,7 +24,6 @@ from concordant.training.gradients import backward
 from concordant.training.options import TrainOptions, regularisation
 from concordant.training.ridge import solve_ridge
 from concordant.training.scaling import Scaling, fit_scaling
-from concordant.training.selection import tuning_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,11 @@ def fit(train: Samples, tuning: Samples, spec: ModelSpec, options: TrainOptions 
         seed: Makes the fit deterministic on one machine.
 
     Raises:
-        ConcordantError: No observed event in train or tuning among the samples that have a modality.
+        ConcordantError: No observed event in train or tuning among the samples that have a modality, or a device that is not there.
         NotApplicableError: Attention over a single key.
     """
     options = options or TrainOptions()
-    device = torch.device(_device(options.device))
+    device = torch_device(options.device)
     scaling = {modality: fit_scaling(train.table(modality)) for modality in BOTH}
     events = int(train.target.observed.sum())
     strength = regularisation(options, events)
@@ -126,10 +125,21 @@ def refuse_single_key(fusion: Fusion, most_tokens: Mapping[Modality, int]) -> No
             )
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def torch_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: A name that torch does not know, or a GPU that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"train.device: given {name!r}, expected auto, cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"train.device: {name!r} is not there, torch sees {torch.cuda.device_count()} GPU(s); use auto or cpu")
+    return device
 
 
 def _usable(samples: Samples, fusion: Fusion, part: str) -> Samples:
@@ -162,7 +172,7 @@ def _descend(
     history: list[dict[str, Any]] = []
     for epoch in range(phase.epochs or options.max_epochs):
         if phase.epochs is None:
-            losses = _tuning_losses(model, train, tuning, options.chunk_size)
+            losses = _tuning_losses(model, tuning, options.chunk_size)
             keeper.see(losses)
             if keeper.exhausted:
                 break
@@ -172,7 +182,7 @@ def _descend(
         optimiser.step()
         history.append({"epoch": epoch, "train_loss": loss, "tuning_loss": losses if phase.epochs is None else None})
     if phase.epochs is None:
-        keeper.see(_tuning_losses(model, train, tuning, options.chunk_size))
+        keeper.see(_tuning_losses(model, tuning, options.chunk_size))
         keeper.restore()
     return history
 
@@ -213,15 +223,11 @@ class _BestViews:
             self._model.load_state_dict(state, strict=False)
 
 
-def _tuning_losses(model: TTEModel, train: Batch, tuning: Batch, chunk_size: int | None) -> list[float]:
-    seen = _evaluate(model, tuning.pair, chunk_size)
-    own = _evaluate(model, train.pair, chunk_size)
-    return [
-        float(
-            tuning_loss(model.head, own.log_hazard[:, v], seen.log_hazard[:, v], train, tuning, own.view_valid[:, v], seen.view_valid[:, v])
-        )
-        for v in range(seen.log_hazard.shape[1])
-    ]
+def _tuning_losses(model: TTEModel, tuning: Batch, chunk_size: int | None) -> list[float]:
+    """Return the negative log partial likelihood of tuning per event, for each view over the samples that have it."""
+    output = _evaluate(model, tuning.pair, chunk_size)
+    hazard, valid = output.log_hazard, output.view_valid
+    return [float(model.head.loss(hazard[:, view], tuning.time, tuning.event, valid[:, view])) for view in range(hazard.shape[1])]
 
 
 def _evaluate(model: TTEModel, pair: Pair, chunk_size: int | None) -> ModelOutput:

@@ -29,7 +29,7 @@ class TrainOptions(BaseModel):
     lr: Positive = 1e-3
     max_epochs: Annotated[int, Field(ge=1)] = 300
     patience: Annotated[int, Field(ge=1)] = 30
-    width: Annotated[int, Field(ge=2)] = 32
+    width: Annotated[int, Field(ge=2)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     weight_decay: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     chunk_size: Annotated[int, Field(ge=2)] | None = None

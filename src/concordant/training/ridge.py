@@ -16,7 +16,6 @@ from concordant.fusion.linear import LinearTerm, pooled_features
 from concordant.model import TTEModel
 from concordant.training.batches import Batch
 from concordant.training.cox_solver import solve_cox
-from concordant.training.selection import tuning_loss
 
 PENALTIES = tuple(float(value) for value in np.logspace(2, -3, 21))
 """Candidates, from heavy to light; the loss is per event and features are standardised, so one grid serves all cohorts."""
@@ -49,8 +48,7 @@ def solve_ridge(model: TTEModel, train: Batch, tuning: Batch) -> list[RidgeChoic
     best = start = np.zeros(basis.shape[1])
     for penalty in PENALTIES:
         start = solve_cox(reduced[0], targets[0], penalty=penalty, start=start)
-        hazards = [torch.from_numpy(values @ start) for values in reduced]
-        loss = float(tuning_loss(model.head, hazards[0], hazards[1], train, tuning))
+        loss = float(model.head.loss(torch.from_numpy(reduced[1] @ start), tuning.time.cpu(), tuning.event.cpu()))
         if not path or loss < min(choice.loss for choice in path):
             best = start
         path.append(RidgeChoice(penalty, loss))
