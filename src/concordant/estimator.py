@@ -35,7 +35,7 @@ class FusionSurvivalAnalysis:
 
     It calls the same `concordant.training.fit.fit` as a study.
 
-    Example:
+    Examples:
         >>> model = FusionSurvivalAnalysis(fusion="contrastive", seed=0).fit(ct, ehr, time, event)
         >>> model.score(ct_new, ehr_new, time_new, event_new)
     """

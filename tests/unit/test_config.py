@@ -238,6 +238,7 @@ def test_a_resolved_member_reads_as_its_own_study(folder):
         ("max_quarantined=2", "max_quarantined: given 2, expected less than or equal to 1"),
         ("evaluate.metrics=[concordance]", "evaluate.metrics.0: unknown metric 'concordance'. Did you mean 'concordance_index'?"),
         ("evaluate.metrics=[]", "evaluate.metrics: given [], expected "),
+        ("evaluate.metrics=[brier_score]", "evaluate.metrics: given ['brier_score'], expected concordance_index or concordance_index_ipcw"),
         ("evaluate.censoring=test", "evaluate.censoring: given 'test', expected 'cohort', 'train' or 'pooled'"),
         ("cohorts.development.table=none.parquet", "cohorts.development.table: no such file or folder: {folder}/none.parquet"),
         ("cohorts.development.meds=none", "cohorts.development.meds: no such file or folder: {folder}/none"),
@@ -298,7 +299,7 @@ def test_a_missing_file_a_folder_and_a_binary_file_are_refused(folder):
 
 
 def test_a_metric_at_horizons_needs_horizons(folder):
-    text = message(folder, MINIMAL, "evaluate.metrics=[brier_score]", "task={event: death}")
+    text = message(folder, MINIMAL, "evaluate.metrics=[concordance_index, brier_score]", "task={event: death}")
     assert "brier_score is computed at horizons" in text
 
 

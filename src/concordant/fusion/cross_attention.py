@@ -10,7 +10,7 @@ from torch import nn
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import FusionOutput, Pair, Tokens
-from concordant.fusion.attention import Anchored, FeedForward, GatedPool, MultiHeadAttention, Reading
+from concordant.fusion.attention import Anchored, ChannelDropout, FeedForward, GatedPool, MultiHeadAttention, Reading
 from concordant.fusion.base import BOTH, FUSIONS, Fusion, FusionDims
 from concordant.fusion.layers import Hidden
 
@@ -28,7 +28,7 @@ class CrossBlock(nn.Module):
         self.attention = MultiHeadAttention(width, heads)
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dims.dropout)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = ChannelDropout(dims.dropout)
         self.pool = GatedPool(width)
 
     def forward(self, query: Tokens, key: Tokens) -> Reading:

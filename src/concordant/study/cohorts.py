@@ -64,27 +64,13 @@ def read_data(study: Study) -> StudyData:
     """Read and check the cohorts, and draw or read the folds.
 
     Raises:
-        CohortError: A table breaks an invariant, two cohorts share a sample_id by which a file of features or predictions would be
-            joined to both, or the folds do not fit the table.
+        CohortError: A table breaks an invariant, or the folds do not fit the table.
     """
     source = study.cohorts.development
     folded = study.cross_validation is not None
     development = read_cohort(source.table, label=source.name, meds=source.meds, splits_required=not folded)
     external = tuple(read_cohort(one.table, label=one.name, meds=one.meds, splits_required=False) for one in study.cohorts.external)
-    _check_sample_ids(study, (development, *external))
     return StudyData(development, external, _assignment(study, development) if folded else None)
-
-
-def _check_sample_ids(study: Study, cohorts: tuple[Cohort, ...]) -> None:
-    """Refuse a sample_id in two cohorts where a file names samples by it alone."""
-    by_name = study.foreign or any(choice.name == FEATURES for modality in Modality for choice in study.encoder_choices(modality))
-    for one, other in combinations(cohorts, 2):
-        shared = len(set(one.sample_ids) & set(other.sample_ids))
-        if by_name and shared:
-            raise CohortError(
-                f"{one.path} and {other.path} share {shared} sample_id(s); files of features and of predictions name samples by their "
-                "sample_id alone, so make them different, for example by a prefix"
-            )
 
 
 def _assignment(study: Study, development: Cohort) -> pl.DataFrame:
@@ -122,7 +108,7 @@ def _read_assignment(path: Path) -> pl.DataFrame:
     absent = [name for name in _ASSIGNMENT if name not in given.columns]
     if absent:
         raise CohortError(f"{path}: no column {', '.join(absent)}; expected sample_id, repeat, fold")
-    assignment = given.select(_ASSIGNMENT)
+    assignment = given.select(list(_ASSIGNMENT))
     folds = assignment.group_by("repeat").agg(pl.col("fold").n_unique())
     if sum(assignment.null_count().row(0)) or (folds["fold"] < 2).any():
         raise CohortError(f"{path}: a value is null, or a repeat has one fold only; expected at least two folds in every repeat")
@@ -148,8 +134,10 @@ def check_inputs(study: Study, data: StudyData) -> None:
 
     Raises:
         FeatureError: A feature file breaks its format, or has nothing for the development cohort.
-        CohortError: An encoder of scans, and a cohort without `ct_path`.
+        CohortError: An encoder of scans, and a cohort without `ct_path`; or a sample_id in two cohorts, where a file of features or
+            predictions names samples by it alone.
     """
+    _check_sample_ids(study, data.cohorts)
     for modality in Modality:
         for choice in study.encoder_choices(modality):
             if choice.name == FEATURES:
@@ -157,6 +145,17 @@ def check_inputs(study: Study, data: StudyData) -> None:
             elif modality is Modality.CT:
                 for cohort in data.cohorts:
                     cohort.ct_path(0)
+
+
+def _check_sample_ids(study: Study, cohorts: tuple[Cohort, ...]) -> None:
+    by_name = study.foreign or any(choice.name == FEATURES for modality in Modality for choice in study.encoder_choices(modality))
+    for one, other in combinations(cohorts, 2):
+        shared = len(set(one.sample_ids) & set(other.sample_ids))
+        if by_name and shared:
+            raise CohortError(
+                f"{one.path} and {other.path} share {shared} sample_id(s); files of features and of predictions name samples by their "
+                "sample_id alone, so make them different, for example by a prefix"
+            )
 
 
 def _check_features(options: FeatureOptions, development: Cohort) -> None:

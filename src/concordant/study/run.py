@@ -10,7 +10,7 @@ from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
-from concordant.data.audit import Audit
+from concordant.data.audit import Audit, AuditCheck
 from concordant.embeddings.extract import Progress
 from concordant.engine import Outcome, run_tasks
 from concordant.report.html import write_report
@@ -34,9 +34,11 @@ def check_study(study: Study) -> Audit:
         ConcordantError: Anything wrong with the files.
     """
     data = read_data(study)
-    check_inputs(study, data)
-    read_foreign(study, data)
-    return audit_data(study, data, counted_records(study, data))
+    found = audit_data(study, data, counted_records(study, data))
+    if not _leaks(found):  # a leak comes first: it may be why a file does not fit
+        check_inputs(study, data)
+        read_foreign(study, data)
+    return found
 
 
 def embed_study(study: Study, *, workers: int = 1, retry_quarantined: bool = False, progress: Progress | None = None) -> Stores:
@@ -68,9 +70,9 @@ def run_study(study: Study, *, workers: int = 1, progress: Progress | None = Non
     for member in study.members():
         torch_device(member.train.device)
     data = read_data(study)
+    _refuse_leaks(audit_data(study, data, {}))
     check_inputs(study, data)
     foreign = read_foreign(study, data)
-    _refuse_leaks(audit_data(study, data, {}))
     stores = embed_all(study, data, workers=workers, retry_quarantined=False, progress=progress)
     audit = audit_data(study, data, records_of(stores))
     _refuse_leaks(audit)
@@ -85,10 +87,13 @@ def run_study(study: Study, *, workers: int = 1, progress: Progress | None = Non
     return study.run_folder
 
 
+def _leaks(audit: Audit) -> list[AuditCheck]:
+    return [check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY]
+
+
 def _refuse_leaks(audit: Audit) -> None:
-    failed = [check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY]
-    if failed:
-        listed = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+    if leaks := _leaks(audit):
+        listed = "; ".join(f"{check.name}: {check.detail}" for check in leaks)
         raise CohortError(f"the audit found a leak: {listed}. Mend the cohort tables; `concordant check` shows all checks")
 
 

@@ -210,7 +210,7 @@ def _summary(column: pl.Series) -> str | None:
     if column.dtype.is_numeric() and known.n_unique() > 2:
         low, middle, high = (known.quantile(share) for share in (0.25, 0.5, 0.75))
         return f"median {middle:.3g} (quartiles {low:.3g} to {high:.3g})"
-    counts = known.cast(pl.String).value_counts(sort=True)
+    counts = known.cast(pl.String).alias("level").value_counts(name="count").sort("count", "level", descending=[True, False])
     if known.is_empty() or counts.height > _MOST_LEVELS:
         return None
     return ", ".join(f"{level}: {count}" for level, count in counts.rows())

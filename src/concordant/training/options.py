@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MANY_EVENTS = 1000
+"""Observed events in train from which "auto" regularisation begins to shrink."""
+
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -52,10 +55,14 @@ class Regularisation:
 def regularisation(options: TrainOptions, events: int) -> Regularisation:
     """Set dropout and weight decay from the number of observed events in train, where they are "auto".
 
+    0.5 and 1.0 up to `MANY_EVENTS` events; beyond that both shrink in proportion to 1 / events, as the information in a partial likelihood
+    grows with the events alone (docs/decisions/0002).
+
     Args:
         options: As given; a number is taken as it is.
         events: Observed events in train.
     """
-    dropout = 0.5 if options.dropout == "auto" else options.dropout
-    weight_decay = 1.0 if options.weight_decay == "auto" else options.weight_decay
+    share = min(1.0, MANY_EVENTS / max(events, 1))
+    dropout = 0.5 * share if options.dropout == "auto" else options.dropout
+    weight_decay = 1.0 * share if options.weight_decay == "auto" else options.weight_decay
     return Regularisation(dropout, weight_decay)

@@ -1,0 +1,145 @@
+"""The tables of a run: predictions of others, what is said of cohorts, and that nothing names a patient."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
+
+from concordant.core.errors import PredictionsError
+from concordant.core.survival import COLUMNS
+from concordant.metrics import median_follow_up
+from concordant.study.cohorts import embed_all, read_data
+from concordant.study.members import plan_members
+from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign
+from study_fixture import alter, small_study, write_tables
+
+FOREIGN = [{"name": "score", "table": "score.parquet"}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tables(tmp_path)
+
+
+def write_score(folder: Path, rows: pl.DataFrame, **columns: object) -> None:
+    rows.select("sample_id", pl.col("time_days").neg().alias("risk")).with_columns(**columns).write_parquet(folder / "score.parquet")
+
+
+def foreign(folder: Path, **changes: object):
+    study = small_study(folder, foreign=FOREIGN, **changes)
+    return read_foreign(study, read_data(study))["score"]
+
+
+def rows_of(folder: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(folder / f"{name}.parquet")
+
+
+def held_out(folder: Path) -> pl.DataFrame:
+    return rows_of(folder, "development").filter(pl.col("split") == "held_out")
+
+
+def test_predictions_of_others_are_joined_to_the_outcomes_of_the_cohorts_they_cover(folder):
+    write_score(folder, pl.concat([rows_of(folder, "external")[::-1], held_out(folder).drop("split")]))
+    found = foreign(folder)
+    assert {label: predictions.table.height for label, predictions in found.items()} == {"held_out": 20, "west": 40}
+    for predictions in found.values():
+        assert list(predictions.table.columns) == list(COLUMNS)
+        assert predictions.risk.tolist() == (-predictions.target.time).tolist()
+        assert predictions.survival is None
+    assert found["west"].table["sample_id"].to_list() == rows_of(folder, "external")["sample_id"].to_list()
+
+
+def test_a_cohort_that_is_not_covered_is_left_out(folder):
+    write_score(folder, rows_of(folder, "external"))
+    assert list(foreign(folder)) == ["west"]
+
+
+def test_under_cross_validation_the_predictions_of_others_stand_in_every_repeat_and_fold(folder):
+    write_score(folder, rows_of(folder, "development"))
+    table = foreign(folder, cross_validation={"folds": 2, "repeats": 3})["development"].table
+    assert table.height == 3 * 80
+    assert table.select("sample_id", "repeat").is_unique().all()
+    assert table["fold"].n_unique() == 2
+
+
+FAULTS = {
+    "a part of a cohort": (
+        "external",
+        lambda rows: rows[1:],
+        {},
+        "covers 39 of the 40 rows of west; give a risk for all",
+    ),
+    "nobody": ("external", lambda rows: rows.with_columns(sample_id=pl.lit("x"))[:1], {}, "no sample of this study's cohorts is in it"),
+    "twice": ("external", lambda rows: pl.concat([rows, rows]), {}, "a sample_id occurs twice"),
+    "null": ("external", lambda rows: rows, {"risk": pl.lit(None, pl.Float64)}, "a risk is null or not finite"),
+    "infinite": ("external", lambda rows: rows, {"risk": pl.lit(np.inf)}, "a risk is null or not finite"),
+    "text": ("external", lambda rows: rows, {"risk": pl.lit("high")}, "risk is String; expected one finite number per sample"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_predictions_of_others_that_do_not_fit_are_refused(folder, fault):
+    cohort, change, columns, message = FAULTS[fault]
+    write_score(folder, change(rows_of(folder, cohort)), **columns)
+    with pytest.raises(PredictionsError, match=message) as caught:
+        foreign(folder)
+    assert str(caught.value).startswith(f"{folder / 'score.parquet'}: ")
+
+
+def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
+    rows_of(folder, "external").select("sample_id").write_parquet(folder / "score.parquet")
+    with pytest.raises(PredictionsError, match="need sample_id and risk"):
+        foreign(folder)
+    (folder / "score.parquet").write_text("sample_id,risk\n")
+    with pytest.raises(PredictionsError, match="not readable as parquet"):
+        foreign(folder)
+
+
+def facts_of(folder: Path, **changes: object):
+    study = small_study(folder, **changes)
+    data = read_data(study)
+    stores = embed_all(study, data, workers=1, retry_quarantined=False, progress=None)
+    plans = plan_members(study, data, stores)
+    return cohort_facts(study, data, plans), member_facts(plans, []), quarantine_facts(stores)
+
+
+def test_cohorts_are_described_in_counts(folder):
+    (internal, external), _, quarantined = facts_of(folder)
+    rows = held_out(folder)
+    assert (internal["label"], internal["role"]) == ("held_out", "internal")
+    assert (internal["n"], internal["n_train"], internal["n_tuning"]) == (20, 60, 20)
+    assert internal["n_events"] == rows["event"].sum()
+    assert internal["sites"] == dict(rows["site"].value_counts().rows())
+    assert internal["median_follow_up_days"] == pytest.approx(median_follow_up(rows["time_days"].to_numpy(), rows["event"].to_numpy()))
+    assert internal["columns"]["sex"] == "female: 10, male: 10"
+    assert (external["label"], external["role"], external["n"], external["n_train"]) == ("west", "external", 40, None)
+    assert sum(external["available"].values()) == 40
+    assert set(external["available"]) <= {"both", "ct", "ehr", "none"}
+    assert quarantined == []
+
+
+def test_under_cross_validation_the_whole_cohort_is_described(folder):
+    (internal, _), _, _ = facts_of(folder, cross_validation={"folds": 2})
+    assert (internal["label"], internal["n"], internal["n_train"]) == ("development", 100, None)
+
+
+def test_a_column_that_may_name_a_patient_is_not_described(folder):
+    alter(folder / "development.parquet", lambda table: table.with_columns(name=pl.col("sample_id"), nothing=pl.lit(None, pl.String)))
+    (internal, _), _, _ = facts_of(folder)
+    assert set(internal["columns"]) == {"household", "sex"}
+    assert internal["columns"]["household"].startswith("median ")
+
+
+def test_members_are_described_with_the_reason_where_one_cannot_be_fitted(folder):
+    _, members, _ = facts_of(folder, grid={"fusion": ["concat", {"name": "cross_attention", "query": "ct"}], "seed": [0, 1]})
+    assert [one["status"] for one in members] == ["done", "done", "not_applicable", "not_applicable"]
+    assert members[0]["reason"] is None
+    assert "attention over ehr needs more than one token" in members[2]["reason"]
+    assert [one["seed"] for one in members] == [0, 1, 0, 1]
+    assert members[0]["folder"] == "concat__scan__record__cox__seed0"
