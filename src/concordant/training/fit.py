@@ -171,7 +171,8 @@ def _descend(
     keeper = _BestViews(model, options.patience)
     history: list[dict[str, Any]] = []
     for epoch in range(phase.epochs or options.max_epochs):
-        if phase.epochs is None:
+        losses = None
+        if phase.epochs is None and epoch >= options.min_epochs:
             losses = _tuning_losses(model, tuning, options.chunk_size)
             keeper.see(losses)
             if keeper.exhausted:
@@ -180,7 +181,7 @@ def _descend(
         optimiser.zero_grad()
         loss = backward(model, train, phase, options.chunk_size)
         optimiser.step()
-        history.append({"epoch": epoch, "train_loss": loss, "tuning_loss": losses if phase.epochs is None else None})
+        history.append({"epoch": epoch, "train_loss": loss, "tuning_loss": losses})
     if phase.epochs is None:
         keeper.see(_tuning_losses(model, tuning, options.chunk_size))
         keeper.restore()

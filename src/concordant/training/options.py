@@ -19,6 +19,7 @@ class TrainOptions(BaseModel):
     Attributes:
         lr: Learning rate of AdamW.
         max_epochs: Upper limit of epochs.
+        min_epochs: Epochs before the tuning loss is heeded: with a few tuning events it may by chance be best before anything is learned.
         patience: Epochs without a better tuning loss before training stops.
         width: Width of the shared latent space.
         dropout: Probability of dropping a unit, or "auto".
@@ -31,6 +32,7 @@ class TrainOptions(BaseModel):
 
     lr: Positive = 1e-3
     max_epochs: Annotated[int, Field(ge=1)] = 300
+    min_epochs: Annotated[int, Field(ge=0)] = 20
     patience: Annotated[int, Field(ge=1)] = 30
     width: Annotated[int, Field(ge=2)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
