@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import CodeTokens, Pair, Tokens
@@ -47,16 +48,27 @@ class TokenProjector(nn.Module):
         self.token = nn.Linear(dims.token_dim, width)
         self.pooled = None if dims.pooled_dim is None else nn.Linear(dims.pooled_dim, width)
 
-    def forward(self, tokens: Tokens) -> Tokens:
-        """Project; invalid tokens and missing samples come out as zero, whatever stood there."""
+    def forward(self, tokens: Tokens, pooled_only: bool) -> Tokens:
+        """Project; invalid tokens and missing samples come out as zero, whatever stood there.
+
+        With `pooled_only` the tokens themselves are left empty where the encoder has a pooled vector: nobody reads them.
+        """
+        if pooled_only and self.pooled is not None:
+            return self._pooled_only(tokens)
         valid = tokens.valid[..., None]
         values = self.token(torch.where(valid, tokens.values, torch.zeros_like(tokens.values)))
         values = torch.where(valid, values, torch.zeros_like(values))
         if self.pooled is None or tokens.pooled is None:
             return Tokens(values, tokens.valid, values.sum(1) / tokens.valid.sum(1, keepdim=True).clamp(min=1))
+        return Tokens(values, tokens.valid, self._pooled_only(tokens).pooled)
+
+    def _pooled_only(self, tokens: Tokens) -> Tokens:
+        if self.pooled is None or tokens.pooled is None:
+            raise TypeError("this encoder has no pooled vector")
         there = tokens.present[:, None]
         pooled = self.pooled(torch.where(there, tokens.pooled, torch.zeros_like(tokens.pooled)))
-        return Tokens(values, tokens.valid, torch.where(there, pooled, torch.zeros_like(pooled)))
+        empty = tokens.values.new_zeros((*tokens.valid.shape, 0))
+        return Tokens(empty, tokens.valid, torch.where(there, pooled, torch.zeros_like(pooled)))
 
 
 class CodeProjector(nn.Module):
@@ -70,14 +82,17 @@ class CodeProjector(nn.Module):
         self.identity = nn.Parameter(torch.randn(size, width) / width**0.5)
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, tokens: CodeTokens) -> Tokens:
-        """Return one token per active code; pooled is the weighted sum of the embeddings."""
+    def forward(self, tokens: CodeTokens, pooled_only: bool) -> Tokens:
+        """Return one token per active code (none with `pooled_only`); pooled is the weighted sum of the embeddings."""
         valid = tokens.valid[..., None]
         index = torch.where(tokens.valid, tokens.index, torch.zeros_like(tokens.index))
         weight = torch.where(tokens.valid, tokens.weight, torch.zeros_like(tokens.weight))[..., None]
-        weighted = self.embedding[index] * weight
-        values = torch.where(valid, weighted + self.identity[index], torch.zeros_like(weighted))
+        weighted = functional.embedding(index, self.embedding) * weight
         pooled = weighted.sum(1) + self.bias
+        if pooled_only:
+            values = weighted[..., :0]
+        else:
+            values = torch.where(valid, weighted + functional.embedding(index, self.identity), torch.zeros_like(weighted))
         return Tokens(values, tokens.valid, torch.where(tokens.present[:, None], pooled, torch.zeros_like(pooled)))
 
 
@@ -187,7 +202,7 @@ class TTEModel(nn.Module):
     def _project_one(self, tokens: Tokens | CodeTokens, modality: Modality) -> Tokens | CodeTokens:
         if modality.value not in self.projectors:
             return tokens
-        projected: Tokens = self.projectors[modality.value](tokens)
+        projected: Tokens = self.projectors[modality.value](tokens, not self.fusion.reads_tokens)
         return projected
 
 

@@ -61,6 +61,7 @@ class Fusion(nn.Module, ABC):
 
     Attributes:
         solver: How `training.fit` finds the parameters: "gradient", or "ridge" (a ridge Cox model solved to convergence).
+        reads_tokens: False where the pooled vectors are all it reads, so that projecting single tokens can be left out.
         uses: The modalities the prediction depends on.
         view_modalities: Per view the modality it stands for; None = a joint view.
         view_dim: Width of a view.
@@ -68,6 +69,7 @@ class Fusion(nn.Module, ABC):
     """
 
     solver: ClassVar[Literal["gradient", "ridge"]] = "gradient"
+    reads_tokens: ClassVar[bool] = True
 
     def __init__(self, dims: FusionDims) -> None:
         """Set what holds for a fusion of both modalities into one joint view."""

@@ -13,6 +13,8 @@ from concordant.fusion.layers import Hidden, pooled_of, presence
 class Concat(Fusion):
     """[c, e] through one hidden layer; two more inputs say which modality is present."""
 
+    reads_tokens = False
+
     def __init__(self, dims: FusionDims) -> None:
         """Build the hidden layer over both vectors."""
         super().__init__(dims)

@@ -60,6 +60,8 @@ class Contrastive(Fusion):
         align_epochs: Epochs of the first stage.
     """
 
+    reads_tokens = False
+
     def __init__(
         self,
         dims: FusionDims,

@@ -22,6 +22,8 @@ class Late(Fusion):
             "mean" (their mean, which must lose where one modality is useless).
     """
 
+    reads_tokens = False
+
     def __init__(self, dims: FusionDims, *, combine: Literal["stack", "mean"] = "stack") -> None:
         """Build one branch per modality."""
         super().__init__(dims)

@@ -34,6 +34,8 @@ class Unimodal(Fusion):
         modality: The modality used.
     """
 
+    reads_tokens = False
+
     def __init__(self, dims: FusionDims, *, modality: Modality) -> None:
         """Build the branch of the modality."""
         super().__init__(dims)

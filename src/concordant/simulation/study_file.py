@@ -13,6 +13,7 @@ cohorts:
 encoders:
   ct: volume_features
   ehr: {name: one_hot, values: last}
+train: {patience: 15}   # half the default: the demo is to be quick
 grid:
   fusion:
     - {name: unimodal, modality: ct}

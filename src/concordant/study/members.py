@@ -76,7 +76,7 @@ def plan_members(study: Study, data: StudyData, stores: Stores) -> tuple[MemberP
     for member in study.members():
         folder = study.run_folder.member(member.name)
         reason = _refusal(member, stores, data)
-        units = () if reason else tuple(_unit(study, data, stores, member, folder, split, times) for split in splits)
+        units = () if reason else _units(study, data, stores, member, folder, splits, times)
         plans.append(MemberPlan(member, folder, units, reason))
     return tuple(plans)
 
@@ -125,13 +125,24 @@ def _fold_split(study: Study, data: StudyData, repeat: int, fold: int) -> _Split
     return _Split({"train": rows[inner != 0], "tuning": rows[inner == 0], "test": test}, repeat, fold)
 
 
-def _unit(
-    study: Study, data: StudyData, stores: Stores, member: Member, folder: MemberFolder, split: _Split, times: Float[np.ndarray, " time"]
-) -> Unit:
-    place = folder.path if split.fold is None else folder.path / "folds" / f"r{split.repeat}-f{split.fold}"
+def _units(
+    study: Study,
+    data: StudyData,
+    stores: Stores,
+    member: Member,
+    folder: MemberFolder,
+    splits: Sequence[_Split],
+    times: Float[np.ndarray, " time"],
+) -> tuple[Unit, ...]:
     development = _part(study, data, stores, member, data.development.label, data.internal_label)
     external = tuple(_part(study, data, stores, member, cohort.label, cohort.label) for cohort in data.external)
-    return Unit(place, member, development, external, split.rows, split.repeat, split.fold, times)
+    return tuple(
+        Unit(_place(folder, split), member, development, external, split.rows, split.repeat, split.fold, times) for split in splits
+    )
+
+
+def _place(folder: MemberFolder, split: _Split) -> Path:
+    return folder.path if split.fold is None else folder.path / "folds" / f"r{split.repeat}-f{split.fold}"
 
 
 def _part(study: Study, data: StudyData, stores: Stores, member: Member, cohort: str, label: str) -> CohortPart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ FIT_VERSION = 1
 """Raised when the same options and inputs would give another fit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CohortPart:
     """A cohort as a unit sees it.
 
@@ -47,8 +47,14 @@ class CohortPart:
     stores: Mapping[Modality, Path]
     available: pl.Series
 
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        """What stands for the outcomes and for who has what; the folds of a member share it."""
+        rows = self.table.select("sample_id", "subject_id", "site", "time_days", "event").rows()
+        return {"cohorts": fingerprint({"rows": rows}), "available": fingerprint({"available": self.available.to_list()})}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Unit:
     """A member on one split or fold.
 
@@ -78,17 +84,16 @@ class Unit:
         fold = "" if self.fold is None else f", repeat {self.repeat}, fold {self.fold}"
         return f"{self.member.name}{fold}"
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What the result depends on, apart from the stores' content, which their folder names fingerprint."""
-        outcome = ("sample_id", "subject_id", "site", "time_days", "event")
         parts = (self.development, *self.external)
         return {
             "fit_version": FIT_VERSION,
             "member": self.member.resolved(),
-            "cohorts": {part.label: fingerprint({"rows": part.table.select(outcome).rows()}) for part in parts},
+            "cohorts": {part.label: part.fingerprints["cohorts"] for part in parts},
             "stores": {part.label: {str(modality): folder.name for modality, folder in part.stores.items()} for part in parts},
-            "available": {part.label: fingerprint({"available": part.available.to_list()}) for part in parts},
+            "available": {part.label: part.fingerprints["available"] for part in parts},
             "rows": fingerprint({role: rows.tolist() for role, rows in self.rows.items()}),
             "times": self.times.tolist(),
         }
