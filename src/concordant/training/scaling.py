@@ -97,8 +97,11 @@ class TokenScaling:
         return TokenTable(np.zeros((0, len(self.token.mean)), np.float32), np.zeros(samples + 1, np.int64), pooled)
 
     def _pooled(self, table: TokenTable) -> Tensor | None:
-        if self.pooled is None or table.pooled is None:
+        if self.pooled is None:
             return None
+        if table.pooled is None or table.pooled.shape[1] != len(self.pooled.mean):
+            given = "none" if table.pooled is None else f"one of width {table.pooled.shape[1]}"
+            raise FeatureError(f"expected a pooled vector of width {len(self.pooled.mean)}, as in training, and got {given}")
         pooled = self.pooled.apply(table.pooled)
         pooled[table.lengths == 0] = 0.0
         return torch.from_numpy(pooled)
