@@ -138,11 +138,12 @@ def _content(value: Any, digests: DigestCache) -> Any:
 
 
 def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Log what differs from the stores of the same encoder that are there already."""
+    """Log what differs from the stores of the same encoder that are there already; another feature file is another source."""
     for sibling in folder.parent.glob("*/manifest.json"):
         with suppress(StoreError):
             before = (read_manifest(sibling.parent) or {}).get("facts", {})
-            if before.get("encoder") == facts["encoder"]:
+            same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
+            if all(before.get(key) == facts[key] for key in same):
                 _LOG.info("%s is made anew: %s differ from %s", folder.name, ", ".join(differing_keys(before, facts)), sibling.parent.name)
 
 
