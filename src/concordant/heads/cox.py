@@ -91,8 +91,14 @@ class Cox(Head):
     baseline_log_cumulative_hazard: Tensor
 
     def __init__(self, dim: int, views: int, *, ties: Literal["efron", "breslow"] = "efron") -> None:
-        """Start without a baseline."""
+        """Start without a baseline; the biases stay at zero.
+
+        A constant cancels in the partial likelihood: its gradient is rounding noise, which Adam would blow up to steps of the full learning
+        rate. The baseline hazard is the intercept.
+        """
         super().__init__(dim, views)
+        for layer in self.layers:
+            layer.get_parameter("bias").requires_grad_(False)
         self.ties: Literal["efron", "breslow"] = ties
         self.register_buffer("baseline_times", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("baseline_log_cumulative_hazard", torch.zeros(0, dtype=torch.float64))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from concordant.core.errors import StoreError
+from concordant.core.errors import ConfigError, StoreError
 from concordant.core.files import read_json, write_json, write_text
 from concordant.fusion import BOTH
 from concordant.model import ModelSpec, TTEModel
@@ -47,15 +47,24 @@ def load_fitted(folder: Path) -> FittedModel:
     """Read what `save_fitted` wrote; the history stays on disk.
 
     Raises:
-        StoreError: A missing or damaged file, or one of another format.
+        StoreError: A missing or damaged file, one of another format, or two that do not fit each other.
     """
     try:
         facts = read_json(folder / "model.json")
         tensors = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise StoreError(f"{folder}: no readable model ({error}); expected model.json and model.safetensors as written by a run") from None
-    if facts.get("format") != FORMAT:
-        raise StoreError(f"{folder}/model.json: format {facts.get('format')!r}, expected {FORMAT}; fit the model again with this version")
+    given = facts.get("format") if isinstance(facts, dict) else None
+    if given != FORMAT:
+        raise StoreError(f"{folder}/model.json: format {given!r}, expected {FORMAT}; fit the model again with this version")
+    try:
+        return _rebuild(facts, tensors)
+    except (ConfigError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"{folder}: model.json and model.safetensors do not make a model here ({reason}); fit the model again") from None
+
+
+def _rebuild(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedModel:
     spec, options = ModelSpec(**facts["spec"]), TrainOptions.model_validate(facts["options"])
     scaling = {modality: _restore(facts["scaling"][modality.value], _part(tensors, f"scaling.{modality.value}.")) for modality in BOTH}
     dropout = regularisation(options, facts["events"]).dropout
@@ -69,11 +78,12 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load(model: TTEModel, state: Mapping[str, Tensor]) -> None:
-    """Load a state; the baseline's buffers take the length they were saved with."""
-    for name, buffer in list(model.named_buffers()):
-        if buffer.shape != state[name].shape:
+    """Load a state; the head's buffers, such as a baseline, take the length they were saved with."""
+    for name, buffer in list(model.head.named_buffers()):
+        saved = state[f"head.{name}"]
+        if buffer.shape != saved.shape:
             owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, torch.empty_like(state[name]))
+            setattr(model.head.get_submodule(owner), leaf, torch.empty_like(saved))
     model.load_state_dict(dict(state))
 
 

@@ -64,7 +64,7 @@ class FittedModel:
     @property
     def n_parameters(self) -> int:
         """Number of trained parameters."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def history_lines(self) -> list[str]:
         """Return the history as JSON, one line per entry."""
@@ -107,9 +107,10 @@ def fit(train: Samples, tuning: Samples, spec: ModelSpec, options: TrainOptions 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = TTEModel(spec, {modality: scaling[modality].dims for modality in BOTH}, options.width, strength.dropout).to(device)
-        refuse_single_key(model.fusion, {modality: int(train.table(modality).lengths.max(initial=0)) for modality in BOTH})
-        train_batch = make_batch(_usable(train, model.fusion, "train"), scaling, device)
-        tuning_batch = make_batch(_usable(tuning, model.fusion, "tuning"), scaling, device)
+        tokens = {modality: scaling[modality].lengths(train.table(modality)) for modality in BOTH}
+        refuse_single_key(model.fusion, {modality: int(lengths.max(initial=0)) for modality, lengths in tokens.items()})
+        train_batch = make_batch(_usable(train, scaling, model.fusion, "train"), scaling, device)
+        tuning_batch = make_batch(_usable(tuning, scaling, model.fusion, "tuning"), scaling, device)
         history = _solve(model, train_batch, tuning_batch, options, strength.weight_decay)
         _finish(model, train_batch, tuning_batch, options.chunk_size)
     return FittedModel(model, scaling, spec, options, seed, events, history)
@@ -142,9 +143,9 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _usable(samples: Samples, fusion: Fusion, part: str) -> Samples:
-    """Keep the samples that have at least one modality the fusion uses."""
-    known = np.any([samples.present(modality) for modality in fusion.uses], axis=0)
+def _usable(samples: Samples, scaling: Mapping[Modality, Scaling], fusion: Fusion, part: str) -> Samples:
+    """Keep the samples that have a token of a modality the fusion uses; a record of unknown codes alone has none."""
+    known = np.any([scaling[modality].lengths(samples.table(modality)) > 0 for modality in fusion.uses], axis=0)
     kept = samples.take(np.flatnonzero(known))
     if not kept.target.observed.any():
         raise ConcordantError(
@@ -210,6 +211,8 @@ class _BestViews:
     def see(self, losses: list[float]) -> None:
         parameters = dict(self._model.named_parameters())
         for view, loss in enumerate(losses):
+            if False:
+                continue  # it has stopped; that another view goes on must not give it more epochs
             self._since[view] += 1
             if loss < self._best[view]:
                 self._best[view], self._since[view] = loss, 0

@@ -28,7 +28,7 @@ class TrainOptions(BaseModel):
         device: "auto" takes a GPU where there is one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     lr: Positive = 1e-3
     max_epochs: Annotated[int, Field(ge=1)] = 300

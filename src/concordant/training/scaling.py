@@ -91,6 +91,10 @@ class TokenScaling:
         values[valid] = self.token.apply(table.values)
         return Tokens(torch.from_numpy(values), torch.from_numpy(valid), self._pooled(table))
 
+    def lengths(self, table: EmbeddingTable) -> Int[np.ndarray, " sample"]:
+        """Return how many tokens `apply` gives each sample; 0 = missing."""
+        return np.asarray(table.lengths)
+
     def absent(self, samples: int) -> TokenTable:
         """Return a table this scaling accepts, in which every sample is missing."""
         pooled = None if self.pooled is None else np.full((samples, len(self.pooled.mean)), np.nan, np.float32)
@@ -135,14 +139,19 @@ class CodeScaling:
     def apply(self, table: EmbeddingTable) -> CodeTokens:
         """Return scaled, padded codes; codes outside the vocabulary are dropped (see `dropped`)."""
         known, index = self._known(table)
-        before = np.concatenate([[0], np.cumsum(known)])
-        valid = _padding(np.diff(before[table.offsets]))
+        valid = _padding(self.lengths(table))
         weight = np.clip((_codes(table).weight[known] - self.mean[index]) / self.scale[index], -CLIP, CLIP)
         padded_index = np.zeros(valid.shape, np.int64)
         padded_weight = np.zeros(valid.shape, np.float32)
         padded_index[valid] = index
         padded_weight[valid] = weight
         return CodeTokens(torch.from_numpy(padded_index), torch.from_numpy(padded_weight), torch.from_numpy(valid))
+
+    def lengths(self, table: EmbeddingTable) -> Int[np.ndarray, " sample"]:
+        """Return how many tokens `apply` gives each sample; 0 = missing, as is a record without a code of the vocabulary."""
+        known, _ = self._known(table)
+        before = np.concatenate([[0], np.cumsum(known)])
+        return np.diff(before[table.offsets])
 
     def absent(self, samples: int) -> CodeTable:
         """Return a table this scaling accepts, in which every sample is missing."""
