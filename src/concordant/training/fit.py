@@ -211,7 +211,7 @@ class _BestViews:
     def see(self, losses: list[float]) -> None:
         parameters = dict(self._model.named_parameters())
         for view, loss in enumerate(losses):
-            if False:
+            if self._since[view] >= self._patience:
                 continue  # it has stopped; that another view goes on must not give it more epochs
             self._since[view] += 1
             if loss < self._best[view]:
