@@ -78,7 +78,9 @@ class CodeProjector(nn.Module):
         """Start so that the pooled vector of a typical record has the variance that a linear map of standardised features has."""
         super().__init__()
         size = max(dims.token_dim, 1)
-        self.embedding = nn.Parameter(nn.init.orthogonal_(torch.empty(size, width)) * (width / (3 * max(dims.norm, 1.0))) ** 0.5)
+        # of more codes than the width only the columns can be orthonormal: the rows are then shorter, and are brought back to length 1
+        unit_rows = nn.init.orthogonal_(torch.empty(size, width)) * max(size / width, 1.0) ** 0.5
+        self.embedding = nn.Parameter(unit_rows * (width / (3 * max(dims.norm, 1.0))) ** 0.5)
         self.identity = nn.Parameter(torch.randn(size, width) / width**0.5)
         self.bias = nn.Parameter(torch.zeros(width))
 

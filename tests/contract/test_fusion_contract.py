@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from fusion_cases import CASES, IDS, PRESENCE, make_model, make_pair, risk_of
 
-from concordant.core.embedding import TokenTable
+from concordant.core.embedding import CodeTable, TokenTable
 from concordant.core.errors import NotApplicableError
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
 from concordant.core.tokens import CodeTokens, Pair
-from concordant.fusion import BOTH, modalities_used
+from concordant.fusion import BOTH, FUSIONS, Phase, modalities_used
 from concordant.metrics import concordance_index
 from concordant.model import ModelSpec
-from concordant.training.batches import Samples
+from concordant.training.batches import Batch, Samples
 from concordant.training.fit import fit
-from concordant.training.gradients import survival_loss
+from concordant.training.gradients import backward, survival_loss
 from concordant.training.options import TrainOptions
 
 pytestmark = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
@@ -128,3 +129,148 @@ def test_functional_call_and_vmap_agree_with_the_loop(name, options, kind):
 
 def test_the_registry_knows_what_the_model_uses(name, options):
     assert modalities_used(name, options) == make_model(name, options).fusion.uses
+
+
+MIXTURES = [mixture for size in (2, 3, 4) for mixture in combinations(PRESENCE, size)]
+
+
+def _masked(pair, rows):
+    """Row i has the modalities that rows[i] says."""
+    there = torch.tensor(rows)
+    ct, ehr = (replace(one, valid=one.valid & there[:, place, None]) for place, one in enumerate((pair.ct, pair.ehr)))
+    return Pair(ct, ehr, pair.subject)
+
+
+def _batch(pair):
+    n = len(pair.ct.valid)
+    return Batch(pair, torch.arange(1.0, n + 1, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])[:n])
+
+
+def _gradients(model, pair):
+    model.zero_grad()
+    loss = backward(model, _batch(pair), Phase(alignment=1.0), None)
+    return loss, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@KINDS
+def test_finite_in_every_mixture_of_what_is_missing(name, options, kind):
+    model = make_model(name, options, kind)
+    for mixture in MIXTURES:
+        rows = [mixture[place % len(mixture)] for place in range(6)]
+        pair = _masked(make_pair(kind), rows)
+        output = model.fusion(model._project(pair))  # the view itself has a shape to keep
+        assert output.views.shape == (6, len(model.fusion.view_modalities), model.fusion.view_dim)
+        loss, gradients = _gradients(model, pair)
+        assert np.isfinite(loss)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+        known = [any(there for there, used in zip(row, BOTH, strict=True) if used in model.fusion.uses) for row in rows]
+        assert model(pair).view_valid.any(1).tolist() == known
+
+
+@KINDS
+@pytest.mark.parametrize("garbage", [float("nan"), float("-inf"), 1e30])
+def test_garbage_where_something_is_missing_changes_neither_risk_nor_gradient(name, options, kind, garbage):
+    model, pair = make_model(name, options, kind), _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]])
+    spoilt = Pair(_spoil(pair.ct, garbage), _spoil(pair.ehr, garbage))
+    pooled = torch.where(pair.ct.present[:, None], pair.ct.pooled, torch.full_like(pair.ct.pooled, garbage))
+    spoilt = replace(spoilt, ct=replace(spoilt.ct, pooled=pooled))
+    assert torch.equal(model(spoilt).log_hazard, model(pair).log_hazard)
+    expected = _gradients(model, pair)[1]
+    found = _gradients(model, spoilt)[1]
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@KINDS
+def test_longer_padding_changes_nothing(name, options, kind):
+    model, pair = make_model(name, options, kind), make_pair(kind)
+    longer = Pair(_padded(pair.ct), _padded(pair.ehr))
+    np.testing.assert_allclose(risk_of(model, longer), risk_of(model, pair), rtol=1e-5, atol=1e-6)
+
+
+def _padded(tokens):
+    names = ("index", "weight", "valid") if isinstance(tokens, CodeTokens) else ("values", "valid")
+    return replace(tokens, **{name: torch.cat([getattr(tokens, name), torch.zeros_like(getattr(tokens, name))], 1) for name in names})
+
+
+@KINDS
+def test_permuting_the_batch_leaves_the_losses_as_they_are(name, options, kind):
+    model = make_model(name, options, kind)
+    pair = replace(_masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]]), subject=torch.tensor([1, 1, 2, 3, 2, 4]))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    ct, ehr = (type(one)(*(None if part is None else part[order] for part in _parts(one))) for one in (pair.ct, pair.ehr))
+    permuted, batch = Pair(ct, ehr, pair.subject[order]), _batch(pair)
+    outputs = [model(pair), model(permuted)]
+    torch.testing.assert_close(outputs[1].log_hazard, outputs[0].log_hazard[order], rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs[1].view_valid, outputs[0].view_valid[order])
+    losses = [
+        survival_loss(model, output.log_hazard, output.view_valid, one)
+        for output, one in zip(outputs, (batch, Batch(permuted, batch.time[order], batch.event[order])), strict=True)
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    if outputs[0].alignment_loss is not None:
+        torch.testing.assert_close(outputs[0].alignment_loss, outputs[1].alignment_loss)
+
+
+@KINDS
+@pytest.mark.parametrize("changed", BOTH)
+def test_a_changed_input_moves_exactly_the_risks_of_those_who_have_it(name, options, kind, changed):
+    """Sample by sample, in a batch where each has something else: nobody is silenced, and nobody feels a neighbour."""
+    model, pair = make_model(name, options, kind), _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]])
+    other = make_pair(kind, seed=8)
+    fresh = replace(getattr(other, changed.value), valid=getattr(pair, changed.value).valid)
+    moved = risk_of(model, replace(pair, **{changed.value: fresh})) - risk_of(model, pair)
+    has = getattr(pair, changed.value).present.numpy() & (changed in model.fusion.uses)
+    assert (np.abs(moved[has]) > 1e-4).all(), "a modality that is there is not heard"
+    assert (moved[~has] == 0).all()
+
+
+def test_memorises_32_subjects_from_codes(name, options):
+    rng = np.random.default_rng(6)
+    n, each, vocabulary = 32, 6, 60
+    codes = CodeTable(
+        tuple(f"{code:02d}" for code in range(vocabulary)),
+        np.zeros(vocabulary, bool),
+        np.concatenate([np.sort(rng.choice(vocabulary, each, replace=False)) for _ in range(n)]),
+        np.ones(n * each, np.float32),
+        np.arange(n + 1) * each,
+    )
+    tokens = _samples(n, tokens=3)
+    samples = Samples({Modality.CT: tokens.inputs[Modality.CT], Modality.EHR: codes}, tokens.target)
+    quick = TrainOptions(lr=1e-2, dropout=0.0, weight_decay=0.0, max_epochs=120, patience=120, width=16)
+    risk = fit(samples, samples, ModelSpec(name, options), quick).predict(samples.inputs).risk
+    assert concordance_index(samples.target.time, samples.target.event, risk).estimate > 0.95
+
+
+@pytest.mark.parametrize("single", BOTH)
+def test_a_single_token_is_refused_as_key_and_welcome_otherwise(name, options, single):
+    many, one = _samples(24, tokens=3, features=4), _samples(24, tokens=1, features=4)
+    samples = Samples({single: one.inputs[single], single.other: many.inputs[single.other]}, many.target)
+    spec, quick = ModelSpec(name, options), TrainOptions(max_epochs=1, min_epochs=0, width=8)
+    if single in make_model(name, options).fusion.attends_to:
+        with pytest.raises(NotApplicableError, match=f"attention over {single.value}"):
+            fit(samples, samples, spec, quick)
+    else:
+        assert np.isfinite(fit(samples, samples, spec, quick).predict(samples.inputs).risk).all()
+
+
+@KINDS
+def test_gradients_under_vmap_agree_with_the_loop(name, options, kind):
+    models, pair = [make_model(name, options, kind, seed) for seed in (1, 2)], make_pair(kind)
+
+    def loss(parameters, buffers):
+        return torch.func.functional_call(models[0], (parameters, buffers), (pair,)).log_hazard.square().sum()
+
+    parameters, buffers = torch.func.stack_module_state(models)
+    together = torch.func.vmap(torch.func.grad(loss))(parameters, buffers)
+    for place, model in enumerate(models):
+        model.zero_grad()
+        model(pair).log_hazard.square().sum().backward()
+        for key, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(together[key][place], parameter.grad, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_every_strategy_of_the_registry_is_a_case(name, options):
+    assert {case for case, _ in CASES} == set(FUSIONS)
+    given = FUSIONS.resolve(name, options)
+    assert all(given[key] == value for key, value in options.items())

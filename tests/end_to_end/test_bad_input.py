@@ -234,7 +234,9 @@ def test_a_study_file_that_is_none_is_one_line(tables, content, expected):
 
 def test_a_study_that_is_not_there_or_is_a_folder_is_one_line(tables):
     assert "no such study file" in error_of("run", tables / "none.yaml")
-    assert str(tables) in error_of("run", tables)
+    folder = tables / "folder"  # below the test's own folder: what lies beside it is searched, and other tests write next door
+    folder.mkdir()
+    assert str(folder) in error_of("run", folder)
 
 
 def test_a_fault_found_later_leaves_what_was_done_as_it_was(tables):

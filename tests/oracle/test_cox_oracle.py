@@ -129,3 +129,60 @@ def test_nonnegative_coefficients_stay_in_their_bounds():
     found = solve_cox(np.stack([risk, -risk], 1), target, nonnegative=True)
     assert found[0] == pytest.approx(10.0)
     assert found[1] == 0.0
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_log_likelihood_gradient_and_standard_errors_equal_r(name):
+    facts, table = golden(name)
+    design, target = design_of(facts, table), outcome_of(table)
+    time, event = torch.tensor(target.time), torch.tensor(target.event)
+    for ties in ("efron", "breslow"):
+        expected = facts[f"cox_{ties}"]
+        beta = torch.tensor(expected["coef"], dtype=torch.float64, requires_grad=True)
+        value = cox_negative_log_likelihood(torch.tensor(design) @ beta, time, event, ties)
+        assert float(value.detach()) == pytest.approx(-expected["loglik"], abs=1e-8)
+        (gradient,) = torch.autograd.grad(value, beta)
+        # in units of a standard error, the Newton step that is left from R's coefficients
+        np.testing.assert_allclose(gradient.numpy() * np.array(expected["se"]), 0, atol=2e-5)
+    efron = facts["cox_efron"]
+    likelihood = PartialLikelihood(design, target)
+    found = likelihood.at(np.array(efron["coef"]), hessian=True)
+    errors = np.sqrt(np.diag(np.linalg.inv(found.hessian * likelihood.n_events)))
+    np.testing.assert_allclose(errors, efron["se"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_baseline_survival_equals_lifelines_on_real_data(name):
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    facts, table = golden(name)
+    design, target = design_of(facts, table), outcome_of(table)
+    design = (design - design.mean(0)) / design.std(0)
+    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(design.shape[1])]).assign(t=target.time, e=target.event == 1)
+    fitter = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "t", "e")
+    risk = design @ fitter.params_.to_numpy()
+    head = Cox(1, 1)
+    head.fit_baseline(torch.tensor(risk), torch.tensor(target.time), torch.tensor(target.event))
+    observed = np.unique(target.time[target.observed])
+    times = observed[:: max(len(observed) // 25, 1)]
+    someone = np.linspace(0, len(design) - 1, 15).astype(int)
+    ours = head.survival(torch.tensor(risk[someone]), torch.tensor(times)).numpy()
+    theirs = fitter.predict_survival_function(frame.iloc[someone], times=times).to_numpy().T
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalizer", [0.01, 0.3])
+def test_ridge_equals_lifelines(penalizer):
+    """lifelines minimises -loglik / n + penalizer / 2 times the squares; ours is per event, so the penalty is penalizer * n / events."""
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    rng = np.random.default_rng(5)
+    design = rng.normal(size=(200, 5))
+    design = (design - design.mean(0)) / design.std(0, ddof=1)  # lifelines penalises coefficients of columns scaled this way
+    time, event = np.ceil(rng.exponential(np.exp(-design[:, 0])) * 15), (rng.random(200) < 0.6).astype(np.int64)
+    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(5)]).assign(t=time, e=event)
+    theirs = CoxPHFitter(penalizer=penalizer, l1_ratio=0.0).fit(frame, "t", "e", fit_options={"precision": 1e-10}).params_.to_numpy()
+    ours = solve_cox(design, SurvivalTarget(time, event), penalty=penalizer * len(time) / event.sum())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

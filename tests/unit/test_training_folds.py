@@ -32,6 +32,14 @@ def test_single_samples_are_spread_evenly_in_events_and_in_number():
     assert np.ptp(np.bincount(fold)) <= 1
 
 
+def test_a_large_group_takes_no_more_than_its_share_of_events():
+    """Ten groups with one event each, the first of many samples: five events to each fold, whatever the sizes."""
+    group = np.array([0] * 12 + list(range(1, 10)))
+    event = np.array([1] + [0] * 11 + [1] * 9)
+    fold = draw_folds(event, group, folds=2, seed=0)
+    assert np.bincount(fold, event).tolist() == [5, 5]
+
+
 def test_a_competing_event_is_no_event_of_interest():
     event = np.array([1] * 10 + [2] * 10)
     fold = draw_folds(event, np.arange(20), folds=5, seed=0)
