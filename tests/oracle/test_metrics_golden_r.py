@@ -97,7 +97,7 @@ def test_log_rank_of_a_median_split(golden, name):
 def test_covariance_of_two_models(golden):
     time, status, first, second = columns("paired_lung")
     expected = golden["paired_lung"]
-    result = concordance_covariance(time, status.astype(int), [first, second])
+    result = concordance_covariance(time, status.astype(int), np.column_stack([first, second]))
     np.testing.assert_allclose(result.estimate, expected["C"], rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.covariance, expected["vcov"], rtol=0, atol=1e-12)
     difference = result.contrast(np.array([-1.0, 1.0]))

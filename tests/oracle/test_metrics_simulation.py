@@ -13,7 +13,7 @@ import pytest
 
 from concordant.core.survival import SurvivalTarget
 from concordant.metrics import (
-    brier_score,
+    brier_score_at,
     compare_concordance,
     concordance_covariance,
     concordance_index,
@@ -107,7 +107,7 @@ def test_holm_keeps_the_family_wise_error_with_a_shared_reference():
     false_claims = 0
     for _ in range(10_000):
         time, event, signal = CELLS[0].cohort(generator)
-        joint = concordance_covariance(time, event, [noisy(signal, generator) for _ in range(13)])
+        joint = concordance_covariance(time, event, np.column_stack([noisy(signal, generator) for _ in range(13)]))
         p_values = np.array([joint.contrast(row).p_value for row in against_first])
         false_claims += holm(p_values).min() < 0.05
     assert false_claims / 10_000 <= 0.055
@@ -153,10 +153,10 @@ def test_brier_standard_error_is_too_large_without_the_censoring_curves_part():
     found = []
     for _ in range(QUICK):
         time, event, signal = CELLS[2].cohort(generator)
-        survival = np.exp(-np.exp(signal) * 0.7)[:, None]
-        whole = brier_score(time, event, survival, np.array([0.7]))
-        fixed = brier_score(time, event, survival, np.array([0.7]), censoring=SurvivalTarget(time, event))
-        found.append((whole.estimate[0], whole.standard_error[0], np.sqrt((fixed.scores[0].influence ** 2).sum())))
+        survival = np.exp(-np.exp(signal) * 0.7)
+        whole = brier_score_at(time, event, survival, 0.7)
+        fixed = brier_score_at(time, event, survival, 0.7, censoring=(time, event))
+        found.append((whole.estimate, whole.standard_error, np.sqrt((fixed.influence**2).sum())))
     estimates, whole_errors, fixed_errors = np.array(found).T
     assert whole_errors.mean() / estimates.std(ddof=1) == pytest.approx(1, abs=0.06)
     assert fixed_errors.mean() / whole_errors.mean() > 1.05

@@ -7,7 +7,7 @@ import pytest
 from concordant.core.errors import ConfigError, MetricError, PredictionsError
 from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
 from concordant.evaluation import METRICS, RESULT_SCHEMA, align, averaged, evaluate, measures, subgroups
-from concordant.metrics import brier_score, concordance_index, concordance_index_ipcw, integrated_brier_score
+from concordant.metrics import brier_score, brier_score_at, concordance_index, concordance_index_ipcw, integrated_brier_score
 
 TIMES = np.array([100.0, 200.0, 365.0, 600.0])
 ALL = ("concordance_index", "concordance_index_ipcw", "integrated_brier_score", "brier_score")
@@ -46,12 +46,11 @@ def test_without_folds_every_row_is_the_metric_itself():
     assert dict(table.schema) == {name: kind() for name, kind in RESULT_SCHEMA.items()}
     assert table["metric"].to_list() == [*ALL, "brier_score"]
     assert table["horizon_days"].to_list() == [None, None, None, 200.0, 365.0]
-    brier = brier_score(target.time, target.event, given.survival, TIMES, cluster=cluster)
     expected = [
         concordance_index(target.time, target.event, given.risk, cluster=cluster),
         concordance_index_ipcw(target.time, target.event, given.risk, cluster=cluster),
         integrated_brier_score(target.time, target.event, given.survival, TIMES, cluster=cluster),
-        *brier.scores[1:3],
+        *(brier_score_at(target.time, target.event, given.survival[:, k], TIMES[k], cluster=cluster) for k in (1, 2)),
     ]
     np.testing.assert_allclose(table["value"], [one.estimate for one in expected], rtol=1e-13)
     np.testing.assert_allclose(table["standard_error"], [one.standard_error for one in expected], rtol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
-from concordant.metrics import brier_score, integrated_brier_score
+from concordant.metrics import brier_score, brier_score_at, integrated_brier_score
 
 
 def cohort(seed, n=50, *, ties=True):
@@ -46,7 +46,10 @@ def test_brier_equals_the_definition(seed, convention):
     result = brier_score(time, event, survival, times, convention=convention)
     slow = [slow_brier(time, event, survival[:, k], t, convention=convention) for k, t in enumerate(times)]
     np.testing.assert_allclose(result.estimate, slow, rtol=0, atol=1e-13)
-    assert all(abs(score.influence.sum()) < 1e-14 for score in result.scores)
+    single = [brier_score_at(time, event, survival[:, k], t, convention=convention) for k, t in enumerate(times)]
+    np.testing.assert_array_equal(result.estimate, [one.estimate for one in single])
+    np.testing.assert_array_equal(result.standard_error, [one.standard_error for one in single])
+    assert all(abs(one.influence.sum()) < 1e-14 for one in single)
 
 
 @pytest.mark.parametrize("convention", ["default", "sksurv"])
@@ -59,9 +62,9 @@ def test_brier_influence_is_the_derivative_by_the_weights(convention):
         whole = integrated_brier_score(time, event, survival, times, convention=convention, weights=w)
         return np.append(curve.estimate, whole.estimate)
 
-    curve = brier_score(time, event, survival, times, convention=convention, weights=weights)
     whole = integrated_brier_score(time, event, survival, times, convention=convention, weights=weights)
-    influence = np.stack([*(score.influence for score in curve.scores), whole.influence])
+    single = [brier_score_at(time, event, survival[:, k], t, convention=convention, weights=weights) for k, t in enumerate(times)]
+    influence = np.stack([*(one.influence for one in single), whole.influence])
     step = 1e-5
     for k in range(len(time)):
         up, down = weights.copy(), weights.copy()
@@ -157,3 +160,43 @@ def test_one_supported_time_has_no_integral():
         integrated_brier_score(time, event, survival[:, :2], np.array([0.2, 1e6]))
     with pytest.raises(MetricError, match="two supported times"):
         integrated_brier_score(time, event, survival[:, :1], times[:1])
+
+
+def slow_competing_brier(time, event, survival, at, cause):
+    """Of the definition: only code 0 is censored, events leave before censorings."""
+
+    def curve_before(t, *, inclusive):
+        value = 1.0
+        for s in np.unique(time[event == 0]):
+            if s < t or (inclusive and s == t):
+                leaving = ((time == s) & (event == 0)).sum()
+                value *= 1 - leaving / ((time > s).sum() + leaving)
+        return value
+
+    total = 0.0
+    for t, code, value in zip(time, event, survival, strict=True):
+        if t > at:
+            total += (1 - value) ** 2 / curve_before(at, inclusive=True)
+        elif code != 0:
+            total += (float(code == cause) - (1 - value)) ** 2 / curve_before(t, inclusive=False)
+    return total / len(time)
+
+
+def test_competing_events_are_known_not_to_be_cases():
+    time, event, survival, times = cohort(17)
+    codes = np.where(np.random.default_rng(3).random(len(time)) < 0.4, 2 * event, event)
+    for cause in (1, 2):
+        result = brier_score(time, codes, survival, times, cause=cause)
+        slow = [slow_competing_brier(time, codes, survival[:, k], t, cause) for k, t in enumerate(times)]
+        np.testing.assert_allclose(result.estimate, slow, rtol=0, atol=1e-13)
+    weights = np.random.default_rng(4).uniform(0.5, 2, len(time))
+    whole = integrated_brier_score(time, codes, survival, times, cause=2, weights=weights)
+
+    def integral(w):
+        return integrated_brier_score(time, codes, survival, times, cause=2, weights=w).estimate
+
+    step = 1e-5
+    for k in range(0, len(time), 5):
+        nudge = step * (np.arange(len(time)) == k)
+        slope = (integral(weights + nudge) - integral(weights - nudge)) / (2 * step)
+        assert whole.influence[k] == pytest.approx(weights[k] * slope, abs=1e-8)

@@ -37,10 +37,10 @@ def test_influence_of_the_curve_is_its_derivative_by_the_weights():
     sensitivity = generator.normal(size=len(read))
 
     def functional(w):
-        curve = censoring_curve(Subjects(time, observed, w))
+        curve = censoring_curve(Subjects(time, observed, ~observed, w))
         return sensitivity @ np.log(curve.steps[curve.before(read)])
 
-    curve = censoring_curve(Subjects(time, observed, weights))
+    curve = censoring_curve(Subjects(time, observed, ~observed, weights))
     influence = curve.influence(curve.before(read), sensitivity)
     for k in range(25):
         step = np.zeros(25)
@@ -50,7 +50,7 @@ def test_influence_of_the_curve_is_its_derivative_by_the_weights():
 
 def test_a_weight_of_zero_is_an_absent_subject():
     kept = np.array([True, True, False, True, True, True, False])
-    whole = censoring_curve(Subjects(TIME, EVENT == 1, kept.astype(float)))
+    whole = censoring_curve(Subjects(TIME, EVENT == 1, EVENT != 1, kept.astype(float)))
     part = censoring_curve(checked_subjects(TIME[kept], EVENT[kept]))
     np.testing.assert_array_equal(whole.times, part.times)
     np.testing.assert_allclose(whole.steps, part.steps)

@@ -201,7 +201,7 @@ def test_comparison_is_the_difference_of_the_two():
     time, event, risk = cohort(38)
     other = -0.5 * risk + np.random.default_rng(0).normal(size=len(risk))
     result = compare_concordance(time, event, risk, other)
-    joint = concordance_covariance(time, event, [risk, other])
+    joint = concordance_covariance(time, event, np.column_stack([risk, other]))
     assert result.difference == result.a.estimate - result.b.estimate
     assert joint.contrast(np.array([1.0, -1.0])).standard_error == pytest.approx(result.standard_error, rel=1e-12)
     variance = joint.covariance[0, 0] + joint.covariance[1, 1] - 2 * joint.covariance[0, 1]
@@ -238,7 +238,7 @@ def test_scans_of_one_subject_are_not_compared_with_each_other():
         ([1.0, 2.0], [1, 0], [1.0, np.inf], "NaN or infinite"),
         ([0.0, 2.0], [1, 0], [1.0, 2.0], "not finite and > 0"),
         ([np.nan, 2.0], [1, 0], [1.0, 2.0], "not finite and > 0"),
-        ([1.0, 2.0], [np.nan, 1.0], [1.0, 2.0], "event holds NaN"),
+        ([1.0, 2.0], [np.nan, 1.0], [1.0, 2.0], "event has 1 code"),
         ([1.0, 2.0], [0, 0], [1.0, 2.0], "none of the 2 rows has event 1"),
         ([1.0, 2.0], [0, 1], [1.0, 2.0], "no comparable pair"),
         ([1.0, 1.0], [1, 1], [1.0, 2.0], "no comparable pair"),
@@ -264,9 +264,57 @@ def test_other_bad_options_are_refused():
         concordance_index_ipcw(time, event, risk, tau=0.1)
     with pytest.raises(MetricError, match="pooled=True needs"):
         concordance_index_ipcw(time, event, risk, pooled=True)
-    with pytest.raises(MetricError, match="no risk"):
-        concordance_covariance(time, event, [])
+    with pytest.raises(MetricError, match=r"expected \(subject, model\)"):
+        concordance_covariance(time, event, np.zeros((len(time), 0)))
     with pytest.raises(MetricError, match="1 coefficient"):
-        concordance_covariance(time, event, [risk, -risk]).contrast(np.array([1.0]))
+        concordance_covariance(time, event, np.column_stack([risk, -risk])).contrast(np.array([1.0]))
     with pytest.raises(MetricError, match="level is 95"):
         concordance_index(time, event, risk).interval(95)
+
+
+def slow_competing(time, event, risk, cause):
+    """All pairs of a case and a control; who had another event is a control of every case."""
+    credit = total = 0.0
+    for i in np.flatnonzero(event == cause):
+        for j in range(len(time)):
+            other = event[j] not in (0, cause)
+            if i != j and (other or time[i] < time[j] or (time[i] == time[j] and event[j] == 0)):
+                total += 1
+                credit += 1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
+    return credit / total
+
+
+@pytest.mark.parametrize("cause", [1, 2])
+def test_a_competing_event_makes_a_control_of_every_case(cause):
+    generator = np.random.default_rng(11)
+    time, event = generator.integers(1, 12, 60).astype(float), generator.integers(0, 4, 60)
+    risk, weights = generator.integers(0, 9, 60).astype(float), generator.uniform(0.5, 2, 60)
+    assert concordance_index(time, event, risk, cause=cause).estimate == pytest.approx(slow_competing(time, event, risk, cause), abs=1e-14)
+    result = concordance_index(time, event, risk, cause=cause, weights=weights)
+    step = 1e-5
+    for k in range(0, 60, 7):
+        moved = [
+            concordance_index(time, event, risk, cause=cause, weights=weights + sign * step * (np.arange(60) == k)).estimate
+            for sign in (1, -1)
+        ]
+        assert result.influence[k] == pytest.approx(weights[k] * (moved[0] - moved[1]) / (2 * step), abs=1e-8)
+
+
+@pytest.mark.parametrize("event", [np.array([1, -1, 0]), np.array([1, 0.5, 0]), np.array(["yes", "no", "no"])])
+def test_event_codes_outside_the_declared_set_are_refused(event):
+    with pytest.raises(MetricError, match=r"event (has|holds)"):
+        concordance_index(np.array([1.0, 2.0, 3.0]), event, np.zeros(3))
+
+
+def test_a_cause_that_is_no_event_is_refused():
+    with pytest.raises(MetricError, match="cause is 0"):
+        concordance_index(np.array([1.0, 2.0]), np.array([1, 0]), np.zeros(2), cause=0)
+
+
+def test_another_cohort_is_a_pair_or_a_target():
+    generator = np.random.default_rng(12)
+    time, event, risk = generator.exponential(size=50), generator.integers(0, 2, 50), generator.normal(size=50)
+    pair = concordance_index_ipcw(time, event, risk, censoring=(time * 2, event))
+    assert pair.estimate == concordance_index_ipcw(time, event, risk, censoring=SurvivalTarget(time * 2, event)).estimate
+    with pytest.raises(MetricError, match="pair of another cohort"):
+        concordance_index_ipcw(time, event, risk, censoring=time)

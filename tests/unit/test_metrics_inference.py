@@ -5,52 +5,25 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from concordant.core.errors import MetricError
-from concordant.metrics import Estimate, benjamini_hochberg, holm, subtract
-from concordant.metrics.inference import critical_value, wald_interval, wald_p_value
+from concordant.core.survival import SurvivalTarget
+from concordant.metrics import Difference, Estimate, compare_concordance, concordance_index, concordance_index_ipcw, subtract
+from concordant.metrics.inference import (
+    critical_value,
+    equivalence,
+    joint_covariance,
+    non_inferiority,
+    one_sided_p_value,
+    wald_interval,
+    wald_p_value,
+)
+from concordant.metrics.repeated_folds import average_over_seeds, nadeau_bengio
 
-
-def slow_holm(p):
-    order = sorted(range(len(p)), key=lambda k: p[k])
-    adjusted, highest = [0.0] * len(p), 0.0
-    for place, k in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - place) * p[k]))
-        adjusted[k] = highest
-    return adjusted
-
-
-def slow_benjamini_hochberg(p):
-    order = sorted(range(len(p)), key=lambda k: -p[k])
-    adjusted, lowest = [0.0] * len(p), 1.0
-    for place, k in enumerate(order):
-        lowest = min(lowest, p[k] * len(p) / (len(p) - place))
-        adjusted[k] = lowest
-    return adjusted
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_adjusted_p_values_equal_the_definitions(seed):
-    p = np.random.default_rng(seed).uniform(0, 0.3, 12).round(2)
-    np.testing.assert_allclose(holm(p), slow_holm(p), rtol=0, atol=1e-15)
-    np.testing.assert_allclose(benjamini_hochberg(p), slow_benjamini_hochberg(p), rtol=0, atol=1e-15)
-
-
-def test_published_example_of_holm_and_benjamini_hochberg():
-    # Benjamini and Hochberg 1995, section 4.1: fifteen tests, at q = 0.05 four are rejected, by Holm's family-wise control three.
-    p = np.array([0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0])
-    assert (benjamini_hochberg(p) <= 0.05).sum() == 4
-    assert (holm(p) <= 0.05).sum() == 3
-
-
-@pytest.mark.parametrize("adjust", [holm, benjamini_hochberg])
-def test_a_test_that_could_not_be_made_counts_in_its_family(adjust):
-    adjusted = adjust(np.array([0.01, np.nan]))
-    assert adjusted[0] == pytest.approx(0.02)
-    assert np.isnan(adjusted[1])
-    assert adjust(np.array([])).size == 0
-    with pytest.raises(MetricError, match="between 0 and 1"):
-        adjust(np.array([1.2]))
+FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def test_normal_and_t_intervals():
@@ -71,6 +44,171 @@ def test_a_difference_needs_the_same_rows():
     other = Estimate(estimate=0.5, influence=np.zeros(4), n=4, n_events=1)
     with pytest.raises(MetricError, match="same subjects"):
         subtract(one, other)
+
+
+def test_a_difference_needs_the_same_clusters():
+    rows = {"estimate": 0.5, "influence": np.zeros(3), "n": 3, "n_events": 1}
+    plain, one = Estimate(**rows), Estimate(**rows, cluster=np.array([0, 0, 1]))
+    other = Estimate(**rows, cluster=np.array([0, 1, 1]))
+    for pair in ((plain, one), (one, plain), (one, other)):
+        with pytest.raises(MetricError, match="same clusters"):
+            subtract(*pair)
+    assert subtract(one, Estimate(**rows, cluster=np.array([0, 0, 1]))).difference == 0
+
+
+def cohort(n=120, seed=0):
+    generator = np.random.default_rng(seed)
+    signal = generator.normal(size=n)
+    time, event = generator.exponential(np.exp(-signal)), generator.integers(0, 2, n)
+    return time, event, signal[:, None] + generator.normal(size=(n, 3))
+
+
+def test_the_joint_covariance_holds_every_standard_error_and_every_correlation():
+    time, event, risks = cohort()
+    other = cohort(seed=1)[:2]
+    cluster = np.arange(len(time)) // 2
+    results = [concordance_index_ipcw(time, event, risk, censoring=SurvivalTarget(*other), cluster=cluster) for risk in risks.T]
+    covariance = joint_covariance(results)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [result.standard_error for result in results], rtol=1e-12)
+    contrast = np.array([1, -1, 0])
+    assert contrast @ covariance @ contrast == pytest.approx(subtract(results[0], results[1]).standard_error ** 2, rel=1e-9)
+
+
+def difference(value, error):
+    influence = error * np.array([1.0, -1.0]) / np.sqrt(2)
+    return Difference(difference=value, influence=influence, n=2, n_events=1)
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_tests():
+    result = equivalence(difference(0.005, 0.01), 0.02)
+    assert result.p_below == pytest.approx(stats.norm.sf((0.005 + 0.02) / 0.01), rel=1e-12)
+    assert result.p_above == pytest.approx(stats.norm.cdf((0.005 - 0.02) / 0.01), rel=1e-12)
+    assert result.p_value == result.p_above
+    assert equivalence(difference(-0.005, 0.01), 0.02).p_value == pytest.approx(result.p_value, rel=1e-12)
+    as_estimate = Estimate(estimate=0.005, influence=difference(0.005, 0.01).influence, n=2, n_events=1)
+    assert equivalence(as_estimate, 0.02) == result
+
+
+@FEW
+@given(st.floats(-0.1, 0.1), st.floats(0.005, 0.05), st.floats(0.01, 0.1), st.sampled_from([0.01, 0.05, 0.1]))
+def test_margins_are_decided_by_the_interval_of_one_minus_two_alpha(value, error, margin, alpha):
+    both = equivalence(difference(value, error), margin)
+    low, high = both.interval(1 - 2 * alpha)
+    assert (both.p_value < alpha) == (-margin < low and high < margin)
+    one = non_inferiority(difference(value, error), margin)
+    assert (one.p_value < alpha) == (one.interval(1 - 2 * alpha).low > -margin)
+    assert both.p_value >= one.p_value
+
+
+def test_at_the_margin_equivalence_is_claimed_as_often_as_alpha_says():
+    observed = np.random.default_rng(0).normal(0.03, 0.01, 5000)
+    assert np.mean([equivalence(difference(value, 0.01), 0.03).p_value < 0.05 for value in observed]) == pytest.approx(0.05, abs=0.01)
+    assert np.mean([non_inferiority(difference(-value, 0.01), 0.03).p_value < 0.05 for value in observed]) == pytest.approx(0.05, abs=0.01)
+
+
+def test_non_inferiority_of_an_error_turns_the_difference_round():
+    higher, lower = non_inferiority(difference(-0.01, 0.005), 0.02), non_inferiority(difference(0.01, 0.005), 0.02, higher_is_better=False)
+    assert lower == higher
+    assert higher.p_value == pytest.approx(stats.norm.sf(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, np.nan, np.inf])
+@pytest.mark.parametrize("test", [equivalence, non_inferiority])
+def test_a_margin_is_required(test, margin):
+    with pytest.raises(MetricError, match="margin is"):
+        test(difference(0.0, 0.01), margin)
+
+
+def test_without_a_standard_error_no_margin_is_tested():
+    assert np.isnan(equivalence(difference(0.0, 0.0), 0.02).p_value)
+    assert np.isnan(non_inferiority(difference(0.0, 0.0), 0.02).p_value)
+    assert one_sided_p_value(0.0, 0.0) == 1
+
+
+def test_nadeau_bengio_equals_the_definition():
+    values = np.random.default_rng(0).normal(0.02, 0.03, (5, 4))
+    result = nadeau_bengio(values, 1 / 3)
+    squares = sum((value - values.mean()) ** 2 for value in values.ravel()) / 19
+    statistic = values.mean() / np.sqrt((1 / 20 + 1 / 3) * squares)
+    assert result.estimate == values.mean()
+    assert result.p_value == pytest.approx(2 * stats.t.sf(abs(statistic), 19), rel=1e-12)
+    half = stats.t.ppf(0.95, 19) * result.standard_error
+    assert result.interval(0.9) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-12)
+    plain = stats.ttest_1samp(values.ravel(), 0)
+    assert nadeau_bengio(values, 1e-15).p_value == pytest.approx(plain.pvalue, rel=1e-9)
+
+
+def test_nadeau_bengio_holds_its_level_where_a_plain_t_test_does_not():
+    # Differences of folds correlate by the share of test rows, 1 / 5 (the authors' assumption).
+    generator = np.random.default_rng(1)
+    simulated = np.sqrt(0.2) * generator.normal(size=(4000, 1, 1)) + np.sqrt(0.8) * generator.normal(size=(4000, 5, 5))
+    corrected = np.mean([nadeau_bengio(values, 0.25).p_value < 0.05 for values in simulated])
+    plain = np.mean(stats.ttest_1samp(simulated.reshape(4000, 25), 0, axis=1).pvalue < 0.05)
+    assert corrected == pytest.approx(0.05, abs=0.012)
+    assert plain > 0.3
+
+
+def test_folds_that_all_agree_leave_nothing_to_test_with():
+    assert np.isnan(nadeau_bengio(np.full((5, 5), 0.1), 0.25).p_value)
+    assert nadeau_bengio(np.zeros((5, 5)), 0.25).p_value == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "ratio", "message"),
+    [
+        (np.zeros(5), 0.25, r"expected \(repeat, fold\)"),
+        (np.zeros((1, 1)), 0.25, "at least two"),
+        (np.array([[0.1, np.nan]]), 0.25, "1 difference"),
+        (np.zeros((2, 5)), 0.0, "test_train_ratio is 0"),
+        (np.zeros((2, 5)), np.inf, "test_train_ratio is inf"),
+    ],
+)
+def test_nadeau_bengio_refuses_bad_input(values, ratio, message):
+    with pytest.raises(MetricError, match=message):
+        nadeau_bengio(values, ratio)
+
+
+def test_the_mean_over_seeds_has_the_influence_of_the_mean():
+    time, event, risks = cohort()
+    ones = np.ones(len(time))
+    result = average_over_seeds([concordance_index(time, event, risk) for risk in risks.T])
+
+    def mean(weights):
+        return np.mean([concordance_index(time, event, risk, weights=weights).estimate for risk in risks.T])
+
+    assert result.estimate == pytest.approx(mean(ones), abs=1e-14)
+    for row in range(0, len(time), 17):
+        step = 1e-5 * np.eye(len(time))[row]
+        assert result.influence[row] == pytest.approx((mean(ones + step) - mean(ones - step)) / 2e-5, abs=1e-8)
+    left_out = np.array([mean(np.where(np.arange(len(time)) == row, 0, 1)) for row in range(len(time))])
+    jackknife = np.sqrt((len(time) - 1) / len(time) * np.square(left_out - left_out.mean()).sum())
+    assert result.standard_error == pytest.approx(jackknife, rel=0.05)
+
+
+def test_seeds_are_not_subjects():
+    time, event, risks = cohort()
+    one = concordance_index(time, event, risks[:, 0])
+    many = average_over_seeds([one] * 10)
+    assert many.standard_error == pytest.approx(one.standard_error, rel=1e-12)
+    assert (many.between_seeds, many.n_seeds) == (0, 10)
+    assert average_over_seeds([one]).between_seeds is None
+    three = [concordance_index(time, event, risk) for risk in risks.T]
+    average = average_over_seeds(three)
+    assert average.between_seeds == pytest.approx(np.std([result.estimate for result in three], ddof=1))
+    assert average.standard_error <= max(result.standard_error for result in three)
+
+
+def test_differences_are_averaged_over_seeds_as_differences():
+    time, event, risks = cohort()
+    cluster = np.arange(len(time)) // 2
+    pairs = [compare_concordance(time, event, risks[:, k], risks[:, k - 1], cluster=cluster) for k in range(2)]
+    average = average_over_seeds(pairs)
+    expected = subtract(average_over_seeds([pair.a for pair in pairs]), average_over_seeds([pair.b for pair in pairs]))
+    assert average.estimate == pytest.approx(expected.difference, abs=1e-14)
+    assert average.standard_error == pytest.approx(expected.standard_error, rel=1e-12)
+    assert average.p_value == pytest.approx(expected.p_value, rel=1e-9)
+    with pytest.raises(MetricError, match="same subjects"):
+        average_over_seeds([pairs[0], compare_concordance(time[:9], event[:9], risks[:9, 0], risks[:9, 1], cluster=cluster[:9])])
 
 
 def fresh_python(code):

@@ -5,6 +5,7 @@ import pytest
 
 from concordant.core.errors import MetricError
 from concordant.metrics import kaplan_meier, log_rank, risk_groups
+from concordant.metrics.restricted_mean import restricted_mean, restricted_mean_difference
 
 
 def cohort(seed, n=90):
@@ -55,13 +56,56 @@ def test_thresholds_from_elsewhere_may_leave_a_group_empty():
     time, event, risk = cohort(5)
     result = risk_groups(time, event, risk, thresholds=[0.0, 100.0])
     assert result.curves[2] is None
+    assert result.restricted_means[2] is None
     assert result.log_rank.degrees == 1
+    low, high = result.restricted_means[:2]
+    assert result.restricted_mean_difference.difference == high.estimate - low.estimate  # of the highest group that has subjects
 
 
 def test_equal_risks_stay_in_one_group():
     time, event, risk = cohort(6)
     result = risk_groups(time, event, np.round(risk))
     assert all(len(np.unique(result.group[np.round(risk) == value])) == 1 for value in np.unique(np.round(risk)))
+
+
+def test_restricted_means_are_those_of_each_group_by_itself():
+    time, event, risk = cohort(8)
+    result = risk_groups(time, event, risk, tau=6.0)
+    parts = [restricted_mean(time[result.group == k], event[result.group == k], 6.0) for k in range(3)]
+    for inside, alone in zip(result.restricted_means, parts, strict=True):
+        assert inside.estimate == pytest.approx(alone.estimate, rel=1e-13)
+        assert inside.standard_error == pytest.approx(alone.standard_error, rel=1e-12)
+        assert (inside.n, inside.n_events) == (alone.n, alone.n_events)
+    ends = result.group != 1
+    pair = restricted_mean_difference(time[ends], event[ends], result.group[ends], 6.0)
+    difference = result.restricted_mean_difference
+    assert difference.difference == pytest.approx(pair.difference, rel=1e-12)
+    assert difference.difference < 0  # those of highest risk live shorter
+    assert difference.standard_error == pytest.approx(pair.standard_error, rel=1e-12)
+    assert difference.influence.shape == time.shape
+    assert (difference.n, difference.n_events) == (pair.n, pair.n_events)
+
+
+def test_tau_is_by_default_the_largest_supported_by_all_groups_and_stated():
+    time, event, risk = cohort(9)
+    whole = risk_groups(time, event, risk)
+    ends = []
+    for k, curve in enumerate(whole.curves):
+        if curve.survival[-1] > 0:
+            ends.append(time[whole.group == k].max())
+    assert whole.tau == min(ends) == whole.restricted_mean_difference.tau
+    assert all(mean.tau == whole.tau for mean in whole.restricted_means)
+    with pytest.raises(MetricError, match=f"the largest tau supported by all 3 groups is {whole.tau:g}"):
+        risk_groups(time, event, risk, tau=whole.tau + 1)
+
+
+def test_scans_of_one_subject_are_one_cluster_of_the_restricted_means():
+    time, event, risk = cohort(10)
+    twice = [np.repeat(array, 2) for array in (time, event, risk)]
+    single = risk_groups(time, event, risk, thresholds=[0.0], tau=5.0).restricted_mean_difference
+    double = risk_groups(*twice, thresholds=[0.0], tau=5.0, cluster=np.repeat(np.arange(90), 2)).restricted_mean_difference
+    assert double.difference == pytest.approx(single.difference, rel=1e-12)
+    assert double.standard_error == pytest.approx(single.standard_error, rel=1e-12)
 
 
 def test_bad_input_is_refused():
@@ -72,6 +116,8 @@ def test_bad_input_is_refused():
         risk_groups(time, event, risk, groups=1)
     with pytest.raises(MetricError, match="ascend"):
         risk_groups(time, event, risk, thresholds=[1.0, 0.0])
+    with pytest.raises(MetricError, match="tau is 0; expected a finite time > 0"):
+        risk_groups(time, event, risk, tau=0)
     with pytest.raises(MetricError, match="and an event"):
         log_rank(time, np.zeros(len(time), int), risk > 0)
     with pytest.raises(MetricError, match="group has shape"):

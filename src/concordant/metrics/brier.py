@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,10 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
 from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
 from concordant.metrics.inference import Band, Estimate, critical_value
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +22,14 @@ class BrierScores:
     Attributes:
         times: The given times that the follow-up supports.
         unsupported: The given times left out: nobody is observed, or the censoring curve not known, beyond them.
-        scores: The score at each of `times`, with its influence function.
+        estimate: Score at each of `times`.
+        standard_error: Its standard error.
     """
 
     times: Float[np.ndarray, " time"]
     unsupported: Float[np.ndarray, " left_out"]
-    scores: tuple[Estimate, ...]
-
-    @property
-    def estimate(self) -> Float[np.ndarray, " time"]:
-        """Score at each time."""
-        return np.array([score.estimate for score in self.scores])
-
-    @property
-    def standard_error(self) -> Float[np.ndarray, " time"]:
-        """Standard error at each time."""
-        return np.array([score.standard_error for score in self.scores])
+    estimate: Float[np.ndarray, " time"]
+    standard_error: Float[np.ndarray, " time"]
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the pointwise normal confidence interval."""
@@ -64,11 +56,12 @@ def brier_score(
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     *,
-    censoring: SurvivalTarget | None = None,
+    censoring: Outcomes | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> BrierScores:
     """Compute the inverse-probability-of-censoring-weighted Brier score at each time.
 
@@ -81,30 +74,65 @@ def brier_score(
         survival: Probability of no event until each of `times`, between 0 and 1.
         times: Ascending, in the unit of `time`. Those at or beyond the last follow-up (of this cohort, or of the one that gives
             the censoring curve) are left out and listed in the result.
-        censoring: The cohort whose censoring curve is used, its rows taken as independent of each other and of this cohort; None =
-            this cohort's own. The curve's uncertainty is in the standard error.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as independent of each other and of
+            this cohort; None = this cohort's own. The curve's uncertainty is in the standard error.
         pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
+        cause: None = event 1 is the event and every other code is censored; else the code of the event, `survival` being one minus
+            its cumulative incidence: a subject with another event at T <= t adds (1 - S(t))^2 / G(T-), and only code 0 is censored.
 
     Raises:
         MetricError: Invalid outcomes, a survival that is no probability or of the wrong shape, times that do not ascend, or no
             supported time.
 
-    Source: Graf et al., Statistics in Medicine 18 (1999), 2529-2545; Gerds and Schumacher, Biometrical Journal 48 (2006), 1029-1040.
+    Source: Graf et al., Statistics in Medicine 18 (1999), 2529-2545; Gerds and Schumacher, Biometrical Journal 48 (2006), 1029-1040;
+    competing risks: Schoop et al., Biometrical Journal 53 (2011), 88-112.
     """
-    checked_convention(convention)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
-    grid, curves = _checked_curves(survival, times, len(subjects))
-    model = censoring_model(subjects, censoring, pooled=pooled)
-    end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
-    supported = grid < end
-    if not supported.any():
-        raise MetricError(f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}")
-    weighting = _weighting(subjects, model, convention)
-    scores = tuple(_score(weighting, curves[:, column], float(grid[column])) for column in np.flatnonzero(supported))
-    return BrierScores(grid[supported], grid[~supported], scores)
+    cohort = _Cohort(time, event, weights, cluster, cause)
+    supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
+    values, errors = np.empty(len(supported.times)), np.empty(len(supported.times))
+    for number, score in enumerate(supported.scores()):
+        values[number], errors[number] = score.estimate, score.standard_error
+    return BrierScores(supported.times, supported.unsupported, values, errors)
+
+
+def brier_score_at(
+    time: Real[np.ndarray, " subject"],
+    event: Codes,
+    survival: Real[np.ndarray, " subject"],
+    horizon: float,
+    *,
+    censoring: Outcomes | None = None,
+    pooled: bool = False,
+    convention: Convention = "default",
+    weights: Real[np.ndarray, " subject"] | None = None,
+    cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
+) -> Estimate:
+    """Compute the Brier score at one time, with the influence of every subject: two of them can be subtracted.
+
+    Args:
+        time: As in `brier_score`.
+        event: As in `brier_score`.
+        survival: Probability of no event until the horizon.
+        horizon: The time, in the unit of `time`.
+        censoring: As in `brier_score`.
+        pooled: As in `brier_score`.
+        convention: As in `brier_score`.
+        weights: As in `brier_score`.
+        cluster: As in `brier_score`.
+        cause: As in `brier_score`.
+
+    Raises:
+        MetricError: As `brier_score`.
+    """
+    column = np.asarray(survival, dtype=np.float64)[..., None]
+    grid = np.array([horizon], dtype=np.float64)
+    cohort = _Cohort(time, event, weights, cluster, cause)
+    supported = _supported(cohort, column, grid, censoring, pooled=pooled, convention=convention)
+    return next(supported.scores())
 
 
 def integrated_brier_score(
@@ -113,11 +141,12 @@ def integrated_brier_score(
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     *,
-    censoring: SurvivalTarget | None = None,
+    censoring: Outcomes | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> IntegratedBrierScore:
     """Compute the mean of the Brier score over the supported range of `times` (trapezoid rule).
 
@@ -131,27 +160,32 @@ def integrated_brier_score(
         convention: As in `brier_score`.
         weights: As in `brier_score`.
         cluster: As in `brier_score`.
+        cause: As in `brier_score`.
 
     Raises:
         MetricError: As `brier_score`, or fewer than two supported times.
     """
-    curve = brier_score(
-        time, event, survival, times, censoring=censoring, pooled=pooled, convention=convention, weights=weights, cluster=cluster
-    )
-    if len(curve.times) < 2:
-        raise MetricError(f"an integral needs two supported times or more; only {curve.times[0]:g} is supported")
-    share = _trapezoid(curve.times)
-    first = curve.scores[0]
+    cohort = _Cohort(time, event, weights, cluster, cause)
+    supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
+    grid = supported.times
+    if len(grid) < 2:
+        raise MetricError(f"an integral needs two supported times or more; only {grid[0]:g} is supported")
+    subjects = supported.weighting.subjects
+    value, influence, through_other = 0.0, np.zeros(len(subjects)), np.zeros(0)
+    for share, score in zip(_trapezoid(grid), supported.scores(), strict=True):
+        value += share * score.estimate
+        influence += share * score.influence
+        through_other = share * score.censoring_influence + (through_other if through_other.size else 0.0)
     return IntegratedBrierScore(
-        estimate=float(share @ curve.estimate),
-        influence=share @ np.stack([score.influence for score in curve.scores]),
-        n=first.n,
-        n_events=first.n_events,
-        cluster=first.cluster,
-        censoring_influence=share @ np.stack([score.censoring_influence for score in curve.scores]),
-        note=f"times {curve.times[0]:g} to {curve.times[-1]:g}",
-        first_time=float(curve.times[0]),
-        last_time=float(curve.times[-1]),
+        estimate=float(value),
+        influence=influence,
+        n=len(subjects),
+        n_events=subjects.n_events,
+        cluster=subjects.cluster,
+        censoring_influence=through_other,
+        note=f"times {grid[0]:g} to {grid[-1]:g}",
+        first_time=float(grid[0]),
+        last_time=float(grid[-1]),
     )
 
 
@@ -186,6 +220,51 @@ class _Weighting:
     case_weight: Float[np.ndarray, " subject"]  # one over the curve there
 
 
+@dataclass(frozen=True, slots=True)
+class _Supported:
+    """What a score is computed from, at the times that the follow-up supports; one score at a time is in memory."""
+
+    weighting: _Weighting
+    survival: Float[np.ndarray, "subject time"]
+    columns: Int[np.ndarray, " supported"]
+    times: Float[np.ndarray, " supported"]
+    unsupported: Float[np.ndarray, " left_out"]
+
+    def scores(self) -> Iterator[Estimate]:
+        for column, time in zip(self.columns, self.times, strict=True):
+            yield _score(self.weighting, np.ascontiguousarray(self.survival[:, column]), float(time))
+
+
+class _Cohort(NamedTuple):
+    """What the caller gave of the evaluated cohort, unchecked."""
+
+    time: Real[np.ndarray, " subject"]
+    event: Codes
+    weights: Real[np.ndarray, " subject"] | None
+    cluster: Shaped[np.ndarray, " subject"] | None
+    cause: int | None
+
+
+def _supported(
+    cohort: _Cohort,
+    survival: Real[np.ndarray, "subject time"],
+    times: Real[np.ndarray, " time"],
+    censoring: Outcomes | None,
+    *,
+    pooled: bool,
+    convention: Convention,
+) -> _Supported:
+    checked_convention(convention)
+    subjects = checked_subjects(cohort.time, cohort.event, weights=cohort.weights, cluster=cohort.cluster, cause=cohort.cause)
+    grid, curves = _checked_curves(survival, times, len(subjects))
+    model = censoring_model(subjects, censoring, pooled=pooled, cause=cohort.cause)
+    end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
+    inside = grid < end
+    if not inside.any():
+        raise MetricError(f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}")
+    return _Supported(_weighting(subjects, model, convention), curves, np.flatnonzero(inside), grid[inside], grid[~inside])
+
+
 def _weighting(subjects: Subjects, model: CensoringModel, convention: Convention) -> _Weighting:
     place = model.curve.place_of_case(subjects.time, convention)
     probability = model.curve.steps[place]
@@ -198,13 +277,14 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
     subjects, curve = weighting.subjects, weighting.model.curve
     controls = subjects.time > time
     cases = subjects.observed & ~controls
+    known = ~subjects.censored & ~controls  # the event, or a competing one, by this time
     place_now = curve.up_to(np.array([time]))
-    loss = np.where(cases, survival**2 * weighting.case_weight, 0.0)
-    loss[controls] = (1 - survival[controls]) ** 2 / curve.steps[place_now]
+    inverse = np.where(known, weighting.case_weight, controls / curve.steps[place_now])
+    loss = np.square(cases - (1 - survival)) * inverse
     share = subjects.weights / subjects.weights.sum()
     value = float(share @ loss)
     # A loss is proportional to 1 / G where it reads the curve: hence the sensitivity -loss.
-    place = np.where(cases, weighting.place, place_now)
+    place = np.where(known, weighting.place, place_now)
     through = weighting.model.influence(place, -share * loss, subjects.weights)
     return Estimate(
         estimate=value,

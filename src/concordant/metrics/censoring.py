@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from concordant.core.errors import MetricError, did_you_mean
-from concordant.core.survival import SurvivalTarget
 from concordant.metrics.inference import Band, critical_value
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects, checked_target
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_outcomes, checked_subjects, checked_target
 
 Convention = Literal["default", "sksurv"]
 """Where an event at T reads the censoring curve: `default` G(T-), as R does; `sksurv` G(T), as scikit-survival 0.28 does."""
@@ -88,7 +87,7 @@ def censoring_curve(subjects: Subjects) -> CensoringCurve:
     """Estimate the Kaplan-Meier curve of censoring; a weight counts as so many copies."""
     weights = subjects.weights.astype(np.float64)
     counted = weights > 0
-    is_censored = ~subjects.observed
+    is_censored = subjects.censored
     times, index = np.unique(subjects.time[is_censored & counted], return_inverse=True)
     censored = np.bincount(index, weights=weights[is_censored & counted], minlength=len(times)).astype(np.float64)
     at_risk = _weight_after(subjects.time, weights, times) + censored
@@ -135,13 +134,14 @@ class CensoringModel:
         return SplitInfluence(own, rows[self.own_rows :])
 
 
-def censoring_model(subjects: Subjects, other: SurvivalTarget | None, *, pooled: bool) -> CensoringModel:
+def censoring_model(subjects: Subjects, other: Outcomes | None, *, pooled: bool, cause: int | None = None) -> CensoringModel:
     """Estimate the censoring curve of a metric.
 
     Args:
         subjects: The cohort the metric is computed on.
         other: None = the curve of `subjects`; else the cohort whose curve is used.
         pooled: With `other`: one curve from both cohorts together.
+        cause: As in `checked_subjects`, for the other cohort: with a cause only code 0 is censored there too.
 
     Raises:
         MetricError: `pooled` without another cohort, or an invalid other cohort.
@@ -150,12 +150,14 @@ def censoring_model(subjects: Subjects, other: SurvivalTarget | None, *, pooled:
         if pooled:
             raise MetricError("pooled=True needs `censoring`, the cohort to estimate the censoring curve together with")
         return CensoringModel(censoring_curve(subjects), len(subjects))
-    second = checked_subjects(other.time, other.event)
+    target = checked_outcomes(other)
+    second = checked_subjects(target.time, target.event, cause=cause)
     if not pooled:
         return CensoringModel(censoring_curve(second), 0)
     joined = Subjects(
         np.concatenate([subjects.time, second.time]),
         np.concatenate([subjects.observed, second.observed]),
+        np.concatenate([subjects.censored, second.censored]),
         np.concatenate([subjects.weights, second.weights]),
     )
     return CensoringModel(censoring_curve(joined), len(subjects))

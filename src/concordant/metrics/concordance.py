@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
 from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
 from concordant.metrics.inference import Difference, Estimate, subtract
-from concordant.metrics.inputs import Codes, Subjects, checked_risk, checked_subjects
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, followed_for_ever
 from concordant.metrics.pairs import pair_sums
 
 
@@ -81,6 +79,7 @@ def concordance_index(
     *,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> Concordance:
     """Compute Harrell's concordance index, exact with ties, in O(n log n).
 
@@ -90,13 +89,16 @@ def concordance_index(
         risk: Higher = earlier event. Equal risks count one half.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed, pairs among them do not count.
+        cause: None = event 1 is the event and every other code is censored; else the code of the event, a subject with another
+            event being a control of every case, whenever it came: it is known that this event never comes.
 
     Raises:
         MetricError: Lengths differ, a time <= 0, a risk that is not finite, no event, or no comparable pair.
 
-    Source: Harrell, Lee and Mark, Statistics in Medicine 15 (1996), 361-387; infinitesimal jackknife as in R `survival::concordance`.
+    Source: Harrell, Lee and Mark, Statistics in Medicine 15 (1996), 361-387; infinitesimal jackknife as in R `survival::concordance`;
+    for competing risks Wolbers et al., Biostatistics 15 (2014), 526-539, without their weights.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = followed_for_ever(checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause))
     values = checked_risk(risk, len(subjects))
     return _result(subjects, _index(subjects, values, subjects.observed.astype(np.int32)))
 
@@ -107,7 +109,7 @@ def concordance_index_ipcw(
     risk: Real[np.ndarray, " subject"],
     *,
     tau: float | None = None,
-    censoring: SurvivalTarget | None = None,
+    censoring: Outcomes | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -122,8 +124,8 @@ def concordance_index_ipcw(
         event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks count one half.
         tau: Only cases with time < tau count; None = all that the censoring curve supports.
-        censoring: The cohort whose censoring curve is used, its rows taken as independent of each other and of this cohort; None =
-            this cohort's own. The curve's uncertainty is in the standard error.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as independent of each other and of
+            this cohort; None = this cohort's own. The curve's uncertainty is in the standard error.
         pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where a case at T reads the curve: "default" G(T-), "sksurv" G(T). They differ only where event times are
             also censoring times.
@@ -163,6 +165,7 @@ def compare_concordance(
     *,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> ConcordanceDifference:
     """Compare two models' Harrell concordance on the same subjects, a minus b.
 
@@ -173,12 +176,13 @@ def compare_concordance(
         risk_b: Second model, higher = earlier event.
         weights: As in `concordance_index`.
         cluster: As in `concordance_index`.
+        cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`.
     """
-    a = concordance_index(time, event, risk_a, weights=weights, cluster=cluster)
-    b = concordance_index(time, event, risk_b, weights=weights, cluster=cluster)
+    a = concordance_index(time, event, risk_a, weights=weights, cluster=cluster, cause=cause)
+    b = concordance_index(time, event, risk_b, weights=weights, cluster=cluster, cause=cause)
     paired = subtract(a, b)
     return ConcordanceDifference(
         difference=paired.difference,
@@ -194,26 +198,29 @@ def compare_concordance(
 def concordance_covariance(
     time: Real[np.ndarray, " subject"],
     event: Codes,
-    risks: Sequence[Real[np.ndarray, " subject"]],
+    risks: Real[np.ndarray, "subject model"],
     *,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> ConcordanceCovariance:
     """Compute several models' Harrell concordance on the same subjects and the covariance of all of them.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
-        risks: One risk vector per model, higher = earlier event.
+        risks: One column per model, higher = earlier event.
         weights: As in `concordance_index`.
         cluster: As in `concordance_index`.
+        cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`, or no model.
     """
-    if len(risks) == 0:
-        raise MetricError("no risk was given; expected one vector per model")
-    models = tuple(concordance_index(time, event, risk, weights=weights, cluster=cluster) for risk in risks)
+    given = np.asarray(risks, dtype=np.float64)
+    if given.ndim != 2 or given.shape[1] == 0:
+        raise MetricError(f"risks has shape {given.shape}; expected (subject, model), a column per model and at least one")
+    models = tuple(concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in given.T)
     influence = np.stack([_summed(model.influence, model.cluster) for model in models])
     return ConcordanceCovariance(np.array([model.estimate for model in models]), influence @ influence.T, models)
 

@@ -1,7 +1,8 @@
-"""From influence functions to standard errors, intervals, paired tests and adjusted p-values."""
+"""From influence functions to standard errors, intervals, paired tests, and tests against a margin."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,10 +102,9 @@ def subtract(first: Estimate, second: Estimate) -> Difference:
     """Return first minus second, paired: their influences are subtracted subject by subject.
 
     Raises:
-        MetricError: The two were not computed on the same number of rows.
+        MetricError: The two do not have the same number of rows in the same clusters.
     """
-    if first.influence.shape != second.influence.shape or first.censoring_influence.shape != second.censoring_influence.shape:
-        raise MetricError(f"a paired difference needs the same subjects twice; given {first.n} and {second.n} rows")
+    check_paired([first, second])
     return Difference(
         difference=first.estimate - second.estimate,
         influence=first.influence - second.influence,
@@ -113,6 +113,57 @@ def subtract(first: Estimate, second: Estimate) -> Difference:
         cluster=first.cluster,
         censoring_influence=first.censoring_influence - second.censoring_influence,
     )
+
+
+def value(result: Estimate | Difference) -> float:
+    """Return the number of an estimate or of a difference."""
+    return result.difference if isinstance(result, Difference) else result.estimate
+
+
+def check_paired(results: Sequence[Estimate | Difference]) -> None:
+    """Refuse results whose influences cannot be taken together row by row.
+
+    Raises:
+        MetricError: No result, or not all have the same number of rows in the same clusters.
+    """
+    if not results:
+        raise MetricError("no result was given; expected at least one")
+    first = results[0]
+    for other in results[1:]:
+        if first.influence.shape != other.influence.shape or first.censoring_influence.shape != other.censoring_influence.shape:
+            raise MetricError(f"paired results need the same subjects in each; given {first.n} and {other.n} rows")
+        if not _same_clusters(first.cluster, other.cluster):
+            raise MetricError("paired results need the same clusters in each; compute all of them with one `cluster`")
+
+
+def _same_clusters(first: Int[np.ndarray, " subject"] | None, second: Int[np.ndarray, " subject"] | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first is second or np.array_equal(first, second)
+
+
+def independent_units(result: Estimate | Difference) -> int:
+    """Return the number of clusters, or of rows where every row is its own; degrees of freedom of a t quantile are one less."""
+    return len(result.influence) if result.cluster is None else len(np.unique(result.cluster))
+
+
+def joint_covariance(results: Sequence[Estimate | Difference]) -> Float[np.ndarray, "result result"]:
+    """Return the covariance matrix of results on the same subjects; the roots of its diagonal are their standard errors.
+
+    Raises:
+        MetricError: See `check_paired`.
+    """
+    check_paired(results)
+    summed = np.stack([summed_by_cluster(result.influence, result.cluster) for result in results])
+    through_censoring = np.stack([result.censoring_influence for result in results])
+    return np.asarray(summed @ summed.T + through_censoring @ through_censoring.T)
+
+
+def summed_by_cluster(
+    influence: Float[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"] | None
+) -> Float[np.ndarray, " cluster"]:
+    """Return the sum of the influences within each cluster; without clusters, the influences."""
+    return influence if cluster is None else np.bincount(cluster, weights=influence)
 
 
 def standard_error(
@@ -127,7 +178,7 @@ def standard_error(
         cluster: Numbers from 0, or None where every row is its own cluster.
         censoring_influence: Influences of an independent cohort that gave the censoring curve; its variance is added.
     """
-    summed = influence if cluster is None else np.bincount(cluster, weights=influence)
+    summed = summed_by_cluster(influence, cluster)
     extra = 0.0 if censoring_influence is None else np.square(censoring_influence).sum()
     return float(np.sqrt(np.square(summed).sum() + extra))
 
@@ -161,36 +212,106 @@ def wald_p_value(estimate: float, error: float, *, degrees: float | None = None)
     return float(2 * (ndtr(statistic) if degrees is None else stdtr(degrees, statistic)))
 
 
-def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the family-wise error is controlled, whatever their dependence.
+def one_sided_p_value(estimate: float, error: float) -> float:
+    """Return the one-sided p-value of "the true value is at most 0", small where the estimate is large.
 
-    A NaN (a test that could not be made) stays NaN and still counts as a member of the family.
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+    With a standard error of 0 there is nothing to test with: 1 for an estimate of 0, else NaN.
     """
-    p = _checked_p_values(p_values)
-    order = np.argsort(p)  # NaN last
-    factors = np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
-    return adjusted
+    if error == 0:
+        return 1.0 if estimate == 0 else float("nan")
+    return float(ndtr(-estimate / error))
 
 
-def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the false discovery rate is controlled (independent or positively dependent tests).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equivalence:
+    """Two one-sided tests of "the true difference is as large as the margin, in one direction or the other".
 
-    A NaN stays NaN and still counts as a member of the family.
-    Source: Benjamini and Hochberg, Journal of the Royal Statistical Society B 57 (1995), 289-300.
+    Attributes:
+        difference: The difference tested.
+        standard_error: Its standard error.
+        margin: The smallest difference that would matter, > 0.
+        p_below: One-sided p-value of "the true difference is -margin or less".
+        p_above: One-sided p-value of "the true difference is margin or more".
     """
-    p = _checked_p_values(p_values)
-    order = np.argsort(p)[::-1]  # largest first, NaN before all
-    scaled = p[order] * (len(p) / np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.where(np.isnan(scaled), np.nan, np.minimum(np.fmin.accumulate(scaled), 1.0))
-    return adjusted
+
+    difference: float
+    standard_error: float
+    margin: float
+    p_below: float
+    p_above: float
+
+    @property
+    def p_value(self) -> float:
+        """The larger of the two; small: the true difference lies within the margin. NaN where there is no standard error."""
+        return float(np.maximum(self.p_below, self.p_above))
+
+    def interval(self, level: float = 0.9) -> Interval:
+        """Return the interval that decides: p < alpha exactly where the one of level 1 - 2 alpha lies within the margin."""
+        return wald_interval(self.difference, self.standard_error, level=level)
 
 
-def _checked_p_values(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or bool(((p < 0) | (p > 1)).any()):
-        raise MetricError("p-values must be a vector of numbers between 0 and 1 (NaN = could not be tested)")
-    return p
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonInferiority:
+    """A one-sided test of "worse than the reference by the margin or more".
+
+    Attributes:
+        difference: The difference tested, turned so that positive is better than the reference.
+        standard_error: Its standard error.
+        margin: The smallest loss that would matter, > 0.
+        p_value: One-sided; small: the loss, if there is one, is less than the margin. NaN where there is no standard error.
+    """
+
+    difference: float
+    standard_error: float
+    margin: float
+    p_value: float
+
+    def interval(self, level: float = 0.9) -> Interval:
+        """Return the interval whose lower limit decides: p < alpha exactly where that of level 1 - 2 alpha is above -margin."""
+        return wald_interval(self.difference, self.standard_error, level=level)
+
+
+def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence:
+    """Test whether a difference is smaller than a margin in both directions (two one-sided tests).
+
+    Args:
+        difference: A paired difference, or an estimate that is one (a mean over seeds, a contrast).
+        margin: The smallest difference that would matter, > 0, in the units of the metric; declare it before looking.
+
+    Raises:
+        MetricError: A margin that is not finite and > 0.
+
+    Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680.
+    """
+    _check_margin(margin)
+    estimate, error = value(difference), difference.standard_error
+    return Equivalence(
+        difference=estimate,
+        standard_error=error,
+        margin=margin,
+        p_below=one_sided_p_value(margin + estimate, error),
+        p_above=one_sided_p_value(margin - estimate, error),
+    )
+
+
+def non_inferiority(difference: Difference | Estimate, margin: float, *, higher_is_better: bool = True) -> NonInferiority:
+    """Test whether a model is not worse than its reference by a margin.
+
+    Args:
+        difference: Model minus reference, or an estimate that is such a difference.
+        margin: The smallest loss that would matter, > 0, in the units of the metric; declare it before looking.
+        higher_is_better: False for an error such as the Brier score: the difference is turned round.
+
+    Raises:
+        MetricError: A margin that is not finite and > 0.
+
+    Source: Piaggio et al., Journal of the American Medical Association 308 (2012), 2594-2604.
+    """
+    _check_margin(margin)
+    gain, error = (value(difference) if higher_is_better else -value(difference)), difference.standard_error
+    return NonInferiority(difference=gain, standard_error=error, margin=margin, p_value=one_sided_p_value(margin + gain, error))
+
+
+def _check_margin(margin: float) -> None:
+    if not (np.isfinite(margin) and margin > 0):
+        raise MetricError(f"margin is {margin}; expected a finite number > 0, the smallest difference that would matter")

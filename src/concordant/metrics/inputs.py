@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,10 @@ from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
 
 Codes = Real[np.ndarray, " subject"] | Bool[np.ndarray, " subject"]
-"""Event codes as a metric takes them: 1 (or True) = observed, anything else = censored."""
+"""Event codes as a metric takes them: 0 = censored, 1 (or True) = the event, 2 and above = competing events."""
+
+Outcomes = SurvivalTarget | tuple[Real[np.ndarray, " other"], Codes]
+"""Outcomes of another cohort: a `(time, event)` pair, or a SurvivalTarget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +24,26 @@ class Subjects:
 
     Attributes:
         time: Follow-up, > 0, finite.
-        observed: True where the event of interest (code 1) was observed.
+        observed: True where the event of interest was observed.
+        censored: True where the follow-up ended without any event that counts.
         weights: One weight per row; int32 ones where none were given, so that counts stay integers.
         cluster: Cluster number per row, or None where every row is its own.
     """
 
     time: Float[np.ndarray, " subject"]
     observed: Bool[np.ndarray, " subject"]
+    censored: Bool[np.ndarray, " subject"]
     weights: Real[np.ndarray, " subject"]
     cluster: Int[np.ndarray, " subject"] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.time)
+
+    @property
+    def competing(self) -> Bool[np.ndarray, " subject"]:
+        """True where a competing event was observed: it is known that the event of interest never comes."""
+        return np.asarray(~(self.observed | self.censored))
 
     @property
     def n_events(self) -> int:
@@ -47,24 +57,32 @@ def checked_subjects(
     *,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
 ) -> Subjects:
     """Check outcomes, weights and clusters.
 
     Args:
         time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        event: 0 = censored, 1 = observed, 2 and above = competing.
         weights: Finite, >= 0, not all 0; None = 1 each.
         cluster: Labels of any kind (a subject's id where it has several scans); None = every row its own.
+        cause: None = event 1 is the event of interest and every other code is censored; else the code of the event of interest,
+            0 alone being censored and every other code a competing event.
 
     Raises:
-        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, a negative weight, or no weight above 0.
+        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, an event code that is no whole number >= 0, a cause below 1,
+            a negative weight, or no weight above 0.
     """
     target = checked_target(time, event)
     count = len(target)
     ones = np.ones(count, np.int32)
+    if cause is not None and cause < 1:
+        raise MetricError(f"cause is {cause}; expected the code of an event, 1 or above (0 is censored)")
+    observed = np.asarray(target.event == (1 if cause is None else cause))
     return Subjects(
         time=target.time,
-        observed=target.observed,
+        observed=observed,
+        censored=~observed if cause is None else np.asarray(target.event == 0),
         weights=ones if weights is None else _checked_weights(weights, count),
         cluster=None if cluster is None else _cluster_numbers(cluster, count),
     )
@@ -74,7 +92,7 @@ def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> Survival
     """Check outcomes alone.
 
     Raises:
-        MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code that is NaN.
+        MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code that is no whole number >= 0.
     """
     times = np.asarray(time, dtype=np.float64)
     codes = np.asarray(event)
@@ -85,9 +103,39 @@ def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> Survival
     if not bool((np.isfinite(times) & (times > 0)).all()):
         bad = int((~(np.isfinite(times) & (times > 0))).sum())
         raise MetricError(f"time has {bad} value(s) that are not finite and > 0; expected follow-up after the prediction time")
-    if np.issubdtype(codes.dtype, np.floating) and np.isnan(codes).any():
-        raise MetricError("event holds NaN; expected 1 for an observed event, anything else for a censored one")
-    return SurvivalTarget(times, codes.astype(np.int64))
+    return SurvivalTarget(times, _checked_codes(codes))
+
+
+def checked_outcomes(outcomes: Outcomes) -> SurvivalTarget:
+    """Check the outcomes of another cohort.
+
+    Raises:
+        MetricError: As `checked_target`, or not a pair.
+    """
+    if isinstance(outcomes, SurvivalTarget):
+        return checked_target(outcomes.time, outcomes.event)
+    if not isinstance(outcomes, tuple | list) or len(outcomes) != 2:
+        raise MetricError(f"censoring is a {type(outcomes).__name__}; expected the (time, event) pair of another cohort")
+    return checked_target(*outcomes)
+
+
+def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
+    try:
+        values = codes.astype(np.float64)
+    except (ValueError, TypeError):
+        raise MetricError(f"event holds {codes.dtype} values; expected codes: 0 censored, 1 the event, 2 and above competing") from None
+    wrong = ~((values >= 0) & (values % 1 == 0) & np.isfinite(values))  # NaN is wrong as well
+    if wrong.any():
+        raise MetricError(
+            f"event has {int(wrong.sum())} code(s) that are NaN, negative or fractional; expected 0 censored, 1 the event, 2.. competing"
+        )
+    return values.astype(np.int64)
+
+
+def followed_for_ever(subjects: Subjects) -> Subjects:
+    """Return the subjects as a rank statistic sees them: who had a competing event stays under observation for ever."""
+    competing = subjects.competing
+    return subjects if not competing.any() else replace(subjects, time=np.where(competing, np.inf, subjects.time))
 
 
 def checked_risk(risk: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:

@@ -46,7 +46,7 @@ def pair_sums(subjects: Subjects, risk: Float[np.ndarray, " subject"], case_weig
     sums = _sweep_groups(subjects, risk, case_weight, None)
     several = _rows_that_share_a_cluster(subjects.cluster)
     if several.size and subjects.cluster is not None:
-        part = Subjects(subjects.time[several], subjects.observed[several], subjects.weights[several])
+        part = Subjects(subjects.time[several], subjects.observed[several], subjects.censored[several], subjects.weights[several])
         sums[:, several] -= _sweep_groups(part, risk[several], case_weight[several], subjects.cluster[several])
     return PairSums(*sums)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
 from concordant.metrics.base import METRICS, Metric, Setting
-from concordant.metrics.brier import brier_score, integrated_brier_score
+from concordant.metrics.brier import brier_score_at, integrated_brier_score
 from concordant.metrics.concordance import concordance_index, concordance_index_ipcw
 from concordant.metrics.inference import Estimate
 
@@ -75,16 +75,15 @@ class BrierAtHorizon(Metric):
         if setting.horizon_days is None:
             raise MetricError("brier_score needs a horizon; give horizons_days")
         target = predictions.target
-        scores = brier_score(
+        return brier_score_at(
             target.time,
             target.event,
-            _survival_at(_curves(predictions), setting.horizon_days)[:, None],
-            np.array([setting.horizon_days]),
+            _survival_at(_curves(predictions), setting.horizon_days),
+            setting.horizon_days,
             censoring=setting.censoring,
             pooled=setting.pooled,
             cluster=_subjects(predictions.table),
         )
-        return scores.scores[0]
 
 
 class _Curves(NamedTuple):

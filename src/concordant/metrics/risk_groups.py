@@ -1,4 +1,4 @@
-"""Groups of risk, their Kaplan-Meier curves and the log-rank test between them."""
+"""Groups of risk: their Kaplan-Meier curves, the log-rank test between them and their restricted mean survival times."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Real, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy.special import chdtrc
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
-from concordant.metrics.inputs import Codes, checked_risk, checked_target
+from concordant.metrics.inputs import Codes, checked_risk, checked_subjects, checked_target
+from concordant.metrics.restricted_mean import RestrictedMean, RestrictedMeanDifference, group_means, mean_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,18 @@ class RiskGroups:
         group: Group per subject.
         curves: Kaplan-Meier curve per group, None where a group is empty.
         log_rank: Test of equal hazards between the groups that are not empty.
+        tau: Where the area under the curves ends.
+        restricted_means: Mean time without the event within the first `tau` per group, None where a group is empty.
+        restricted_mean_difference: That of the group of highest risk minus that of the lowest, of those that are not empty.
     """
 
     thresholds: Float[np.ndarray, " threshold"]
     group: Int[np.ndarray, " subject"]
     curves: tuple[SurvivalCurve | None, ...]
     log_rank: LogRank
+    tau: float
+    restricted_means: tuple[RestrictedMean | None, ...]
+    restricted_mean_difference: RestrictedMeanDifference
 
 
 def risk_groups(
@@ -58,8 +65,12 @@ def risk_groups(
     *,
     groups: int = 3,
     thresholds: Sequence[float] | None = None,
+    tau: float | None = None,
+    cluster: Shaped[np.ndarray, " subject"] | None = None,
 ) -> RiskGroups:
     """Split subjects by risk and compare the groups' survival.
+
+    The groups are taken as given: that their limits may come from the same subjects is in no standard error.
 
     Args:
         time: Follow-up, > 0.
@@ -67,9 +78,13 @@ def risk_groups(
         risk: Higher = earlier event. Equal risks are in one group.
         groups: Number of groups of about equal size; 3 = tertiles.
         thresholds: Ascending limits found elsewhere (on train, say), in place of this cohort's quantiles.
+        tau: Upper limit of the restricted means; None = the largest that all groups support, stated in the result.
+        cluster: Rows with one label are one subject, in the standard errors of the restricted means; the curves' and the log-rank
+            test take every row as its own.
 
     Raises:
-        MetricError: Invalid outcomes or risk, fewer than two groups with subjects, or no event.
+        MetricError: Invalid outcomes or risk, fewer than two groups with subjects, no event, or a tau that is not > 0 or beyond the
+            largest supported.
     """
     target = checked_target(time, event)
     values = checked_risk(risk, len(target))
@@ -79,13 +94,27 @@ def risk_groups(
     if bool((np.diff(limits) < 0).any()):
         raise MetricError("thresholds must ascend")
     group = np.searchsorted(limits, values, side="left")
-    curves = tuple(_curve(target, group == number) for number in range(len(limits) + 1))
-    return RiskGroups(limits, group, curves, log_rank(target.time, target.event, group))
+    filled = np.unique(group).tolist()
+    curves = {number: _curve(target, group == number) for number in filled}
+    test = log_rank(target.time, target.event, group)
+    subjects = checked_subjects(target.time, target.event, cluster=cluster)
+    means = dict(zip(filled, group_means(subjects, [group == number for number in filled], tau), strict=True))
+    lowest, highest = means[filled[0]], means[filled[-1]]
+    every = range(len(limits) + 1)
+    return RiskGroups(
+        thresholds=limits,
+        group=group,
+        curves=tuple(curves.get(number) for number in every),
+        log_rank=test,
+        tau=highest.tau,
+        restricted_means=tuple(means.get(number) for number in every),
+        restricted_mean_difference=mean_difference(subjects, highest, lowest),
+    )
 
 
-def _curve(target: SurvivalTarget, member: Shaped[np.ndarray, " subject"]) -> SurvivalCurve | None:
+def _curve(target: SurvivalTarget, member: Bool[np.ndarray, " subject"]) -> SurvivalCurve:
     part = target.take(np.flatnonzero(member))
-    return kaplan_meier(part.time, part.event) if len(part) else None
+    return kaplan_meier(part.time, part.event)
 
 
 def log_rank(time: Real[np.ndarray, " subject"], event: Codes, group: Shaped[np.ndarray, " subject"]) -> LogRank:

@@ -1,0 +1,263 @@
+"""Calibration at a horizon in two numbers: observed over expected (in the large), and the slope of the log-log predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Real, Shaped
+
+from concordant.core.errors import MetricError
+from concordant.metrics.cox import fit_cox, has_spread
+from concordant.metrics.inference import Estimate
+from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+
+CLIP = 1e-8
+"""A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken (infinite at 0 and 1), nowhere else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationInTheLarge(Estimate):
+    """Observed over expected probability of the event by the horizon: 1 = right on average, above 1 = too low predictions.
+
+    Attributes:
+        observed: Kaplan-Meier (with competing events Aalen-Johansen) probability of the event by the horizon.
+        expected: Mean predicted probability.
+        horizon: The horizon.
+    """
+
+    observed: float
+    expected: float
+    horizon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSlope(Estimate):
+    """Slope of the log-log predictions: 1 = perfect spread, below 1 = too extreme predictions, 0 = no information.
+
+    Attributes:
+        horizon: Follow-up was ended here; `n_events` counts the events until then.
+        n_clipped: Predictions of 0 or 1, or closer to them than `CLIP`, which were moved inside.
+    """
+
+    horizon: float
+    n_clipped: int
+
+
+def calibration_in_the_large(
+    time: Real[np.ndarray, " subject"],
+    event: Codes,
+    predicted: Real[np.ndarray, " subject"],
+    horizon: float,
+    *,
+    weights: Real[np.ndarray, " subject"] | None = None,
+    cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
+) -> CalibrationInTheLarge:
+    """Compute the observed over the expected probability of the event by a horizon.
+
+    Args:
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
+        predicted: Probability of the event by the horizon, in [0, 1].
+        horizon: In the unit of `time`, within the follow-up.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
+        cause: This code is the event, 0 is censored, any other a competing event; observed is then the Aalen-Johansen estimate.
+
+    Raises:
+        MetricError: Invalid outcomes or predictions, a horizon beyond the follow-up, or predictions that are all 0.
+
+    Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114 (ratio); standard error by the influence function.
+    """
+    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    chance = checked_predicted(predicted, len(subjects))
+    end = checked_horizon(horizon)
+    observed = observed_by(subjects, end)
+    share = subjects.weights / subjects.weights.sum()
+    expected = float(share @ chance)
+    if expected == 0:
+        raise MetricError("every predicted probability is 0; observed over expected has no value")
+    ratio = observed.value / expected
+    return CalibrationInTheLarge(
+        estimate=ratio,
+        influence=(observed.influence - ratio * share * (chance - expected)) / expected,
+        n=len(subjects),
+        n_events=subjects.n_events,
+        cluster=subjects.cluster,
+        observed=observed.value,
+        expected=expected,
+        horizon=end,
+    )
+
+
+def calibration_slope(
+    time: Real[np.ndarray, " subject"],
+    event: Codes,
+    predicted: Real[np.ndarray, " subject"],
+    horizon: float,
+    *,
+    weights: Real[np.ndarray, " subject"] | None = None,
+    cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
+) -> CalibrationSlope:
+    """Fit the coefficient of log(-log(1 - predicted)) in a Cox model whose follow-up ends at the horizon.
+
+    Args:
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
+        predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by `CLIP`.
+        horizon: In the unit of `time`; an event at the horizon counts, a later one does not.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed (Lin and Wei's robust variance).
+        cause: This code is the event, 0 is censored. Competing events are refused: the slope of a cumulative incidence is no
+            coefficient of a Cox model.
+
+    Raises:
+        MetricError: Invalid outcomes or predictions, a competing event, no event by the horizon, predictions that are all the
+            same (or differ by rounding only), or that order the few events perfectly.
+
+    Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114; ties as Breslow.
+    """
+    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    refuse_competing(subjects, "calibration_slope")
+    chance = checked_predicted(predicted, len(subjects))
+    end = checked_horizon(horizon)
+    early = replace(subjects, time=np.minimum(subjects.time, end), observed=subjects.observed & (subjects.time <= end))
+    covariate = log_log(chance)
+    if not has_spread(covariate, subjects.weights):
+        raise MetricError("predicted is the same for every row (or differs by rounding only): a constant has no calibration slope")
+    fit = fit_cox(early, covariate[:, None])
+    clipped = int(((chance < CLIP) | (chance > 1 - CLIP)).sum())
+    return CalibrationSlope(
+        estimate=float(fit.coefficient[0]),
+        influence=fit.influence[:, 0],
+        n=len(subjects),
+        n_events=early.n_events,
+        cluster=subjects.cluster,
+        note=f"{clipped} prediction(s) of 0 or 1 moved inside" if clipped else "",
+        horizon=end,
+        n_clipped=clipped,
+    )
+
+
+def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
+    """Check probabilities of the event by a horizon.
+
+    Raises:
+        MetricError: Not one number in [0, 1] per subject.
+    """
+    values = np.asarray(predicted, dtype=np.float64)
+    if values.shape != (count,):
+        raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
+    wrong = ~((values >= 0) & (values <= 1))
+    if bool(wrong.any()):
+        raise MetricError(
+            f"predicted has {int(wrong.sum())} value(s) that are NaN or outside [0, 1]; "
+            "expected the probability of the event by the horizon, 1 - S(horizon)"
+        )
+    return values
+
+
+def checked_horizon(horizon: float) -> float:
+    """Check a horizon.
+
+    Raises:
+        MetricError: Not a finite number above 0.
+    """
+    value = float(horizon)
+    if not (np.isfinite(value) and value > 0):
+        raise MetricError(f"horizon is {horizon}; expected a finite time > 0")
+    return value
+
+
+def refuse_competing(subjects: Subjects, name: str) -> None:
+    """Refuse a cohort with competing events, for what has no meaning there.
+
+    Raises:
+        MetricError: There is a competing event.
+    """
+    count = int(subjects.competing.sum())
+    if count:
+        raise MetricError(
+            f"{name} does not know competing events; given {count}. Use calibration_in_the_large or kaplan_meier_calibration with "
+            "`cause`, or leave `cause` out for the cause-specific hazard, to which competing events are censored"
+        )
+
+
+def log_log(chance: Float[np.ndarray, " subject"]) -> Float[np.ndarray, " subject"]:
+    """Return log(-log(1 - p)), p clipped by `CLIP`: the log cumulative hazard."""
+    return np.asarray(np.log(-np.log1p(-np.clip(chance, CLIP, 1 - CLIP))))
+
+
+def weighted_quantile(
+    values: Float[np.ndarray, " subject"], weights: Real[np.ndarray, " subject"], levels: Float[np.ndarray, " level"]
+) -> Float[np.ndarray, " level"]:
+    """Return the smallest values that at least these shares of the weight do not exceed (a copy counts like a weight of 2)."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[order], dtype=np.float64)
+    place = np.searchsorted(below / below[-1], levels, side="left")
+    return np.asarray(values[order][np.minimum(place, len(values) - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedProbability:
+    """Probability of the event by a horizon.
+
+    Attributes:
+        value: The Aalen-Johansen estimate, which is Kaplan-Meier's where there are no competing events.
+        influence: Its derivative by every row's weight, times the weight.
+    """
+
+    value: float
+    influence: Float[np.ndarray, " subject"]
+
+
+def observed_by(subjects: Subjects, horizon: float) -> ObservedProbability:
+    """Estimate the probability of the event by a horizon from rows of weight above 0.
+
+    With N1, N the weight of the events of interest and of all events at s, Y at risk, S the overall survival and F the incidence,
+    a change of the hazards dN1/Y and dN/Y at s changes F(horizon) by S(s-) and by -(F(horizon) - F(s)) / (1 - dN/Y) times as much.
+
+    Raises:
+        MetricError: Nobody is under observation until the horizon.
+
+    Source: Aalen and Johansen, Scandinavian Journal of Statistics 5 (1978), 141-150; the derivative is theirs by the product rule.
+    """
+    weights = np.asarray(subjects.weights, dtype=np.float64)
+    ends = subjects.observed | subjects.competing
+    _refuse_beyond(subjects.time[weights > 0], ends[weights > 0], horizon)
+    counted = ends & (weights > 0) & (subjects.time <= horizon)
+    times, index = np.unique(subjects.time[counted], return_inverse=True)
+    if len(times) == 0:
+        return ObservedProbability(0.0, np.zeros(len(weights)))
+    own = np.bincount(index, weights=(weights * subjects.observed)[counted])
+    every = np.bincount(index, weights=weights[counted])
+    at_risk = _weight_from(subjects.time, weights, times)
+    before = np.concatenate([[1.0], np.cumprod(1 - every / at_risk)[:-1]])
+    incidence = np.cumsum(before * own / at_risk)
+    later = incidence[-1] - incidence
+    through_all = np.divide(later, at_risk - every, out=np.zeros(len(times)), where=later > 0)
+    passed = np.searchsorted(times, subjects.time, side="right")
+    at_own = np.maximum(passed - 1, 0)
+    gain = np.where(counted & subjects.observed, (before / at_risk)[at_own], 0.0) - np.where(counted, through_all[at_own], 0.0)
+    expected = np.concatenate([[0.0], np.cumsum((before * own / at_risk - every * through_all) / at_risk)])
+    return ObservedProbability(float(incidence[-1]), weights * (gain - expected[passed]))
+
+
+def _refuse_beyond(time: Float[np.ndarray, " kept"], ends: Shaped[np.ndarray, " kept"], horizon: float) -> None:
+    last = float(time.max())
+    if horizon > last and not bool(ends[time == last].all()):
+        raise MetricError(
+            f"nobody (of {len(time)} rows) is followed to the horizon of {horizon:g}: the last time is {last:g}. Choose an earlier one, "
+            "or fewer groups where these rows are one of them"
+        )
+
+
+def _weight_from(
+    time: Float[np.ndarray, " subject"], weights: Float[np.ndarray, " subject"], at: Float[np.ndarray, " time"]
+) -> Float[np.ndarray, " time"]:
+    """Return the weight of the rows whose time is `at` or later."""
+    order = np.argsort(time, kind="stable")
+    later = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    return np.asarray(later[np.searchsorted(time[order], at, side="left")])
