@@ -10,10 +10,13 @@ from jaxtyping import Float, Int
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
+from concordant.metrics.auc import auc_at
 from concordant.metrics.base import METRICS, Metric, Setting
 from concordant.metrics.brier import brier_score_at, integrated_brier_score
+from concordant.metrics.calibration_curve import integrated_calibration_index
 from concordant.metrics.concordance import concordance_index, concordance_index_ipcw
 from concordant.metrics.inference import Estimate
+from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope
 
 
 @METRICS.register("concordance_index")
@@ -72,18 +75,94 @@ class BrierAtHorizon(Metric):
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the score; a curve without the horizon among its times is read at the last time before it."""
-        if setting.horizon_days is None:
-            raise MetricError("brier_score needs a horizon; give horizons_days")
+        horizon = _horizon("brier_score", setting)
         target = predictions.target
         return brier_score_at(
             target.time,
             target.event,
-            _survival_at(_curves(predictions), setting.horizon_days),
-            setting.horizon_days,
+            _survival_at(_curves(predictions), horizon),
+            horizon,
             censoring=setting.censoring,
             pooled=setting.pooled,
             cluster=_subjects(predictions.table),
         )
+
+
+@METRICS.register("cumulative_dynamic_auc")
+class DynamicAUC(Metric):
+    """The cumulative/dynamic AUC of `risk` at a horizon: cases by then against those followed beyond it."""
+
+    at_horizons = True
+
+    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+        """Compute the AUC."""
+        target = predictions.target
+        return auc_at(
+            target.time,
+            target.event,
+            predictions.risk,
+            _horizon("cumulative_dynamic_auc", setting),
+            censoring=setting.censoring,
+            pooled=setting.pooled,
+            cluster=_subjects(predictions.table),
+        )
+
+
+@METRICS.register("integrated_calibration_index")
+class CalibrationIndex(Metric):
+    """The mean distance between predicted and observed probability at a horizon: 0 = calibrated."""
+
+    at_horizons = True
+
+    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+        """Compute the index; it uses no censoring curve."""
+        return integrated_calibration_index(
+            *_at_horizon("integrated_calibration_index", predictions, setting), cluster=_subjects(predictions.table)
+        )
+
+
+@METRICS.register("calibration_slope")
+class Slope(Metric):
+    """How much spread the predicted probabilities at a horizon should have: below 1 = too extreme, 1 = right."""
+
+    at_horizons = True
+
+    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+        """Compute the slope; it uses no censoring curve."""
+        given = _at_horizon("calibration_slope", predictions, setting)
+        return calibration_slope(*given, cluster=_subjects(predictions.table))
+
+
+@METRICS.register("calibration_in_the_large")
+class InTheLarge(Metric):
+    """Observed over expected probability of the event by a horizon: 1 = right, above 1 = the model promises too much survival."""
+
+    at_horizons = True
+
+    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+        """Compute the ratio; it uses no censoring curve."""
+        return calibration_in_the_large(
+            *_at_horizon("calibration_in_the_large", predictions, setting), cluster=_subjects(predictions.table)
+        )
+
+
+def _horizon(metric: str, setting: Setting) -> float:
+    if setting.horizon_days is None:
+        raise MetricError(f"{metric} needs a horizon; give horizons_days")
+    return setting.horizon_days
+
+
+class _AtHorizon(NamedTuple):
+    time: Float[np.ndarray, " subject"]
+    event: Int[np.ndarray, " subject"]
+    predicted: Float[np.ndarray, " subject"]
+    horizon: float
+
+
+def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> _AtHorizon:
+    """Read the predicted probability of the event by the horizon; a curve is read at the last of its times before it."""
+    horizon, target = _horizon(metric, setting), predictions.target
+    return _AtHorizon(target.time, target.event, 1 - _survival_at(_curves(predictions), horizon), horizon)
 
 
 class _Curves(NamedTuple):

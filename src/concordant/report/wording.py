@@ -20,6 +20,10 @@ _METRICS = {
     "concordance_index_ipcw": "Uno\N{RIGHT SINGLE QUOTATION MARK}s C",
     "integrated_brier_score": "Integrated Brier score",
     "brier_score": "Brier score",
+    "cumulative_dynamic_auc": "AUC",
+    "integrated_calibration_index": "Integrated calibration index",
+    "calibration_slope": "Calibration slope",
+    "calibration_in_the_large": "Observed over expected",
 }
 
 
