@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from lifelines.utils import concordance_index as lifelines_index
 from sksurv.metrics import brier_score as sksurv_brier
-from sksurv.metrics import concordance_index_censored, cumulative_dynamic_auc as sksurv_auc
+from sksurv.metrics import concordance_index_censored
+from sksurv.metrics import cumulative_dynamic_auc as sksurv_auc
 from sksurv.util import Surv
 
 from concordant.metrics import (
@@ -90,7 +91,9 @@ def discrimination(table: Table) -> None:
     t, e, r = cohort(100_000)
     table.add("Harrell's C with standard error", "concordant", len(t), lambda: concordance_index(t, e, r[:, 0]))
     table.add("Harrell's C with standard error", "lifelines", len(t), lambda: lifelines_index(t, -r[:, 0], e), note="C alone")
-    table.add("Harrell's C with standard error", "scikit-survival", len(t), lambda: concordance_index_censored(e == 1, t, r[:, 0]), note="C alone")
+    table.add(
+        "Harrell's C with standard error", "scikit-survival", len(t), lambda: concordance_index_censored(e == 1, t, r[:, 0]), note="C alone"
+    )
     t, e, r = cohort(10_000, 2)
     table.add("paired difference of two C with p", "concordant", len(t), lambda: compare_concordance(t, e, r[:, 0], r[:, 1]))
     table.add("1,000 paired bootstrap replicates", "concordant", len(t), lambda: bootstrap_concordance(t, e, r, replicates=1000))
@@ -116,7 +119,13 @@ def over_time(table: Table) -> None:
     t, e, r = cohort(30_000)
     times = np.quantile(t, np.linspace(0.02, 0.98, 50))
     survival = np.exp(-np.outer(np.exp(r[:, 0] / 2), times))
-    table.add("Antolini's C, 50 times", "concordant", len(t), lambda: concordance_index_antolini(t, e, survival, times), note="with standard error")
+    table.add(
+        "Antolini's C, 50 times",
+        "concordant",
+        len(t),
+        lambda: concordance_index_antolini(t, e, survival, times),
+        note="with standard error",
+    )
 
 
 def growth(table: Table) -> None:
@@ -135,7 +144,7 @@ def main() -> None:
     table = Table()
     growth(table)
     start = [sys.executable, "-c", "import concordant.metrics"]
-    table.add("import of concordant.metrics, fresh process", "concordant", 0, lambda: subprocess.run(start, check=True))
+    table.add("import of concordant.metrics, fresh process", "concordant", 0, lambda: subprocess.run(start, check=True))  # noqa: S603 - this interpreter, a fixed command
     over_time(table)
     discrimination(table)
     table.write(Path(__file__).with_suffix(".csv"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
+from numba import njit
 
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
@@ -232,7 +233,7 @@ class _Supported:
 
     def scores(self) -> Iterator[Estimate]:
         for column, time in zip(self.columns, self.times, strict=True):
-            yield _score(self.weighting, np.ascontiguousarray(self.survival[:, column]), float(time))
+            yield _score(self.weighting, self.survival[:, column], float(time))
 
 
 class _Cohort(NamedTuple):
@@ -275,16 +276,19 @@ def _weighting(subjects: Subjects, model: CensoringModel, convention: Convention
 def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> Estimate:
     """Compute the score at one time: its influence is the row's own loss and, through the censoring curve, everybody's."""
     subjects, curve = weighting.subjects, weighting.model.curve
-    controls = subjects.time > time
-    cases = subjects.observed & ~controls
-    known = ~subjects.censored & ~controls  # the event, or a competing one, by this time
-    place_now = curve.up_to(np.array([time]))
-    inverse = np.where(known, weighting.case_weight, controls / curve.steps[place_now])
-    loss = np.square(cases - (1 - survival)) * inverse
+    place_now = int(curve.up_to(np.array([time]))[0])
+    loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
+    _losses(
+        (subjects.time, subjects.observed, subjects.censored),
+        (weighting.place, weighting.case_weight),
+        (time, place_now, 1 / float(curve.steps[place_now])),
+        survival,
+        loss,
+        place,
+    )
     share = subjects.weights / subjects.weights.sum()
     value = float(share @ loss)
     # A loss is proportional to 1 / G where it reads the curve: hence the sensitivity -loss.
-    place = np.where(known, weighting.place, place_now)
     through = weighting.model.influence(place, -share * loss, subjects.weights)
     return Estimate(
         estimate=value,
@@ -294,3 +298,17 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
         cluster=subjects.cluster,
         censoring_influence=through.other,
     )
+
+
+@njit(cache=True)
+def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, place: Any) -> None:
+    """Fill every subject's weighted loss at a time, and the place at which it reads the censoring curve."""
+    times, observed, censored = outcome
+    place_of_event, event_weight = reading
+    time, place_now, weight_now = now
+    for row in range(times.size):
+        known = times[row] <= time and not censored[row]  # the event, or a competing one, by this time
+        place[row] = place_of_event[row] if known else place_now
+        weight = event_weight[row] if known else weight_now if times[row] > time else 0.0
+        error = survival[row] if known and observed[row] else 1.0 - survival[row]
+        loss[row] = error * error * weight

@@ -78,9 +78,9 @@ class CensoringCurve:
         stays = remaining > 0
         per_time = np.zeros(count)
         per_time[stays] = (self.censored * beyond)[stays] / (self.at_risk * remaining)[stays]
-        staying = np.concatenate([[0.0], np.cumsum(per_time)])[self.own_place]
-        leaving = np.append(beyond / self.at_risk, 0.0)[self.own_place]
-        return np.asarray(staying - np.where(self.is_censored, leaving, 0.0))
+        staying = np.concatenate([[0.0], np.cumsum(per_time)])
+        by_place = np.stack([staying, staying - np.append(beyond / self.at_risk, 0.0)])  # of who is not, of who is censored there
+        return np.asarray(by_place[self.is_censored.astype(np.int8), self.own_place])
 
 
 def censoring_curve(subjects: Subjects) -> CensoringCurve:
