@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder of `study_fixture`
 
 from concordant.config import read_study
 from concordant.simulate import SimulatedCohort, SimulationOptions, simulate

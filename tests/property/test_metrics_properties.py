@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from concordant.metrics import (
@@ -14,19 +14,7 @@ from concordant.metrics import (
     holm,
     kaplan_meier,
 )
-
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-@st.composite
-def cohorts(draw):
-    """Small cohorts full of ties, with at least one comparable pair of different subjects."""
-    n = draw(st.integers(3, 30))
-    time = np.array(draw(st.lists(st.integers(1, 8), min_size=n, max_size=n)), float)
-    event = np.array(draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=n, max_size=n)))
-    risk = np.array(draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n)), float)
-    time[:2], event[:2] = (1.0, 9.0), (1, 0)
-    return time, event, risk
+from survival_fixture import FEW, cohorts
 
 
 def same(first, second, *, sign=1.0):

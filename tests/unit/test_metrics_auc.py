@@ -4,14 +4,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from concordant.core.errors import MetricError
 from concordant.metrics.auc import auc_at, cumulative_dynamic_auc
 from concordant.metrics.inference import subtract
+from survival_fixture import FEW, cohorts
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
 TIMES = np.array([0.25, 0.5, 0.75, 1.0])
 
 
@@ -263,17 +263,6 @@ def test_memory_grows_with_subjects_plus_times_not_with_their_product(moving):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.25 * 8 * len(time) * len(times)
-
-
-@st.composite
-def cohorts(draw):
-    """Small cohorts full of ties, with a case and a control at the times 3 and 5."""
-    n = draw(st.integers(3, 30))
-    time = np.array(draw(st.lists(st.integers(1, 8), min_size=n, max_size=n)), float)
-    event = np.array(draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=n, max_size=n)))
-    risk = np.array(draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n)), float)
-    time[:2], event[:2] = (1.0, 9.0), (1, 0)
-    return time, event, risk
 
 
 def both(time, event, risk, **options):

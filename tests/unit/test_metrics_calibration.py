@@ -13,6 +13,7 @@ from concordant.metrics.calibration_curve import integrated_calibration_index, k
 from concordant.metrics.cox import fit_cox
 from concordant.metrics.inputs import checked_subjects
 from concordant.metrics.weak_calibration import CLIP, calibration_in_the_large, calibration_slope, observed_by, weighted_quantile
+from survival_fixture import jackknife
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
 TIMES = np.array([0.25, 0.5, 0.75, 1.0, 1.5])
@@ -52,11 +53,6 @@ def derivative(values, weights, step=1e-5):
 
 def some_weights(n, seed=2):
     return np.random.default_rng(seed).uniform(0.5, 2, n)
-
-
-def jackknife(value, n):
-    left_out = np.array([value(np.delete(np.arange(n), k)) for k in range(n)])
-    return np.sqrt((n - 1) / n * ((left_out - left_out.mean(0)) ** 2).sum(0))
 
 
 # --- the Cox model ---

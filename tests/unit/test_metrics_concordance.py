@@ -11,6 +11,7 @@ from concordant.metrics import (
     concordance_index,
     concordance_index_ipcw,
 )
+from survival_fixture import jackknife
 
 
 def cohort(seed, n=60, *, ties=True):
@@ -112,11 +113,6 @@ def test_uno_influence_is_the_derivative_by_the_weights(convention, tau):
         down[k] -= step
         derivative = (value(up) - value(down)) / (2 * step)
         assert result.influence[k] == pytest.approx(weights[k] * derivative, abs=1e-8)
-
-
-def jackknife(statistic, n):
-    left_out = np.array([statistic(np.delete(np.arange(n), k)) for k in range(n)])
-    return np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
 
 
 @pytest.mark.parametrize("seed", range(3))

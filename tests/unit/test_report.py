@@ -14,8 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
-
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import ConcordantError
 from concordant.core.survival import read_predictions

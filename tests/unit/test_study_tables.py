@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
 
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
 
 from concordant.core.files import differing_keys, read_json
 from concordant.core.modality import Modality

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # that of the cases
-
 from fusion_cases import CASES, IDS
+from safetensors.torch import load_file, save_file
 
 from concordant.core.errors import StoreError
 from concordant.model import ModelSpec

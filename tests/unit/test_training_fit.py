@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # that of the cases
-
 from fusion_cases import CASES, IDS
 
 import concordant.training.fit as fitting

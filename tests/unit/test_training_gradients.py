@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # that of the cases
-
 from fusion_cases import CASES, IDS
 
 from concordant.core.modality import Modality

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixture's folder
 
 from concordant.core.embedding import TokenTable
 from concordant.core.modality import Modality

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int, Real, Shaped
 from numba import njit
 
 from concordant.core.errors import MetricError, did_you_mean
-from concordant.metrics.auc import ranking_within
+from concordant.metrics.case_control import ranking_within
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects, followed_for_ever
+from concordant.metrics.inputs import Codes, Subjects, checked_curves, checked_subjects, followed_for_ever
 from concordant.metrics.pairs import pair_sums
 
 Method = Literal["harrell", "antolini", "adj_antolini"]
@@ -132,16 +132,8 @@ class _Reading:
 
 
 def _reading(subjects: Subjects, survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], steps: Steps) -> _Reading:
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    curves = np.ascontiguousarray(survival, dtype=np.float64)
-    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
-        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
-    if curves.shape != (len(subjects), grid.size):
-        raise MetricError(
-            f"survival has shape {curves.shape}; expected ({len(subjects)}, {grid.size}): a row per subject, a column per time"
-        )
-    if not bool(((curves >= 0) & (curves <= 1)).all()):
-        raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
+    grid, given = checked_curves(survival, times, len(subjects))
+    curves = np.ascontiguousarray(given)
     first = 1 if grid.size > 1 and bool((curves[:, 0] == 1).all()) else 0
     last = grid.size - 1
     following = np.searchsorted(grid, subjects.time, side="right" if steps == "post" else "left")

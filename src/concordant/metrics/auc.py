@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
-from numba import njit
 
 from concordant.core.errors import MetricError
-from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
+from concordant.metrics.case_control import Ranking, ranking
+from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
 from concordant.metrics.competing_risks import event_timeline, incidence
-from concordant.metrics.inference import Band, Estimate, critical_value
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects
+from concordant.metrics.inference import Band, Estimate, wald_band
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, checked_times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +65,7 @@ class CumulativeDynamicAUC:
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the pointwise normal confidence interval."""
-        half = critical_value(level) * self.standard_error
-        return Band(self.estimate - half, self.estimate + half)
+        return wald_band(self.estimate, self.standard_error, level=level)
 
 
 def cumulative_dynamic_auc(
@@ -116,18 +114,18 @@ def cumulative_dynamic_auc(
     """
     checked_convention(convention)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
-    grid = _checked_times(times)
+    grid = checked_times(times)
     columns = _checked_columns(risk, len(subjects), grid)
     cohort = _cohort(subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention)
-    ranking = _ranking(columns[0], subjects.cluster)
+    ranks = ranking(columns[0], subjects.cluster)
     mean = _RunningMean(subjects)
     reasons: dict[float, str] = {}
     for number, horizon in enumerate(grid.tolist()):
         try:
             split = _split(cohort, horizon)
             if 0 < number < len(columns):
-                ranking = _ranking(columns[number], subjects.cluster)
-            area = _area(cohort, split, ranking, horizon)
+                ranks = ranking(columns[number], subjects.cluster)
+            area = _area(cohort, split, ranks, horizon)
         except _UnsupportedTimeError as unsupported:
             reasons[horizon] = unsupported.reason
         else:
@@ -180,7 +178,7 @@ def auc_at(
     if not np.isfinite(horizon):
         raise MetricError(f"horizon is {horizon}; expected a finite time")
     cohort = _cohort(subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention)
-    return _area(cohort, _split(cohort, horizon), _ranking(values, subjects.cluster), float(horizon))
+    return _area(cohort, _split(cohort, horizon), ranking(values, subjects.cluster), float(horizon))
 
 
 class _UnsupportedTimeError(MetricError):
@@ -189,13 +187,6 @@ class _UnsupportedTimeError(MetricError):
     def __init__(self, horizon: float, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the area under the ROC curve is not defined at {horizon:g}: {reason}")
-
-
-def _checked_times(times: Real[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
-        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
-    return grid
 
 
 def _checked_columns(
@@ -217,16 +208,13 @@ def _checked_columns(
 class _Cohort:
     subjects: Subjects
     model: CensoringModel
-    place: Int[np.ndarray, " subject"]  # where an event at its own time reads the censoring curve
-    inverse: Float[np.ndarray, " subject"]  # one over the curve there
+    events: EventWeights
     last: float  # largest time in the cohort
 
 
 def _cohort(subjects: Subjects, model: CensoringModel, convention: Convention) -> _Cohort:
-    place = model.curve.place_of_case(subjects.time, convention)
-    probability = model.curve.steps[place]
-    inverse = np.divide(1.0, probability, out=np.zeros(len(subjects)), where=probability > 0)
-    return _Cohort(subjects, model, place, inverse, float(subjects.time[subjects.weights > 0].max()))
+    events = model.curve.weigh_events(subjects.time, convention)
+    return _Cohort(subjects, model, events, float(subjects.time[subjects.weights > 0].max()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,17 +235,17 @@ def _split(cohort: _Cohort, horizon: float) -> _Split:
     later = subjects.time > horizon
     known = ~(later | subjects.censored)  # the event, or a competing one, by this time
     place_now = curve.up_to(np.array([horizon]))
-    amount = subjects.weights * np.where(known, cohort.inverse, later / curve.steps[place_now])
+    amount = subjects.weights * np.where(known, cohort.events.inverse, later / curve.steps[place_now])
     is_case = subjects.observed & known
     if not (amount[is_case] > 0).any():
         raise _UnsupportedTimeError(horizon, "nobody had the event by then")
-    return _Split(is_case, amount, np.where(known, cohort.place, place_now))
+    return _Split(is_case, amount, np.where(known, cohort.events.place, place_now))
 
 
-def _area(cohort: _Cohort, split: _Split, ranking: Ranking, horizon: float) -> TimeDependentAUC:
+def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> TimeDependentAUC:
     """Compute the area at one time: its influence is the row's own pairs and, through the censoring curve, everybody's."""
     subjects = cohort.subjects
-    sums = ranking.sums(split.is_case, split.amount)
+    sums = ranks.sums(split.is_case, split.amount)
     as_case = split.amount * split.is_case
     total = float(as_case @ sums.total)
     if total == 0:
@@ -322,90 +310,3 @@ class _RunningMean:
             first_time=self.times[0],
             last_time=self.times[-1],
         )
-
-
-class CaseControlSums(NamedTuple):
-    """For every row its sums over the pairs of a case and a control that hold it: weights of the other side."""
-
-    credit: Float[np.ndarray, " subject"]
-    total: Float[np.ndarray, " subject"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Rows in order of risk, group after group; within these groups pairs count.
-
-    Attributes:
-        risk: Higher = earlier event, per row.
-        order: Rows by group, then by risk.
-        starts: Where the groups start in `order`, and where the last ends.
-        without: The groups within which pairs do not count, or None.
-    """
-
-    risk: Float[np.ndarray, " subject"]
-    order: Int[np.ndarray, " member"]
-    starts: Int[np.ndarray, " bound"]
-    without: Ranking | None = None
-
-    def sums(self, is_case: Bool[np.ndarray, " subject"], amount: Float[np.ndarray, " subject"]) -> CaseControlSums:
-        """Sum over the pairs of a case and a control in one group, credit 1 where the case has the higher risk, 1/2 for equal ones.
-
-        Args:
-            is_case: True for a case, False for a control.
-            amount: What the row weighs; 0 = it does not count.
-        """
-        sums = np.zeros((2, len(amount)))
-        _sweep(self.starts, self.order, self.risk, is_case, amount, sums)
-        if self.without is not None:
-            sums -= self.without.sums(is_case, amount)
-        return CaseControlSums(*sums)
-
-
-def _ranking(risk: Real[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"] | None) -> Ranking:
-    """Rank all rows as one group, without the pairs within a cluster."""
-    values = np.ascontiguousarray(risk, dtype=np.float64)
-    order = np.argsort(values)
-    return Ranking(values, order, np.array([0, len(order)]), None if cluster is None else ranking_within(values, cluster))
-
-
-def ranking_within(risk: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"]) -> Ranking | None:
-    """Rank the rows of every group of two or more; None where there is no such group."""
-    several = np.flatnonzero(np.bincount(group)[group] > 1)
-    if several.size == 0:
-        return None
-    order = several[np.lexsort((risk[several], group[several]))]
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(group[order])) + 1, [len(order)]])
-    return Ranking(risk, order, starts)
-
-
-@njit(cache=True)
-def _sweep(starts: Any, order: Any, risk: Any, is_case: Any, amount: Any, sums: Any) -> None:
-    """Go up in risk through each group, one run of equal risks at a time."""
-    for group in range(starts.size - 1):
-        end = starts[group + 1]
-        all_cases, all_controls = _sides(order[starts[group] : end], is_case, amount)
-        cases_above, controls_below = all_cases, 0.0
-        start = starts[group]
-        while start < end:
-            stop = start + 1
-            while stop < end and risk[order[stop]] == risk[order[start]]:
-                stop += 1
-            tied_cases, tied_controls = _sides(order[start:stop], is_case, amount)
-            cases_above -= tied_cases
-            for row in order[start:stop]:
-                sums[0, row] = controls_below + 0.5 * tied_controls if is_case[row] else cases_above + 0.5 * tied_cases
-                sums[1, row] = all_controls if is_case[row] else all_cases
-            controls_below += tied_controls
-            start = stop
-
-
-@njit(cache=True)
-def _sides(rows: Any, is_case: Any, amount: Any) -> Any:
-    """Return what the cases and what the controls among some rows weigh."""
-    cases, controls = 0.0, 0.0
-    for row in rows:
-        if is_case[row]:
-            cases += amount[row]
-        else:
-            controls += amount[row]
-    return cases, controls

@@ -13,8 +13,8 @@ from numba import njit
 
 from concordant.core.errors import MetricError
 from concordant.metrics.concordance import concordance_index
-from concordant.metrics.inference import Band, Interval, critical_value
-from concordant.metrics.inputs import Codes, Subjects, checked_risk, checked_subjects
+from concordant.metrics.inference import Band, Interval, critical_value, wald_band
+from concordant.metrics.inputs import Codes, Subjects, checked_risks, checked_subjects, cluster_numbers
 from concordant.metrics.pairs import pair_sums
 
 Method = Literal["percentile", "normal"]
@@ -112,7 +112,7 @@ def resamples(
     Raises:
         MetricError: No row, fewer than two replicates, or not one cluster label per row.
     """
-    numbers = _cluster_numbers(cluster, n)
+    numbers = None if cluster is None else cluster_numbers(cluster, n)
     _check_size(n, replicates)
     return (counts if numbers is None else counts[numbers] for counts in _drawn(_units(numbers, n), replicates, seed))
 
@@ -208,7 +208,7 @@ def bootstrap_concordance(
         MetricError: As `concordance_index`; risks without a model; fewer than two replicates; or too many failed ones.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
-    columns = _checked_risks(risks, len(subjects))
+    columns = checked_risks(risks, len(subjects))
     _check_size(len(subjects), replicates)
     estimate = [concordance_index(time, event, risk, weights=weights, cluster=cluster).estimate for risk in columns]
     sweep = _prepared(subjects, columns)
@@ -229,15 +229,6 @@ def _drawn(units: int, replicates: int, seed: int) -> Iterator[Int[np.ndarray, "
     generator = np.random.default_rng(seed)
     for _ in range(replicates):
         yield np.bincount(generator.integers(0, units, units), minlength=units)
-
-
-def _cluster_numbers(cluster: Shaped[np.ndarray, " subject"] | None, n: int) -> Int[np.ndarray, " subject"] | None:
-    if cluster is None:
-        return None
-    labels = np.asarray(cluster)
-    if labels.shape != (n,):
-        raise MetricError(f"cluster has shape {labels.shape}; expected ({n},), one label per row")
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 
 def _units(numbers: Int[np.ndarray, " subject"] | None, n: int) -> int:
@@ -272,20 +263,12 @@ def _deviation(replicates: Float[np.ndarray, "replicate statistic"]) -> Float[np
 def _limits(
     estimate: Float[np.ndarray, " statistic"], replicates: Float[np.ndarray, "replicate statistic"], level: float, method: Method
 ) -> Band:
-    quantile = critical_value(level)
+    critical_value(level)  # refuses a level that is none
     if method == "percentile":
         return Band(*np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0))
     if method == "normal":
-        half = quantile * _deviation(replicates)
-        return Band(estimate - half, estimate + half)
+        return wald_band(estimate, _deviation(replicates), level=level)
     raise MetricError(f"method is {method!r}; expected 'percentile' or 'normal'")
-
-
-def _checked_risks(risks: Real[np.ndarray, "subject model"], count: int) -> list[Float[np.ndarray, " subject"]]:
-    values = np.asarray(risks, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise MetricError(f"risks have shape {values.shape}; expected (subject, model), one column per model (risk[:, None] for one)")
-    return [checked_risk(column, count) for column in values.T]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, Real, Shaped
 from numba import njit
 
 from concordant.core.errors import MetricError
-from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
-from concordant.metrics.inference import Band, Estimate, critical_value
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_subjects
+from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
+from concordant.metrics.inference import Band, Estimate, wald_band
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_curves, checked_subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,7 @@ class BrierScores:
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the pointwise normal confidence interval."""
-        half = critical_value(level) * self.standard_error
-        return Band(self.estimate - half, self.estimate + half)
+        return wald_band(self.estimate, self.standard_error, level=level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,23 +189,6 @@ def integrated_brier_score(
     )
 
 
-class _Curves(NamedTuple):
-    times: Float[np.ndarray, " time"]
-    survival: Float[np.ndarray, "subject time"]
-
-
-def _checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], count: int) -> _Curves:
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    curves = np.asarray(survival, dtype=np.float64)
-    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
-        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
-    if curves.shape != (count, grid.size):
-        raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
-    if not bool(((curves >= 0) & (curves <= 1)).all()):
-        raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
-    return _Curves(grid, curves)
-
-
 def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
     """Return the weights of the trapezoid rule, divided by the length of the range; they sum to 1."""
     steps = np.diff(times)
@@ -216,9 +198,9 @@ def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
 @dataclass(frozen=True, slots=True)
 class _Weighting:
     subjects: Subjects
+    share: Float[np.ndarray, " subject"]  # of the whole weight
     model: CensoringModel
-    place: Int[np.ndarray, " subject"]  # where an event at its own time reads the censoring curve
-    case_weight: Float[np.ndarray, " subject"]  # one over the curve there
+    events: EventWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,20 +239,14 @@ def _supported(
 ) -> _Supported:
     checked_convention(convention)
     subjects = checked_subjects(cohort.time, cohort.event, weights=cohort.weights, cluster=cohort.cluster, cause=cohort.cause)
-    grid, curves = _checked_curves(survival, times, len(subjects))
+    grid, curves = checked_curves(survival, times, len(subjects))
     model = censoring_model(subjects, censoring, pooled=pooled, cause=cohort.cause)
     end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
     inside = grid < end
     if not inside.any():
         raise MetricError(f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}")
-    return _Supported(_weighting(subjects, model, convention), curves, np.flatnonzero(inside), grid[inside], grid[~inside])
-
-
-def _weighting(subjects: Subjects, model: CensoringModel, convention: Convention) -> _Weighting:
-    place = model.curve.place_of_case(subjects.time, convention)
-    probability = model.curve.steps[place]
-    case_weight = np.divide(1.0, probability, out=np.zeros(len(subjects)), where=probability > 0)
-    return _Weighting(subjects, model, place, case_weight)
+    weighting = _Weighting(subjects, subjects.weights / subjects.weights.sum(), model, model.curve.weigh_events(subjects.time, convention))
+    return _Supported(weighting, curves, np.flatnonzero(inside), grid[inside], grid[~inside])
 
 
 def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> Estimate:
@@ -280,13 +256,13 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
     _losses(
         (subjects.time, subjects.observed, subjects.censored),
-        (weighting.place, weighting.case_weight),
+        weighting.events,
         (time, place_now, 1 / float(curve.steps[place_now])),
         survival,
         loss,
         place,
     )
-    share = subjects.weights / subjects.weights.sum()
+    share = weighting.share
     value = float(share @ loss)
     # A loss is proportional to 1 / G where it reads the curve: hence the sensitivity -loss.
     through = weighting.model.influence(place, -share * loss, subjects.weights)

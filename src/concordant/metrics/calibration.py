@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -10,8 +11,8 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy.special import chdtrc
 
 from concordant.core.errors import MetricError, did_you_mean
-from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inference import Band, Estimate, standard_error, wald_band
+from concordant.metrics.inputs import Codes, Subjects, checked_curves, checked_subjects
 
 DCalibrationTest = Literal["pearson", "robust"]
 """`pearson`: Haider's chi-square of the counts; `robust`: the same, corrected for censoring, weights and clusters (Rao and Scott)."""
@@ -60,8 +61,7 @@ class DCalibration:
 
     def interval(self, level: float = 0.95) -> Band:
         """Return each bin's normal confidence interval; a rare bin's may reach below 0."""
-        half = critical_value(level) * self.standard_error
-        return Band(self.estimate - half, self.estimate + half)
+        return wald_band(self.estimate, self.standard_error, level=level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,16 +226,9 @@ def checked_survival(survival: Real[np.ndarray, "subject time"], times: Real[np.
     Raises:
         MetricError: Times that do not ascend from 0 or later, a wrong shape, a value outside [0, 1], or a curve that rises.
     """
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    curves = np.asarray(survival, dtype=np.float64)
-    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
-        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
+    grid, curves = checked_curves(survival, times, count)
     if grid[0] < 0 or grid[-1] <= 0:
         raise MetricError(f"times run from {grid[0]:g} to {grid[-1]:g}; expected times >= 0, the last one > 0")
-    if curves.shape != (count, grid.size):
-        raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
-    if not bool(((curves >= 0) & (curves <= 1)).all()):
-        raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
     rising = int((np.diff(curves, axis=1) > _RISE).any(axis=1).sum())
     if rising:
         raise MetricError(f"survival rises over time in {rising} row(s); expected curves that never rise")
@@ -244,16 +237,31 @@ def checked_survival(survival: Real[np.ndarray, "subject time"], times: Real[np.
     return SurvivalCurves(grid, np.minimum.accumulate(curves, axis=1))
 
 
-def _checked_test(test: str | None, *, plain: bool) -> DCalibrationTest:
+def checked_test(test: str | None, published: str, known: Sequence[str], *, plain: bool, name: str) -> str:
+    """Return the test asked for: by default the published one, but "robust" where rows are not independent and alike.
+
+    Args:
+        test: The one asked for, or None.
+        published: The one that takes rows as independent and alike.
+        known: All there are.
+        plain: Whether they are, as far as the caller said: no weights, no clusters.
+        name: The published test by its name in a sentence.
+
+    Raises:
+        MetricError: An unknown test, or the published one where it does not hold.
+    """
     if test is None:
-        return "pearson" if plain else "robust"
-    if test == "pearson" and not plain:
-        raise MetricError('the "pearson" test takes rows as independent and alike; with weights or clusters use test="robust"')
-    if test == "pearson":
-        return "pearson"
-    if test == "robust":
-        return "robust"
-    raise MetricError(f"unknown test {test!r}.{did_you_mean(test, get_args(DCalibrationTest))}")
+        return published if plain else "robust"
+    if test not in known:
+        raise MetricError(f"unknown test {test!r}.{did_you_mean(test, known)}")
+    if test == published and not plain:
+        raise MetricError(f'{name} takes rows as independent and alike; with weights or clusters use test="robust"')
+    return test
+
+
+def _checked_test(test: str | None, *, plain: bool) -> DCalibrationTest:
+    chosen = checked_test(test, "pearson", get_args(DCalibrationTest), plain=plain, name='the "pearson" test')
+    return "pearson" if chosen == "pearson" else "robust"
 
 
 def _edges(bins: int) -> Float[np.ndarray, " edge"]:

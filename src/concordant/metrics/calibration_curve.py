@@ -8,14 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
-from concordant.core.errors import MetricError, did_you_mean
-from concordant.metrics.calibration import ChiSquare, rao_scott
+from concordant.core.errors import MetricError
+from concordant.metrics.calibration import ChiSquare, checked_test, rao_scott
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
 from concordant.metrics.weak_calibration import (
-    checked_horizon,
-    checked_predicted,
     log_log,
     observed_by,
     refuse_competing,
@@ -315,15 +313,8 @@ def _independent(subjects: Subjects, chosen: Bool[np.ndarray, " subject"]) -> in
 
 
 def _checked_test(test: str | None, *, plain: bool) -> GroupTest:
-    if test is None:
-        return "dagostino_nam" if plain else "robust"
-    if test == "dagostino_nam" and not plain:
-        raise MetricError("D'Agostino and Nam's test takes rows as independent and alike; with weights or clusters use test=\"robust\"")
-    if test == "dagostino_nam":
-        return "dagostino_nam"
-    if test == "robust":
-        return "robust"
-    raise MetricError(f"unknown test {test!r}.{did_you_mean(test, get_args(GroupTest))}")
+    chosen = checked_test(test, "dagostino_nam", get_args(GroupTest), plain=plain, name="D'Agostino and Nam's test")
+    return "dagostino_nam" if chosen == "dagostino_nam" else "robust"
 
 
 def _tested(test: GroupTest, parts: CalibrationGroups) -> ChiSquare:

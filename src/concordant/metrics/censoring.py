@@ -26,6 +26,13 @@ def checked_convention(convention: str) -> None:
         raise MetricError(f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}")
 
 
+class EventWeights(NamedTuple):
+    """Weights of events by the censoring curve: where each reads it, and one over the curve there (0 where the curve is 0)."""
+
+    place: Int[np.ndarray, " any"]
+    inverse: Float[np.ndarray, " any"]
+
+
 @dataclass(frozen=True, slots=True)
 class CensoringCurve:
     """Kaplan-Meier curve G of the time to censoring; at a tied time events leave before censorings.
@@ -61,6 +68,12 @@ class CensoringCurve:
     def place_of_case(self, time: Float[np.ndarray, " any"], convention: Convention) -> Int[np.ndarray, " any"]:
         """Return the place at which an event at this time reads the curve."""
         return self.up_to(time) if convention == "sksurv" else self.before(time)
+
+    def weigh_events(self, time: Float[np.ndarray, " any"], convention: Convention) -> EventWeights:
+        """Return what an event at each time weighs, and where it reads the curve."""
+        place = self.place_of_case(time, convention)
+        probability = self.steps[place]
+        return EventWeights(place, np.divide(1.0, probability, out=np.zeros(len(time)), where=probability > 0))
 
     def influence(self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]) -> Float[np.ndarray, " subject"]:
         """Return how a functional of the curve changes with the weight of every row of the curve's sample.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.metrics.inference import Band, Estimate, critical_value
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,16 +254,6 @@ def event_probability(
         cluster=subjects.cluster,
         note=f"by {horizon:g}",
     )
-
-
-def checked_horizon(horizon: float, name: str = "horizon") -> None:
-    """Refuse a horizon that is no time.
-
-    Raises:
-        MetricError: Not finite and > 0.
-    """
-    if not (np.isfinite(horizon) and horizon > 0):
-        raise MetricError(f"{name} is {horizon}; expected a finite time > 0")
 
 
 def check_support(table: Incidence, horizon: float, name: str = "horizon") -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import CensoringModel, Convention, censoring_model, checked_convention
-from concordant.metrics.inference import Difference, Estimate, subtract
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, followed_for_ever
+from concordant.metrics.inference import Difference, Estimate, joint_covariance, subtract
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_risks, checked_subjects, followed_for_ever
 from concordant.metrics.pairs import pair_sums
 
 
@@ -217,12 +217,9 @@ def concordance_covariance(
     Raises:
         MetricError: As `concordance_index`, or no model.
     """
-    given = np.asarray(risks, dtype=np.float64)
-    if given.ndim != 2 or given.shape[1] == 0:
-        raise MetricError(f"risks has shape {given.shape}; expected (subject, model), a column per model and at least one")
-    models = tuple(concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in given.T)
-    influence = np.stack([_summed(model.influence, model.cluster) for model in models])
-    return ConcordanceCovariance(np.array([model.estimate for model in models]), influence @ influence.T, models)
+    columns = checked_risks(risks, np.size(time))
+    models = tuple(concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in columns)
+    return ConcordanceCovariance(np.array([model.estimate for model in models]), joint_covariance(models), models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +288,3 @@ def _result(
         tau=float(tau),
         pairs_kept=kept,
     )
-
-
-def _summed(influence: Float[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"] | None) -> Float[np.ndarray, " cluster"]:
-    return influence if cluster is None else np.bincount(cluster, weights=influence)

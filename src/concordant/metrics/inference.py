@@ -201,6 +201,12 @@ def wald_interval(estimate: float, error: float, *, level: float = 0.95, degrees
     return Interval(estimate - half, estimate + half)
 
 
+def wald_band(estimates: Float[np.ndarray, " time"], errors: Float[np.ndarray, " time"], *, level: float = 0.95) -> Band:
+    """Return the normal interval of each estimate by itself."""
+    half = critical_value(level) * errors
+    return Band(estimates - half, estimates + half)
+
+
 def wald_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
     """Return the two-sided p-value of "the true value is 0" (normal, or t where `degrees` is given).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
@@ -84,7 +84,7 @@ def checked_subjects(
         observed=observed,
         censored=~observed if cause is None else np.asarray(target.event == 0),
         weights=ones if weights is None else _checked_weights(weights, count),
-        cluster=None if cluster is None else _cluster_numbers(cluster, count),
+        cluster=None if cluster is None else cluster_numbers(cluster, count),
     )
 
 
@@ -151,6 +151,82 @@ def checked_risk(risk: Real[np.ndarray, " subject"], count: int) -> Float[np.nda
     return values
 
 
+def checked_risks(risks: Real[np.ndarray, "subject model"], count: int) -> list[Float[np.ndarray, " subject"]]:
+    """Check the risks of several models and return them one by one.
+
+    Raises:
+        MetricError: Not one column of finite numbers per model, or no model.
+    """
+    values = np.asarray(risks, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise MetricError(f"risks have shape {values.shape}; expected (subject, model), one column per model (risk[:, None] for one)")
+    return [checked_risk(column, count) for column in values.T]
+
+
+def checked_times(times: Real[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
+    """Check the times at which something is read or computed.
+
+    Raises:
+        MetricError: Not a vector of finite, strictly ascending numbers.
+    """
+    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
+        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
+    return grid
+
+
+class Curves(NamedTuple):
+    """Predicted survival: the probability of no event until each of the times."""
+
+    times: Float[np.ndarray, " time"]
+    survival: Float[np.ndarray, "subject time"]
+
+
+def checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], count: int) -> Curves:
+    """Check survival curves; that they fall over time is not asked for.
+
+    Raises:
+        MetricError: Times that do not ascend, a wrong shape, or a value outside [0, 1].
+    """
+    grid = checked_times(times)
+    curves = np.asarray(survival, dtype=np.float64)
+    if curves.shape != (count, grid.size):
+        raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
+    if not bool(((curves >= 0) & (curves <= 1)).all()):
+        raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
+    return Curves(grid, curves)
+
+
+def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
+    """Check probabilities of the event by a horizon.
+
+    Raises:
+        MetricError: Not one number in [0, 1] per subject.
+    """
+    values = np.asarray(predicted, dtype=np.float64)
+    if values.shape != (count,):
+        raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
+    wrong = ~((values >= 0) & (values <= 1))
+    if bool(wrong.any()):
+        raise MetricError(
+            f"predicted has {int(wrong.sum())} value(s) that are NaN or outside [0, 1]; "
+            "expected the probability of the event by the horizon, 1 - S(horizon)"
+        )
+    return values
+
+
+def checked_horizon(horizon: float, name: str = "horizon") -> float:
+    """Check a horizon.
+
+    Raises:
+        MetricError: Not a finite number above 0.
+    """
+    value = float(horizon)
+    if not (np.isfinite(value) and value > 0):
+        raise MetricError(f"{name} is {horizon}; expected a finite time > 0")
+    return value
+
+
 def _checked_weights(weights: Any, count: int) -> Float[np.ndarray, " subject"]:
     values = np.asarray(weights, dtype=np.float64)
     _check_length("weights", values, count)
@@ -159,9 +235,15 @@ def _checked_weights(weights: Any, count: int) -> Float[np.ndarray, " subject"]:
     return values
 
 
-def _cluster_numbers(cluster: Any, count: int) -> Int[np.ndarray, " subject"]:
+def cluster_numbers(cluster: Shaped[np.ndarray, " subject"], count: int) -> Int[np.ndarray, " subject"]:
+    """Number the clusters from 0, in sorted order of their labels.
+
+    Raises:
+        MetricError: Not one label per row.
+    """
     labels = np.asarray(cluster)
-    _check_length("cluster", labels, count)
+    if labels.shape != (count,):
+        raise MetricError(f"cluster has shape {labels.shape}; expected ({count},), one label per row")
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 

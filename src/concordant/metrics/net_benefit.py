@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.metrics.competing_risks import EventTimeline, check_support, checked_horizon, event_timeline, incidence
-from concordant.metrics.inference import Band, Difference, Estimate, critical_value, subtract
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.competing_risks import EventTimeline, check_support, event_timeline, incidence
+from concordant.metrics.inference import Band, Difference, Estimate, subtract, wald_band
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,7 @@ class DecisionCurve:
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the normal confidence interval at each threshold by itself; too narrow where only a few are treated."""
-        half = critical_value(level) * self.standard_error
-        return Band(self.estimate - half, self.estimate + half)
+        return wald_band(self.estimate, self.standard_error, level=level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,7 @@ class NetBenefitDifference:
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the normal confidence interval at each threshold by itself."""
-        half = critical_value(level) * self.standard_error
-        return Band(self.difference - half, self.difference + half)
+        return wald_band(self.difference, self.standard_error, level=level)
 
 
 def net_benefit(
@@ -126,7 +124,7 @@ def net_benefit(
     checked_horizon(horizon)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     limits = _checked_thresholds(thresholds)
-    probability = _checked_probabilities(predicted, len(subjects))
+    probability = checked_predicted(predicted, len(subjects))
     timeline = event_timeline(subjects)
     everybody = incidence(timeline, subjects.weights)
     check_support(everybody, horizon)
@@ -216,12 +214,3 @@ def _checked_thresholds(thresholds: Real[np.ndarray, " threshold"]) -> Float[np.
     if limits.ndim != 1 or limits.size == 0 or not bool(((limits >= 0) & (limits < 1)).all()) or bool((np.diff(limits) <= 0).any()):
         raise MetricError("thresholds must be a vector of strictly ascending numbers, 0 <= p < 1, at least one")
     return limits
-
-
-def _checked_probabilities(predicted: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
-    values = np.asarray(predicted, dtype=np.float64)
-    if values.shape != (count,):
-        raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
-    if not bool(((values >= 0) & (values <= 1)).all()):
-        raise MetricError("predicted holds values that are NaN or outside [0, 1]; expected probabilities of the event by the horizon")
-    return values

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.metrics.competing_risks import Incidence, checked_horizon, event_timeline, incidence
+from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_subjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
 
 CLIP = 1e-8
 """A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken (infinite at 0 and 1), nowhere else."""
@@ -141,36 +142,6 @@ def calibration_slope(
     )
 
 
-def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
-    """Check probabilities of the event by a horizon.
-
-    Raises:
-        MetricError: Not one number in [0, 1] per subject.
-    """
-    values = np.asarray(predicted, dtype=np.float64)
-    if values.shape != (count,):
-        raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
-    wrong = ~((values >= 0) & (values <= 1))
-    if bool(wrong.any()):
-        raise MetricError(
-            f"predicted has {int(wrong.sum())} value(s) that are NaN or outside [0, 1]; "
-            "expected the probability of the event by the horizon, 1 - S(horizon)"
-        )
-    return values
-
-
-def checked_horizon(horizon: float) -> float:
-    """Check a horizon.
-
-    Raises:
-        MetricError: Not a finite number above 0.
-    """
-    value = float(horizon)
-    if not (np.isfinite(value) and value > 0):
-        raise MetricError(f"horizon is {horizon}; expected a finite time > 0")
-    return value
-
-
 def refuse_competing(subjects: Subjects, name: str) -> None:
     """Refuse a cohort with competing events, for what has no meaning there.
 
@@ -216,48 +187,14 @@ class ObservedProbability:
 def observed_by(subjects: Subjects, horizon: float) -> ObservedProbability:
     """Estimate the probability of the event by a horizon from rows of weight above 0.
 
-    With N1, N the weight of the events of interest and of all events at s, Y at risk, S the overall survival and F the incidence,
-    a change of the hazards dN1/Y and dN/Y at s changes F(horizon) by S(s-) and by -(F(horizon) - F(s)) / (1 - dN/Y) times as much.
-
     Raises:
         MetricError: Nobody is under observation until the horizon.
-
-    Source: Aalen and Johansen, Scandinavian Journal of Statistics 5 (1978), 141-150; the derivative is theirs by the product rule.
     """
-    weights = np.asarray(subjects.weights, dtype=np.float64)
-    ends = subjects.observed | subjects.competing
-    _refuse_beyond(subjects.time[weights > 0], ends[weights > 0], horizon)
-    counted = ends & (weights > 0) & (subjects.time <= horizon)
-    times, index = np.unique(subjects.time[counted], return_inverse=True)
-    if len(times) == 0:
-        return ObservedProbability(0.0, np.zeros(len(weights)))
-    own = np.bincount(index, weights=(weights * subjects.observed)[counted])
-    every = np.bincount(index, weights=weights[counted])
-    at_risk = _weight_from(subjects.time, weights, times)
-    before = np.concatenate([[1.0], np.cumprod(1 - every / at_risk)[:-1]])
-    incidence = np.cumsum(before * own / at_risk)
-    later = incidence[-1] - incidence
-    through_all = np.divide(later, at_risk - every, out=np.zeros(len(times)), where=later > 0)
-    passed = np.searchsorted(times, subjects.time, side="right")
-    at_own = np.maximum(passed - 1, 0)
-    gain = np.where(counted & subjects.observed, (before / at_risk)[at_own], 0.0) - np.where(counted, through_all[at_own], 0.0)
-    expected = np.concatenate([[0.0], np.cumsum((before * own / at_risk - every * through_all) / at_risk)])
-    return ObservedProbability(float(incidence[-1]), weights * (gain - expected[passed]))
-
-
-def _refuse_beyond(time: Float[np.ndarray, " kept"], ends: Shaped[np.ndarray, " kept"], horizon: float) -> None:
-    last = float(time.max())
-    if horizon > last and not bool(ends[time == last].all()):
+    table = incidence(event_timeline(subjects), subjects.weights)
+    if not table.supports(horizon):
+        count = int((table.weights > 0).sum())
         raise MetricError(
-            f"nobody (of {len(time)} rows) is followed to the horizon of {horizon:g}: the last time is {last:g}. Choose an earlier one, "
+            f"nobody (of {count} rows) is followed to the horizon of {horizon:g}: the last time is {table.last:g}. Choose an earlier one, "
             "or fewer groups where these rows are one of them"
         )
-
-
-def _weight_from(
-    time: Float[np.ndarray, " subject"], weights: Float[np.ndarray, " subject"], at: Float[np.ndarray, " time"]
-) -> Float[np.ndarray, " time"]:
-    """Return the weight of the rows whose time is `at` or later."""
-    order = np.argsort(time, kind="stable")
-    later = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
-    return np.asarray(later[np.searchsorted(time[order], at, side="left")])
+    return ObservedProbability(table.until(horizon), table.influence(table.timeline.until(horizon)))
