@@ -15,7 +15,8 @@ import polars as pl
 
 from concordant.core.errors import ConcordantError, MetricError
 from concordant.core.files import atomic_folder, write_json, write_text
-from concordant.engine import Outcome, run_tasks
+from concordant.core.processes import Outcome
+from concordant.engine import run_tasks
 from concordant.metrics import concordance_index
 from concordant.simulation.options import SimulationOptions as SimulationOptions
 from concordant.simulation.site_files import Task, tasks, write_tables

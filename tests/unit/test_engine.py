@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from concordant.core.errors import ConfigError, VolumeError
-from concordant.engine import ENGINES, THREAD_VARIABLES, Outcome, default_workers, run_tasks
+from concordant.core.processes import THREAD_VARIABLES, Outcome
+from concordant.engine import ENGINES, default_workers, run_tasks
 
 
 def square(number: int) -> int:
@@ -205,9 +206,9 @@ def test_an_interrupt_stops_the_workers_and_lets_them_clean_up(tmp_path: Path):
 
 
 SLOW_TO_LEAVE = """
-import atexit, multiprocessing, sys, time
+import atexit, sys, time
 from pathlib import Path
-from concordant.engine import _Worker
+from concordant.core.processes import Worker
 
 def leave(mark):
     mark.touch()
@@ -218,7 +219,7 @@ def answer(mark):
 
 if __name__ == "__main__":
     mark = Path(sys.argv[1])
-    worker = _Worker(multiprocessing.get_context("spawn"), ())
+    worker = Worker()
     worker.begin(answer, mark, 0)
     worker.receive()
     worker.pipe.close()

@@ -33,6 +33,32 @@ class RunFolder:
         return self.path / "contrasts.parquet"
 
     @property
+    def gains_over_both(self) -> Path:
+        """Table of gains over the better of both unimodal models."""
+        return self.path / "gains_over_both.parquet"
+
+    @property
+    def decision_curves(self) -> Path:
+        """Table of net benefits."""
+        return self.path / "decision_curves.parquet"
+
+    @property
+    def calibration(self) -> Path:
+        """Table of calibration measures, before and after recalibration."""
+        return self.path / "calibration.parquet"
+
+    @property
+    def calibration_groups(self) -> Path:
+        """Table of predicted and observed probabilities by group of risk."""
+        return self.path / "calibration_groups.parquet"
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """All of the tables."""
+        compared = (self.results, self.subgroups, self.contrasts, self.gains_over_both)
+        return (*compared, self.decision_curves, self.calibration, self.calibration_groups)
+
+    @property
     def audit(self) -> Path:
         """Checks against leakage."""
         return self.path / "audit.json"

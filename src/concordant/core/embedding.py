@@ -138,15 +138,17 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
     present = [one for one in embeddings if one is not None]
     lengths = [0 if one is None else len(one.codes) for one in embeddings]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    rows = [code for one in present for code in one.codes]
-    if not rows:
+    codes = sorted({code for one in present for code in one.codes})
+    if not codes:
         return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.float32), offsets)
-    codes, first, index = np.unique(np.array(rows, dtype=object), return_index=True, return_inverse=True)
+    position = {code: place for place, code in enumerate(codes)}
+    index = np.array([position[code] for one in present for code in one.codes], np.int64)
     row_numeric = np.concatenate([one.numeric for one in present]).astype(bool)
-    numeric = row_numeric[first]
-    _refuse_both_kinds({str(code) for code in codes[index[row_numeric != numeric[index]]]})
+    numeric = np.zeros(len(codes), bool)
+    numeric[index] = row_numeric
+    _refuse_both_kinds({codes[place] for place in index[row_numeric != numeric[index]]})
     weight = np.concatenate([one.weights for one in present]).astype(np.float32)
-    return CodeTable(tuple(str(code) for code in codes), numeric, index.astype(np.int64), weight, offsets)
+    return CodeTable(tuple(codes), numeric, index, weight, offsets)
 
 
 def _refuse_both_kinds(codes: Collection[str]) -> None:

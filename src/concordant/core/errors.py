@@ -43,6 +43,10 @@ class FeatureError(ConcordantError):
     """A feature file breaks its format."""
 
 
+class WeightsError(ConcordantError):
+    """Weights of a model are missing, damaged, or those of another model."""
+
+
 class StoreError(ConcordantError):
     """An embedding store is missing, damaged or was made from something else."""
 

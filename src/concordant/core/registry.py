@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -87,8 +88,8 @@ class Registry(Generic[T]):
         return self.get(name)(*supplied, **self.resolve(name, given))
 
     def label(self, name: str, given: Mapping[str, Any]) -> str:
-        """Return the name with the options that are required or differ from their default, in signature order."""
-        resolved = self.resolve(name, given)
+        """Return the name with the options that are required or differ from their default, in signature order; a path by its last part."""
+        resolved = {key: value.name if isinstance(value, Path) else value for key, value in self.resolve(name, given).items()}
         fields = self.options(name).model_fields
         shown = [f"{key}={resolved[key]}" for key, field in fields.items() if field.is_required() or resolved[key] != field.default]
         return f"{name}({','.join(shown)})" if shown else name
