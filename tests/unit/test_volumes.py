@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from concordant.data.volumes import VolumeError, read_volume
+from concordant.data.volumes import VolumeError, open_volume, read_volume
+from concordant.data.volumes.grid import trilinear
 
 DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "ct_volumes" / "totalseg"
 SHAPE, SPACING = (4, 5, 6), (0.7, 0.8, 2.5)
@@ -71,7 +73,10 @@ def test_every_orientation_is_brought_to_superior_anterior_right(tmp_path, order
 
 @pytest.mark.parametrize(
     "name",
-    ["example_ct_sm.nii.gz", "example_ct.nii.gz", "chest_pulmonary_ct_cropped.nii.gz", "aorta_ct_cropped.nii.gz", "example_seg.nii.gz"],
+    [
+        *("example_ct_sm.nii.gz", "example_ct.nii.gz", "chest_pulmonary_ct_cropped.nii.gz", "aorta_ct_cropped.nii.gz"),
+        *("example_seg.nii.gz", "chest_heart_mask.nii.gz", "chest_pulmonary_artery_mask.nii.gz"),
+    ],
 )
 def test_real_scans_equal_nibabel(name):
     if not DATA.is_dir():
@@ -178,6 +183,18 @@ def test_an_oblique_or_sheared_grid_is_resampled_in_body_space(tmp_path, kind):
     assert (extent + volume.spacing_mm >= (corners.max(0) - corners.min(0))[::-1]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_linear_resampling_equals_scipy(dtype):
+    random = np.random.default_rng(0)
+    values = random.integers(0, 200, (9, 10, 11)).astype(dtype)[::-1].transpose(1, 0, 2)  # a view in an odd memory order
+    matrix, offset = np.eye(3) + random.normal(0, 0.1, (3, 3)), random.normal(0, 1, 3)
+    out = np.empty((12, 13, 14), np.float32)
+    trilinear(values, matrix, offset, np.float32(-5), out)
+    known = ndimage.affine_transform(values, matrix, offset, out.shape[::-1], np.float64, order=1, cval=-5)
+    np.testing.assert_allclose(out.transpose(2, 1, 0), known, atol=1e-4)
+    assert 0.1 < (known == -5).mean() < 0.9
+
+
 def test_a_trailing_axis_of_one_is_dropped(tmp_path):
     path = write(tmp_path / "scan.nii", block()[..., None], signed_axes((0, 1, 2), (1, 1, 1)))
     np.testing.assert_array_equal(read_volume(path).voxels, block().transpose(2, 1, 0))
@@ -279,8 +296,52 @@ def test_impossible_voxels_are_refused(tmp_path, value, expected):
     assert expected in reason(write(tmp_path / "scan.nii.gz", voxels, signed_axes((0, 1, 2), (1, 1, 1))))
 
 
-def test_what_is_no_nifti_file_says_what_to_do(tmp_path):
-    (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(500))
-    assert "DICOM is not read yet" in reason(tmp_path / "scan.dcm")
-    assert "DICOM series are not read yet" in reason(tmp_path)
+def test_what_is_no_scan_says_so(tmp_path):
+    assert reason(tmp_path) == "an empty folder"
     assert reason(tmp_path / "absent.nii.gz") == "not a file"
+    write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    assert reason(tmp_path) == "no DICOM images in this folder; name a NIfTI file itself"
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_what_is_stored_stays_stored_until_it_is_converted(tmp_path, suffix):
+    path = write(tmp_path / f"scan.{suffix}", block(), signed_axes((1, 0, 2), (1, -1, -1)))
+    stored = open_volume(path)
+    assert stored.stored.dtype == np.int16
+    assert not stored.stored.flags.writeable
+    volume = read_volume(path)
+    np.testing.assert_array_equal(stored.stored * stored.slope + stored.intercept, volume.voxels)
+    np.testing.assert_array_equal(stored.to_volume().voxels, volume.voxels)
+    assert stored.spacing_mm == volume.spacing_mm
+
+
+def test_a_file_beside_it_is_not_read_instead(tmp_path):
+    affine = signed_axes((0, 1, 2), (1, 1, 1))
+    path = write(tmp_path / "scan.nii.gz", block(), affine)
+    write(tmp_path / "scan.nii", block() + 7, affine)
+    np.testing.assert_array_equal(read_volume(path).voxels, block().transpose(2, 1, 0))
+
+
+def test_a_negative_slope_fills_the_outside_with_the_least_value(tmp_path):
+    path = write(tmp_path / "scan.nii", block(), rotated(20.0))
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([-2.0, 100.0], "<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(raw)
+    volume = read_volume(path)
+    assert volume.voxels[0, 0, 0] == volume.voxels.min() == (block() * -2.0 + 100.0).min()
+
+
+def test_what_inflates_on_and_on_is_refused(tmp_path):
+    path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1 << 22)))
+    assert reason(path) == "absurd file: more data than its header promises"
+
+
+def test_gigabytes_from_a_small_file_are_refused_before_memory_is_asked_for(tmp_path):
+    header = nib.Nifti1Image(block(), np.eye(4)).to_bytes()[:348]
+    parsed = nib.Nifti1Header(header)
+    parsed["dim"], parsed["vox_offset"] = [3, 1024, 1024, 1024, 1, 1, 1, 1], 352
+    path = tmp_path / "bomb.nii.gz"
+    rest = np.random.default_rng(0).bytes(3 << 20)  # as large as two gigabytes of zeros when compressed
+    path.write_bytes(gzip.compress(parsed.binaryblock + bytes(4) + rest, 1))
+    assert reason(path).startswith("absurd header: more than 1 GiB")

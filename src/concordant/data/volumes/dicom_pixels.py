@@ -1,0 +1,146 @@
+"""The pixels of one DICOM file: native ones straight from the file, compressed ones through pydicom and GDCM."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from concordant.core.errors import ConcordantError, VolumeError
+from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, UNDEFINED_LENGTH, Pixels
+
+_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_J2K_START = b"\xff\x4f\xff\x51"
+_JPEG_START = b"\xff\xd8"
+_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # start-of-frame markers, 0xF7 that of JPEG-LS
+
+
+def decode(pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
+    """Return a file's stored values, decoded but not rescaled. Call it within `quiet_pydicom`.
+
+    Raises:
+        VolumeError: Truncated or damaged pixels, or a transfer syntax that no installed decoder reads.
+    """
+    if pixels.offset is None:
+        raise VolumeError("truncated file (no pixels)")
+    try:
+        return _native(pixels, pixels.offset) if pixels.syntax in NATIVE_SYNTAXES else _compressed(pixels, pixels.offset)
+    except OSError as error:
+        raise VolumeError("unreadable file") from error
+
+
+def _native(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column"]:
+    shape = (pixels.n_frames, pixels.rows, pixels.columns)
+    count = pixels.n_frames * pixels.rows * pixels.columns
+    if pixels.path.stat().st_size - offset < count * pixels.dtype.itemsize:
+        raise VolumeError("truncated file")
+    if pixels.length < count * pixels.dtype.itemsize:
+        raise VolumeError("absurd header: fewer pixels than rows times columns")
+    return np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape)
+
+
+def _compressed(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column"]:
+    if pixels.length != UNDEFINED_LENGTH:
+        raise VolumeError("damaged pixels (compressed, yet not in fragments)")
+    with pixels.path.open("rb") as stream:
+        stream.seek(offset)
+        encoded = stream.read()
+    fragments = list(_fragments(encoded))[1:]  # the first is the table of offsets
+    if not fragments:
+        raise VolumeError("truncated file (no pixels)")
+    for fragment in fragments:
+        _check_image(encoded[fragment], pixels)
+    return _decoded(encoded, pixels)
+
+
+def _fragments(encoded: bytes) -> Iterator[slice]:
+    """Yield where each fragment lies, the offset table first.
+
+    Raises:
+        VolumeError: The data ends before its end mark.
+    """
+    at = 0
+    while at + 8 <= len(encoded):
+        group, element, length = struct.unpack_from("<HHL", encoded, at)
+        if (group, element) == _END:
+            return
+        if (group, element) != _ITEM or length == UNDEFINED_LENGTH:
+            raise VolumeError("damaged pixels")
+        at += 8
+        yield slice(at, at + length)
+        at += length
+    raise VolumeError("truncated file")
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """What the header of one compressed image says."""
+
+    size: tuple[int, int]
+    components: int
+    bits: int
+
+
+def _check_image(fragment: bytes, pixels: Pixels) -> None:
+    """Refuse an image whose own header disagrees with the DICOM header: decoders ask for that much memory, or end the process."""
+    try:
+        coded = _j2k(fragment) if fragment[:4] == _J2K_START else _jpeg(fragment) if fragment[:2] == _JPEG_START else None
+    except struct.error as error:
+        raise VolumeError("damaged pixels") from error
+    if coded is None:
+        return
+    if coded.size != (pixels.rows, pixels.columns):
+        raise VolumeError("absurd header: the compressed image has another size")
+    if coded.components != 1 or not 1 <= coded.bits <= pixels.bits_allocated:
+        raise VolumeError("damaged pixels")
+
+
+def _j2k(fragment: bytes) -> _Coded:
+    """Read the SIZ segment. Source: ISO/IEC 15444-1, A.5.1."""
+    right, bottom, left, top = struct.unpack_from(">4L", fragment, 8)
+    components, depth = struct.unpack_from(">HB", fragment, 40)
+    return _Coded((bottom - top, right - left), components, (depth & 0x7F) + 1)
+
+
+def _jpeg(fragment: bytes) -> _Coded:
+    """Read the frame header. Source: ISO/IEC 10918-1, B.2.2."""
+    at = 2
+    while fragment[at : at + 1] == b"\xff":
+        if fragment[at + 1] in _JPEG_FRAMES:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", fragment, at + 4)
+            return _Coded((rows, columns), components, bits)
+        at += 2 + int(struct.unpack_from(">H", fragment, at + 2)[0])
+    raise VolumeError("damaged pixels")
+
+
+def _decoded(encoded: bytes, pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        decoder = get_decoder(pixels.syntax)
+    except NotImplementedError as error:
+        raise VolumeError("unknown transfer syntax") from error
+    if not decoder.is_available:
+        raise ConcordantError("reading compressed DICOM needs python-gdcm; install it with: pip install 'concordant[dicom]'")
+    options: dict[str, Any] = {
+        "rows": pixels.rows,
+        "columns": pixels.columns,
+        "number_of_frames": pixels.n_frames,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": pixels.photometric,
+        "bits_allocated": pixels.bits_allocated,
+        "bits_stored": pixels.bits_stored,
+        "pixel_representation": int(pixels.signed),
+        "pixel_keyword": "PixelData",
+    }
+    try:
+        values, _ = decoder.as_array(encoded, raw=True, **options)
+    except Exception as error:  # each decoder has its own ways to fail
+        raise VolumeError("damaged pixels") from error
+    if values.size != pixels.n_frames * pixels.rows * pixels.columns:
+        raise VolumeError("damaged pixels")
+    return np.asarray(values).reshape(pixels.n_frames, pixels.rows, pixels.columns)

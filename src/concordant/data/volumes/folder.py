@@ -1,0 +1,119 @@
+"""The files of a folder, and of an index file: found without leaving the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from concordant.core.errors import VolumeError
+from concordant.data.volumes.dicom_header import Image, is_dicom, quiet_pydicom, read_header
+
+INDEX_SUFFIX = ".series"
+CHOSEN = "chosen.series"
+"""An index file of this name in a folder says which of its series is the scan."""
+
+LEAVES_FOLDER = "a path that leaves the folder"
+_START = 132
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MAX_INDEX_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in a folder.
+
+    Attributes:
+        images: Headers of the DICOM images.
+        refused: Files that are DICOM or claim to be and cannot be read, or links that leave the folder, each with its reason.
+        others: Files that are something else.
+    """
+
+    images: tuple[Image, ...]
+    refused: tuple[tuple[Path, str], ...]
+    others: tuple[Path, ...]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files in a folder and below, sorted; folders that are links are not entered."""
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+
+
+def find_images(files: Sequence[Path], folder: Path) -> Found:
+    """Read the headers of those files that are DICOM; a DICOMDIR is none of them.
+
+    Raises:
+        ConcordantError: There is a DICOM file, and the extra `dicom` is not installed.
+    """
+    root = folder.resolve()
+    dicom: list[Path] = []
+    refused: list[tuple[Path, str]] = []
+    others: list[Path] = []
+    for file in files:
+        try:
+            (dicom if _claims_dicom(file, root) else others).append(file)
+        except VolumeError as error:
+            refused.append((file, error.reason))
+    images = _headers(dicom, refused) if dicom else []
+    return Found(tuple(images), tuple(refused), tuple(others))
+
+
+def _claims_dicom(file: Path, root: Path) -> bool:
+    if file.is_symlink() and not file.resolve().is_relative_to(root):
+        raise VolumeError(LEAVES_FOLDER)
+    if file.name == "DICOMDIR":
+        return False
+    if is_dicom(first_bytes(file)):
+        return True
+    if file.suffix.lower() in _DICOM_SUFFIXES:
+        raise VolumeError("truncated file (named as DICOM, without its mark)")
+    return False
+
+
+def _headers(files: Sequence[Path], refused: list[tuple[Path, str]]) -> list[Image]:
+    images: list[Image] = []
+    with quiet_pydicom():
+        for file in files:
+            try:
+                images.append(read_header(file))
+            except VolumeError as error:
+                refused.append((file, error.reason))
+    return images
+
+
+def first_bytes(file: Path) -> bytes:
+    """Return what tells a file's format.
+
+    Raises:
+        VolumeError: The file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_START)
+    except OSError as error:
+        raise VolumeError("unreadable file") from error
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """Return the files that an index file lists: one path a line, relative to the index's folder; empty lines and # comments are skipped.
+
+    Raises:
+        VolumeError: Not text, no path at all, a path that leaves the folder, is listed twice or does not exist.
+    """
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise VolumeError("absurd index file: more than 16 MiB")
+        lines = index.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VolumeError("unreadable index file") from error
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names or len(set(names)) < len(names):
+        raise VolumeError("index file lists no file, or one twice")
+    root = index.parent.resolve()
+    files = [index.parent / name for name in names]
+    if any(not file.resolve().is_relative_to(root) for file in files):
+        raise VolumeError(LEAVES_FOLDER)
+    if not all(file.is_file() for file in files):
+        raise VolumeError("index file lists a file that is not there")
+    return files

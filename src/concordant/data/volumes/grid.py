@@ -1,0 +1,160 @@
+"""From any grid of voxels to axes (superior, anterior, right): by a view where the grid lies straight, else by resampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from numba import njit
+
+from concordant.core.errors import VolumeError
+from concordant.data.volumes.limits import refuse_size
+
+MAX_OBLIQUITY_DEGREES = 0.1
+_EDGE = 1e-6  # of a voxel
+MIN_VOLUME_OF_DIRECTIONS = 1e-3  # of the box that the three unit axes span; 1 for a grid without shear
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Stored values with axes (depth, height, width) in the order superior, anterior, right.
+
+    Attributes:
+        stored: The values, a view of what was given or a resampled copy.
+        spacing_mm: Spacing in millimetres, (depth, height, width).
+    """
+
+    stored: Shaped[np.ndarray, "depth height width"]
+    spacing_mm: tuple[float, float, float]
+
+
+def straightened(stored: Shaped[np.ndarray, "i j k"], affine_mm: Float[np.ndarray, "4 4"], *, resample: bool = True) -> Grid:
+    """Bring a grid to axes (superior, anterior, right).
+
+    A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values stay exact. One that is more oblique, or
+    sheared (a tilted gantry), is resampled linearly to a straight grid of the same spacing that holds all of it, filled outside with the
+    least value.
+
+    Args:
+        stored: The values.
+        affine_mm: From index (i, j, k, 1) to millimetres (right, anterior, superior, 1).
+        resample: False keeps an oblique grid as it is, with its axes in the closest order.
+
+    Raises:
+        VolumeError: A singular affine, or a straight grid of more voxels than any scan has.
+    """
+    if abs(np.linalg.det(_directions(affine_mm))) < MIN_VOLUME_OF_DIRECTIONS:
+        raise VolumeError("absurd header: affine is singular")
+    ordered, affine = _closest_axes(stored, affine_mm)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if resample and obliquity_degrees(affine) > MAX_OBLIQUITY_DEGREES:
+        ordered = _resample(ordered, affine, spacing)
+    depth, height, width = (float(step) for step in spacing[::-1])
+    return Grid(ordered.transpose(2, 1, 0), (depth, height, width))
+
+
+def _closest_axes(
+    stored: Shaped[np.ndarray, "i j k"], affine_mm: Float[np.ndarray, "4 4"]
+) -> tuple[Shaped[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    """Permute and flip axes so that each runs along its body axis."""
+    order = _closest_order(affine_mm)
+    return _flipped(stored.transpose(order), affine_mm[:, [*order, 3]].copy())
+
+
+def _flipped(
+    stored: Shaped[np.ndarray, "x y z"], affine_mm: Float[np.ndarray, "4 4"]
+) -> tuple[Shaped[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    for axis in range(3):
+        if affine_mm[axis, axis] < 0:
+            stored = np.flip(stored, axis)
+            affine_mm[:3, 3] += affine_mm[:3, axis] * (stored.shape[axis] - 1)
+            affine_mm[:3, axis] *= -1
+    return stored, affine_mm
+
+
+def obliquity_degrees(affine_mm: Float[np.ndarray, "4 4"]) -> float:
+    """Return the greatest angle between an axis of a grid and the body axis it is closest to (a shear tilts at least one)."""
+    order = _closest_order(affine_mm)
+    directions = np.abs(_directions(affine_mm)[:, list(order)])
+    along = np.diag(directions)
+    across = np.linalg.norm(directions - np.diag(along), axis=0)
+    return float(np.degrees(np.arctan2(across, along).max()))
+
+
+def axis_code(affine_mm: Float[np.ndarray, "4 4"]) -> str:
+    """Return where the axes (i, j, k) of a grid run to, by their closest body axes: "LPS" is left, posterior, superior."""
+    order = _closest_order(affine_mm)
+    letters = [""] * 3
+    for body, axis in enumerate(order):
+        letters[axis] = ("LR", "PA", "IS")[body][int(affine_mm[body, axis] > 0)]
+    return "".join(letters)
+
+
+def _closest_order(affine_mm: Float[np.ndarray, "4 4"]) -> tuple[int, ...]:
+    """Return which axis of the grid runs along right, anterior, superior: the assignment with the largest product of cosines."""
+    cosines = _directions(affine_mm)
+    return max(permutations(range(3)), key=lambda axes: abs(cosines[0, axes[0]] * cosines[1, axes[1]] * cosines[2, axes[2]]))
+
+
+def _directions(affine_mm: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "3 3"]:
+    return np.asarray(affine_mm[:3, :3] / np.linalg.norm(affine_mm[:3, :3], axis=0))
+
+
+def _resample(
+    values: Shaped[np.ndarray, "x y z"], affine_mm: Float[np.ndarray, "4 4"], spacing: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "x y z"]:
+    ends = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape], indexing="ij")).reshape(3, -1)
+    corners = affine_mm[:3, :3] @ ends + affine_mm[:3, 3:]
+    origin = corners.min(1)
+    shape = np.floor((corners.max(1) - origin) / spacing + 1e-6).astype(np.int64) + 1
+    refuse_size(math.prod(int(size) for size in shape))
+    to_index = np.linalg.inv(affine_mm[:3, :3])
+    resampled = np.empty(tuple(int(size) for size in shape[::-1]), np.float32)
+    trilinear(values, to_index * spacing, to_index @ (origin - affine_mm[:3, 3]), np.float32(values.min()), resampled)
+    return resampled.transpose(2, 1, 0)
+
+
+@njit(cache=True)
+def trilinear(
+    values: Shaped[np.ndarray, "x y z"],
+    matrix: Float[np.ndarray, "3 3"],
+    offset: Float[np.ndarray, " 3"],
+    fill: np.float32,
+    out: Float[np.ndarray, "depth height width"],
+) -> None:
+    """Fill `out[z, y, x]` with the values at index `matrix @ (x, y, z) + offset`, linear between voxels, `fill` outside the grid."""
+    last_x, last_y, last_z = values.shape[0] - 1, values.shape[1] - 1, values.shape[2] - 1
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                at_x = _snapped(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0], last_x)
+                at_y = _snapped(matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1], last_y)
+                at_z = _snapped(matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + offset[2], last_z)
+                if at_x < 0.0 or at_y < 0.0 or at_z < 0.0:
+                    out[z, y, x] = fill
+                    continue
+                i, j, k = int(at_x), int(at_y), int(at_z)
+                right, front, up = min(i + 1, last_x), min(j + 1, last_y), min(k + 1, last_z)
+                share_x, share_y, share_z = at_x - i, at_y - j, at_z - k
+                low = (
+                    (values[i, j, k] * (1.0 - share_x) + values[right, j, k] * share_x) * (1.0 - share_y)
+                    + (values[i, front, k] * (1.0 - share_x) + values[right, front, k] * share_x) * share_y
+                )  # fmt: skip
+                high = (
+                    (values[i, j, up] * (1.0 - share_x) + values[right, j, up] * share_x) * (1.0 - share_y)
+                    + (values[i, front, up] * (1.0 - share_x) + values[right, front, up] * share_x) * share_y
+                )  # fmt: skip
+                out[z, y, x] = low * (1.0 - share_z) + high * share_z
+
+
+@njit(cache=True, inline="always")
+def _snapped(index: float, last: int) -> float:
+    """Return an index within the grid, one that rounding put just outside on its edge, and -1 for one that is outside."""
+    if index < 0.0:
+        return 0.0 if index > -_EDGE else -1.0
+    if index > last:
+        return float(last) if index < last + _EDGE else -1.0
+    return index
