@@ -1,0 +1,188 @@
+"""Where the tables of an OMOP export lie: a folder or a zip, CSV or parquet, gzipped or not, in any letter case."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import polars as pl
+
+from concordant.core.errors import RecordError
+
+VOCABULARY = ("concept", "concept_ancestor", "concept_relationship")
+CLINICAL = (
+    "person",
+    "death",
+    "observation_period",
+    "visit_occurrence",
+    "condition_occurrence",
+    "drug_exposure",
+    "procedure_occurrence",
+    "measurement",
+    "observation",
+    "device_exposure",
+)
+_KNOWN = frozenset((*CLINICAL, *VOCABULARY))
+_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_NULLS = ["NULL", "\\N"]  # as database exports write them; "None" stays, for it is the name of concepts
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """One file of a table.
+
+    Attributes:
+        table: Name of the table, in lower case.
+        name: Where the file lies within the export, as messages name it.
+    """
+
+    table: str
+    name: str
+
+
+class OmopSource:
+    """The tables of an export.
+
+    Attributes:
+        root: The folder or zip.
+        absent: The clinical and vocabulary tables that are not there.
+    """
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        """Find the tables.
+
+        Args:
+            root: A folder or a zip of tables: `person.csv`, `PERSON.csv.gz`, `person.parquet`, or a folder `person/` of such files.
+            scratch: An empty folder for what must be unpacked; a file is removed there as soon as it has been read.
+
+        Raises:
+            RecordError: The export is not there or not readable, lacks a table that every export needs, or states a table twice.
+        """
+        self.root = root
+        self._scratch = scratch
+        self._files = _by_table(root, _names(root))
+        self.absent = tuple(name for name in (*CLINICAL, *VOCABULARY) if name not in self._files)
+        _require(root, self._files)
+
+    def files(self, table: str) -> list[TableFile]:
+        """Return the files of a table, none where it is absent."""
+        return self._files.get(table, [])
+
+    @contextmanager
+    def opened(self, file: TableFile) -> Iterator[pl.LazyFrame]:
+        """Open a file lazily, its column names in lower case; the columns of a CSV are text.
+
+        Raises:
+            RecordError: The file cannot be unpacked or read, here or while the frame is collected.
+        """
+        unpacked = self._scratch / f"unpacked{'.parquet' if file.name.lower().endswith('.parquet') else '.csv'}"
+        try:
+            path = self._on_disk(file, unpacked)
+            yield _lower_case(_scan(path), file)
+        except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            reason = str(error).partition("\n")[0]
+            raise RecordError(f"{self.root}: {file.name} is not readable ({reason}); expected CSV with a header, or parquet") from None
+        finally:
+            unpacked.unlink(missing_ok=True)
+
+    def _on_disk(self, file: TableFile, unpacked: Path) -> Path:
+        """Return where a file can be scanned, after unpacking it if it is packed."""
+        if zipfile.is_zipfile(self.root):
+            with zipfile.ZipFile(self.root) as archive, archive.open(file.name) as stream:
+                _unpack(stream, unpacked, gzipped=file.name.lower().endswith(".gz"))
+            return unpacked
+        path = self.root / file.name
+        if not file.name.lower().endswith(".gz"):
+            return path
+        with path.open("rb") as stream:
+            _unpack(stream, unpacked, gzipped=True)
+        return unpacked
+
+
+def _unpack(stream: IO[bytes], to: Path, *, gzipped: bool) -> None:
+    with to.open("wb") as target:
+        if not gzipped:
+            shutil.copyfileobj(stream, target, 1 << 20)
+            return
+        with gzip.open(stream, "rb") as inflated:
+            shutil.copyfileobj(inflated, target, 1 << 20)
+
+
+def _names(root: Path) -> list[str]:
+    """List the files of a folder or a zip by their path in it."""
+    if root.is_dir():
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    if not root.is_file() or not zipfile.is_zipfile(root):
+        raise RecordError(f"{root}: no such folder or zip of OMOP tables")
+    with zipfile.ZipFile(root) as archive:
+        return sorted(name for name in archive.namelist() if not name.endswith("/"))
+
+
+def _by_table(root: Path, names: list[str]) -> dict[str, list[TableFile]]:
+    found: dict[str, list[TableFile]] = defaultdict(list)
+    places: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        place = _place_of_table(PurePosixPath(name))
+        if place is not None:
+            table = _table_name(place.name)
+            found[table].append(TableFile(table, name))
+            places[table].add(str(place))
+    for table, several in places.items():
+        if len(several) > 1:
+            raise RecordError(f"{root}: table {table} is there more than once ({', '.join(sorted(several))}); keep one")
+    return dict(found)
+
+
+def _place_of_table(path: PurePosixPath) -> PurePosixPath | None:
+    """Return the part of a path that is named as a table, the file itself or a folder it lies in; None for any other file."""
+    if not path.name.lower().endswith(_SUFFIXES) or any(part.startswith((".", "__")) for part in path.parts):
+        return None
+    for place in (*reversed(path.parents), path):
+        if _table_name(place.name) in _KNOWN:
+            return place
+    return None
+
+
+def _table_name(name: str) -> str:
+    return name.lower().partition(".")[0]
+
+
+def _require(root: Path, files: dict[str, list[TableFile]]) -> None:
+    if "person" not in files:
+        packed = sorted(path.name for path in root.glob("*.zip")) if root.is_dir() else []
+        hint = f"; to read {packed[0]}, give its path" if packed else ""
+        raise RecordError(f"{root}: no table person; expected person.csv (.csv.gz, .parquet, or a folder person/) in any letter case{hint}")
+    if "concept" not in files:
+        raise RecordError(f"{root}: no table concept; the codes come from it, so export it (or download it from Athena) beside the others")
+    if not files.keys() & set(CLINICAL[1:]):
+        raise RecordError(f"{root}: person is the only clinical table; expected at least one of {', '.join(CLINICAL[1:])}")
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    if path.name.lower().endswith(".parquet"):
+        return pl.scan_parquet(path, hive_partitioning=False)
+    separator = _separator(path)
+    quote = None if separator == "\t" else '"'  # the vocabulary files of Athena are tab-separated, with bare quotation marks in the names
+    return pl.scan_csv(path, separator=separator, quote_char=quote, infer_schema=False, encoding="utf8-lossy", null_values=_NULLS)
+
+
+def _separator(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        header = stream.readline()
+    return max("\t,;|", key=header.count) if header.strip() else ","
+
+
+def _lower_case(frame: pl.LazyFrame, file: TableFile) -> pl.LazyFrame:
+    names = frame.collect_schema().names()
+    lower = [name.strip().strip("\ufeff").lower() for name in names]
+    if len(set(lower)) < len(lower):
+        raise RecordError(f"{file.name}: two columns have the same name but for the letter case; keep one")
+    return frame.rename(dict(zip(names, lower, strict=True)))
