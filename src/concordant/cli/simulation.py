@@ -40,13 +40,12 @@ def simulation_options(given: Mapping[str, Any]) -> SimulationOptions:
     """
     from pydantic import ValidationError
 
+    from concordant.core.messages import config_error
     from concordant.simulation.options import SimulationOptions
 
     try:
         return SimulationOptions.model_validate(given)
     except ValidationError as error:
-        from concordant.config.messages import config_error  # loads torch: not for what is right
-
         place, _, sentence = str(config_error(error, given, SimulationOptions)).partition(": ")
         raise ConfigError(f"--{place.replace('_', '-')}: {sentence}") from None
 

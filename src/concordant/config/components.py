@@ -8,8 +8,8 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_serializer
 
-from concordant.config.messages import complaint, config_error
 from concordant.core.errors import ConfigError, did_you_mean
+from concordant.core.messages import complaint, config_error
 from concordant.core.modality import Modality
 from concordant.data.features import FeatureOptions
 from concordant.encoders.base import ENCODERS

@@ -8,8 +8,8 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
 
 from concordant.config.components import CtEncoder, EhrEncoder, FusionChoice, HeadChoice
-from concordant.config.messages import complaint, config_error
 from concordant.core.errors import ConfigError, did_you_mean
+from concordant.core.messages import complaint, config_error
 from concordant.training.options import TrainOptions
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -19,15 +21,16 @@ from pydantic import (
     model_validator,
 )
 
+from concordant.analysis.families import Multiplicity
 from concordant.config.components import FEATURES, Component, CtEncoder, EhrEncoder, ExistingPath, FusionChoice, HeadChoice, folder_of
 from concordant.config.grid import Grid
 from concordant.config.members import Member, member_of, merged
-from concordant.config.messages import complaint, config_error
 from concordant.config.source import overridden, read_yaml
 from concordant.core.artifacts import RunFolder, slug
-from concordant.core.errors import ConfigError
+from concordant.core.errors import ConfigError, did_you_mean
+from concordant.core.messages import complaint, config_error
 from concordant.core.modality import Modality
-from concordant.evaluation import METRICS, CensoringSource, measures
+from concordant.evaluation import METRICS, CensoringSource, Tau, measures
 from concordant.training.options import TrainOptions
 
 INTERNAL_LABELS = ("held_out", "development")
@@ -66,6 +69,14 @@ def _known_metric(name: str) -> str:
     return name
 
 
+def _time_or_rule(given: Any) -> Any:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given in ("common", "cohort") or (is_number and 0 < given < math.inf):
+        return given
+    hint = did_you_mean(given, ("common", "cohort")) if isinstance(given, str) else ""
+    raise complaint(f"given {given!r}, expected common, cohort or a number of days > 0.{hint}")
+
+
 Label = Annotated[str, Field(min_length=1)]
 Metric = Annotated[str, AfterValidator(_known_metric)]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -83,17 +94,22 @@ class Task(_Frozen):
     horizons_days: Annotated[tuple[Days, ...], AfterValidator(_ascending)] = ()
 
 
+MedsColumn = Literal["subject_id", "time", "code", "numeric_value", "text_value"]
+
+
 class CohortSource(_Frozen):
     """Where a cohort lies.
 
     Attributes:
         table: The cohort table (parquet).
         meds: The MEDS dataset with its subjects' records; needed only by encoders that read records.
+        columns: What the dataset's files call a column, by its name in MEDS: `{numeric_value: value}`.
         name: How tables call it; the table's stem where it is not given.
     """
 
     table: ExistingPath
     meds: ExistingPath | None = None
+    columns: Mapping[MedsColumn, str] = Field(default_factory=dict)
     name: Label = Field(default_factory=lambda known: known["table"].stem)
 
 
@@ -127,6 +143,12 @@ class Evaluate(_Frozen):
     Attributes:
         metrics: Names in `concordant.evaluation.METRICS`.
         censoring: Where the censoring curve of a metric comes from.
+        tau: Time up to which Uno's C and the integrated Brier score run: `common` = the greatest that every predicted cohort supports,
+            `cohort` = each up to its own, or a number of days.
+        multiplicity: How the p-values of a family of contrasts are adjusted.
+        margin: The smallest difference of a concordance index that would matter; gives tests of non-inferiority and equivalence.
+        gain_over_both: Whether every fusion is tested for being better than both of its unimodal models.
+        recalibrate: Whether predicted survival is recalibrated on tuning and its calibration told before and after.
     """
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_with_concordance)] = (
@@ -134,6 +156,11 @@ class Evaluate(_Frozen):
         "integrated_brier_score",
     )
     censoring: CensoringSource = "cohort"
+    tau: Annotated[Tau, BeforeValidator(_time_or_rule)] = "common"
+    multiplicity: Multiplicity = "holm"
+    margin: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] | None = None
+    gain_over_both: bool = True
+    recalibrate: bool = False
 
 
 class CrossValidation(_Frozen):
@@ -218,6 +245,8 @@ class Study(_Frozen):
         strategies = dict.fromkeys(member.label for member in self.members())
         _check_names("foreign", [*strategies, *(foreign.name for foreign in self.foreign)])
         measures(self.evaluate.metrics, self.task.horizons_days)
+        if self.evaluate.recalibrate and not self.task.horizons_days:
+            raise complaint("evaluate.recalibrate: given true, but calibration is told at task.horizons_days; give the days")
         self._check_records()
         return self
 

@@ -1,0 +1,217 @@
+"""From a task and a MEDS dataset to a cohort table, shard by shard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from concordant.core.errors import CohortError, ConfigError
+from concordant.core.files import atomic_path, write_json
+from concordant.data.cohort import SPLITS, Cohort, read_cohort
+from concordant.data.meds import Shard, scan_shards
+from concordant.data.tasks.codes import resolve_codes
+from concordant.data.tasks.definition import Index, Task
+from concordant.data.tasks.flow import Flow, FlowCounter, events_by_name
+from concordant.data.tasks.index import read_index
+from concordant.data.tasks.reading import parse_task, read_task
+from concordant.data.tasks.records import read_shard
+from concordant.data.tasks.samples import read_periods, shard_samples
+from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits
+from concordant.data.tasks.tally import Tally
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, how much of it is done, and how much there is."""
+
+_FIRST = ("sample_id", "subject_id", "prediction_time", "time_days", "event", "site", "split", "ct_path")
+_FLOW = "flow.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltCohort:
+    """A cohort and how it came about.
+
+    Attributes:
+        table: `sample_id`, `subject_id`, `prediction_time`, `time_days` > 0, `event` (1 = outcome, 0 = censored, 2.. competing) and,
+            where they are known, `site`, `split`, `ct_path` and what else the index table has.
+        flow: How many samples each step removed.
+        task: The task.
+        folder: The folder against which `ct_path` resolves; None = the working directory.
+    """
+
+    table: pl.DataFrame
+    flow: Flow
+    task: Task
+    folder: Path | None = None
+
+    def write(self, out: Path) -> Cohort:
+        """Write the table, and `flow.json` beside it; `ct_path` is made relative to where the table lies.
+
+        Returns:
+            The cohort as it is read back.
+
+        Raises:
+            CohortError: The table breaks an invariant of cohort tables, through a column of the index table; nothing is written.
+        """
+        table = self.table
+        if "ct_path" in table.columns:
+            table = table.with_columns(ct_path=_rebased(table["ct_path"], (self.folder or Path()).absolute(), out.parent.absolute()))
+        with atomic_path(out) as temporary:
+            table.write_parquet(temporary)
+            _check_readable(temporary, out)
+        write_json(out.with_name(_FLOW), self.flow.to_json())
+        return read_cohort(out, splits_required=False)
+
+
+def _check_readable(temporary: Path, out: Path) -> None:
+    try:
+        read_cohort(temporary, splits_required=False)
+    except CohortError as error:
+        raise CohortError(str(error).replace(str(temporary), str(out))) from None
+
+
+def build_cohort(
+    task: Task | Mapping[str, Any] | Path | str,
+    meds: Path,
+    *,
+    index: Path | pl.DataFrame | None = None,
+    vocabulary: Path | None = None,
+    split: SplitDraw | None = None,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> BuiltCohort:
+    """Build the cohort of a task: who is predicted from when, and what happened first.
+
+    Only an event strictly after the prediction time is an outcome; one at it is history. At the same instant the outcome goes before
+    competing events, and these before censoring. Death ends follow-up even where the task does not name it. Who is dead at the index, or
+    has no event after it, is left out and counted. Memory is bounded by what one shard holds of the task's codes, and the samples.
+
+    Args:
+        task: The task, its file, the name of a shipped one, or its content.
+        meds: A MEDS dataset.
+        index: The index table, in place of the task's `index`.
+        vocabulary: A folder with the OMOP tables `concept_ancestor` and `concept`, for code sets with descendants.
+        split: Splits to draw by subject, where neither the dataset nor the index table has any.
+        columns: What the files call a column, by its name in MEDS.
+        progress: Called as shards are done.
+
+    Raises:
+        ConfigError: The task is wrong, or asks for what is not there.
+        RecordError: The dataset cannot be read, or a subject lies in two shards.
+        CohortError: The index table is wrong, or no sample or no outcome remains.
+    """
+    task = _with_index(_as_task(task), index)
+    shards = scan_shards(meds, columns=columns)
+    source = task.index.table if index is None else index
+    building = _Building(task, meds, None if source is None else read_index(source), vocabulary)
+    for number, shard in enumerate(shards):
+        _report(progress, number, len(shards))
+        building.add(shard)
+    _report(progress, len(shards), len(shards))
+    return building.finished(split, folder=source.parent if isinstance(source, Path) else None)
+
+
+def _as_task(task: Task | Mapping[str, Any] | Path | str) -> Task:
+    if isinstance(task, Task):
+        return task
+    return parse_task(task) if isinstance(task, Mapping) else read_task(task)
+
+
+def _with_index(task: Task, index: Path | pl.DataFrame | None) -> Task:
+    """Return the task with a table in place of its own index; a table that is not a file has the path `-`."""
+    if index is None:
+        return task
+    path = index.absolute() if isinstance(index, Path) else Path("-")
+    return task.model_copy(update={"index": Index(table=path)})
+
+
+def _report(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress("shards", done, total)
+
+
+class _Building:
+    """A cohort under way."""
+
+    def __init__(self, task: Task, meds: Path, table: pl.DataFrame | None, vocabulary: Path | None) -> None:
+        self._task = task
+        self._meds = meds
+        self._table = table
+        self._codes = resolve_codes(task, meds, vocabulary)
+        self._periods = None if task.censoring.periods is None else read_periods(task.censoring.periods)
+        self._flow = FlowCounter()
+        self._tally = Tally(task)
+        self._parts: list[pl.DataFrame] = []
+        if table is not None:
+            self._flow.passed("rows of the index table", table)
+
+    def add(self, shard: Shard) -> None:
+        """Take in the samples of one shard."""
+        periods = self._task.censoring.at == "observation_end" and self._periods is None
+        records = read_shard(shard, self._codes, periods=periods)
+        self._tally.add(shard, records)
+        self._parts.append(shard_samples(self._task, records, self._table, self._periods, self._flow))
+
+    def finished(self, split: SplitDraw | None, *, folder: Path | None) -> BuiltCohort:
+        """Put the shards' samples together, give them splits, and check that a cohort remains."""
+        self._tally.check_shards()
+        table = self._with_splits(pl.concat(self._parts), split)
+        self._check(table)
+        first = [name for name in _FIRST if name in table.columns]
+        table = table.select(*first, pl.all().exclude(first)).sort("subject_id", "prediction_time", "sample_id")
+        flow = Flow(
+            steps=self._flow.steps(),
+            events=events_by_name(table["event"], len(self._task.competing)),
+            counts={name: count for name, count in (self._tally.counts + self._flow.counts).items() if count},
+            code_sets=self._tally.code_sets(),
+            warnings=(*self._codes.notes, *self._tally.warnings(), *_empty_splits(table)),
+            made_from={"meds": str(self._meds), "task": self._task.model_dump(mode="json")},
+        )
+        return BuiltCohort(table, flow, self._task, folder)
+
+    def _with_splits(self, table: pl.DataFrame, split: SplitDraw | None) -> pl.DataFrame:
+        stated = read_splits(self._meds)
+        if split is not None and (stated is not None or "split" in table.columns):
+            where = "the index table" if "split" in table.columns else self._meds / "metadata" / "subject_splits.parquet"
+            raise ConfigError(
+                f"splits are to be drawn, but {where} has them already, and encoders may be trained on its train; leave out --split"
+            )
+        if "split" in table.columns:
+            return table
+        if stated is None and split is not None and table.height:
+            stated = drawn_splits(table["subject_id"].to_list(), split)
+        if stated is None:
+            return table
+        return self._flow.passed("in a split", table.join(stated, on="subject_id", how="inner", maintain_order="left"))
+
+    def _check(self, table: pl.DataFrame) -> None:
+        if table.is_empty():
+            steps = self._flow.steps()
+            last = next((step for step in steps if not step.samples), steps[-1])
+            raise CohortError(f"no sample remains after the step {last.name!r}, which removed {last.removed_samples}; {self._hint()}")
+        if not (table["event"] == 1).any():
+            raise CohortError(f"no sample of {table.height} has the outcome; {self._hint()}")
+
+    def _hint(self) -> str:
+        return "; ".join((*self._codes.notes, *self._tally.warnings())) or self._tally.vocabularies()
+
+
+def _empty_splits(table: pl.DataFrame) -> Iterator[str]:
+    """Say which splits a study cannot use: each needs an outcome."""
+    if "split" in table.columns:
+        with_outcome = set(table.filter(pl.col("event") == 1)["split"])
+        absent = [name for name in SPLITS if name not in with_outcome]
+        if absent:
+            yield f"no sample in {', '.join(absent)} has the outcome; a study needs one in each split, or cross_validation"
+
+
+def _rebased(paths: pl.Series, before: Path, now: Path) -> pl.Series:
+    """Make paths that are relative to one folder relative to another; absolute ones stay."""
+    if before == now:
+        return paths
+    moved = [path if path is None or Path(path).is_absolute() else Path(os.path.relpath(before / path, now)).as_posix() for path in paths]
+    return pl.Series(paths.name, moved, pl.String)

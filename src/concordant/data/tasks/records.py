@@ -1,0 +1,136 @@
+"""What a task needs of one shard: a line per subject, and the events whose codes the task looks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from concordant.core.errors import RecordError
+from concordant.data.meds import Shard
+from concordant.data.tasks.codes import TaskCodes
+from concordant.data.tasks.visits import VisitTable, visits_of
+
+_PERIOD_CODES = pl.Series("code", ["OBSERVATION_PERIOD_START", "OBSERVATION_PERIOD_END"])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecords:
+    """One shard as a task sees it; times are microseconds since 1970.
+
+    Attributes:
+        subjects: `subject_id`, `birth`, `first` (event other than birth), `last`, `death` (null where there is none): each subject once.
+        events: `subject_id`, `time` (null = static), `code`, `visit_id`, `end` of the events that the task looks for.
+        sets: By name, the codes of the shard that belong to a code set.
+        causes: By name of a code set, the codes of death that state such a cause.
+        death: The codes of death.
+        visits: By kind, the visits.
+        periods: `subject_id`, `start`, `end` of the observation periods.
+        codes: `code` and the number of its events (`len`).
+        n_deaths_with_cause: Events of death that state a cause.
+    """
+
+    subjects: pl.DataFrame
+    events: pl.DataFrame
+    sets: dict[str, pl.Series]
+    causes: dict[str, pl.Series]
+    death: pl.Series
+    visits: dict[str, VisitTable]
+    periods: pl.DataFrame
+    codes: pl.DataFrame
+    n_deaths_with_cause: int
+
+    def of_sets(self, names: tuple[str, ...], within: tuple[str, ...] | None = None) -> pl.DataFrame:
+        """Return the events of code sets, of those only the ones that are part of a visit of one of the kinds `within`."""
+        codes = pl.concat([self.sets[name] for name in names]).unique()
+        found = self.events.filter(pl.col("code").is_in(codes.implode()))
+        if within is None:
+            return found
+        return pl.concat([self.visits[kind].part_of(found) for kind in within]).unique()
+
+    def who_died_of(self, names: tuple[str, ...]) -> pl.DataFrame:
+        """Return `subject_id` of those of whom a death states a cause in the code sets."""
+        codes = pl.concat([self.causes[name] for name in names]).unique()
+        return self.events.filter(pl.col("code").is_in(codes.implode())).select("subject_id").unique()
+
+
+def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecords:
+    """Read what a task needs of a shard; the shard itself streams through.
+
+    Args:
+        shard: The shard.
+        wanted: What the task looks for.
+        periods: Whether events of observation periods are wanted too.
+
+    Raises:
+        RecordError: The shard cannot be read, or an event has no subject or no code.
+    """
+    try:
+        codes = shard.frame.group_by("code").agg(pl.len(), no_subject=pl.col("subject_id").null_count()).collect(engine="streaming")
+        _check_complete(codes, shard)
+        present = codes["code"]
+        birth, death = wanted.birth.among(present), wanted.death.among(present)
+        sets = {name: one.among(present) for name, one in wanted.sets.items()}
+        starts = {kind: one.among(present) for kind, one in wanted.starts.items()}
+        ends = {kind: one.among(present) for kind, one in wanted.ends.items()}
+        marks = _PERIOD_CODES if periods else _PERIOD_CODES.clear()
+        looked_for = pl.concat([death, marks, *sets.values(), *starts.values(), *ends.values()]).unique()
+        subjects, events = _collected(shard, birth, death, looked_for, with_visits=bool(starts))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise RecordError(f"{shard.path}: not readable as a MEDS shard ({str(error).partition(chr(10))[0]})") from None
+    stated = wanted.causes(death).drop_nulls("cause")
+    with_cause = codes.join(stated, on="code", how="semi")["len"].sum()
+    return ShardRecords(
+        subjects=subjects,
+        events=events,
+        sets=sets,
+        causes={name: stated.filter(one.matches(pl.col("cause")))["code"] for name, one in wanted.sets.items()},
+        death=death,
+        visits={kind: visits_of(events, starts[kind], ends[kind]) for kind in starts},
+        periods=visits_of(events, _PERIOD_CODES[:1], _PERIOD_CODES[1:]).intervals,
+        codes=codes.select("code", "len"),
+        n_deaths_with_cause=int(with_cause),
+    )
+
+
+def _check_complete(codes: pl.DataFrame, shard: Shard) -> None:
+    without_subject = int(codes["no_subject"].sum())
+    without_code = int(codes.filter(pl.col("code").is_null())["len"].sum())
+    for name, count in (("subject_id", without_subject), ("code", without_code)):
+        if count:
+            raise RecordError(f"{shard.path}: {count} event(s) have no {name}; every MEDS event needs one")
+
+
+def _collected(
+    shard: Shard, birth: pl.Series, death: pl.Series, looked_for: pl.Series, *, with_visits: bool
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the line per subject and the events that are looked for."""
+    time, code = pl.col("time").dt.epoch("us"), pl.col("code")
+    frame = _with_visit_columns(shard, with_visits)
+    subjects = shard.frame.group_by("subject_id").agg(
+        birth=time.filter(code.is_in(birth.implode())).min(),
+        first=time.filter(~code.is_in(birth.implode())).min(),
+        last=time.max(),
+        death=time.filter(code.is_in(death.implode())).min(),
+    )
+    events = frame.filter(code.is_in(looked_for.implode())).with_columns(time=time).unique()
+    both = pl.collect_all([subjects, events], engine="streaming")
+    return both[0], both[1]
+
+
+def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
+    """Add `visit_id` (text) and `end` (microseconds), which some datasets have beyond MEDS; null where they do not."""
+    frame = shard.frame.select("subject_id", "time", "code")
+    absent = {"visit_id": pl.lit(None, pl.String), "end": pl.lit(None, pl.Int64)}
+    if not wanted:
+        return frame.with_columns(**absent)
+    stored = pl.scan_parquet(shard.path, hive_partitioning=False)
+    schema = stored.collect_schema()
+    found = {}
+    if "code" in schema and "visit_id" in schema:
+        found["visit_id"] = pl.col("visit_id").cast(pl.String)
+    if "code" in schema and isinstance(schema.get("end"), pl.Datetime):
+        found["end"] = pl.col("end").dt.epoch("us")
+    if found:
+        frame = pl.concat([frame, stored.select(**found)], how="horizontal")
+    return frame.with_columns(**{name: empty for name, empty in absent.items() if name not in found})
