@@ -34,7 +34,7 @@ def build(tmp_path):
 
 
 def removed(cohort, step):
-    return {one.step: one.removed for one in cohort.flow}[step]
+    return {one.name: one.removed_samples for one in cohort.flow.steps}[step]
 
 
 def refused(build, made, message, **options):
@@ -143,8 +143,8 @@ def test_an_exam_stated_twice_counts_once(build, made):
     cohort = build(made)
     assert cohort.table.equals(expected)
     assert removed(cohort, "each exam once") == 12
-    assert "labels_20250611.tsv: 3 row(s) state an exam once more and were left out" in cohort.warnings
-    assert "splits_20250611.tsv: 12 row(s) state an exam once more and were left out" in cohort.warnings
+    assert "labels_20250611.tsv: 3 row(s) state an exam once more and were left out" in cohort.flow.warnings
+    assert "splits_20250611.tsv: 12 row(s) state an exam once more and were left out" in cohort.flow.warnings
 
 
 @pytest.mark.parametrize(
@@ -176,20 +176,20 @@ def test_a_patient_keeps_all_exams_in_one_split(build, made):
 
 
 def test_a_small_tuning_split_is_a_warning(build, made):
-    assert any("tuning has" in warning and "cross_validation" in warning for warning in build(made).warnings)
+    assert any("tuning has" in warning and "cross_validation" in warning for warning in build(made).flow.warnings)
     large = look_alike(n_patients=1500)
-    assert not any("tuning has" in warning for warning in build(large).warnings)
+    assert not any("tuning has" in warning for warning in build(large).flow.warnings)
 
 
 def test_the_outcome_comes_from_the_label_file_for_deaths_are_not_in_the_records(build, made):
     assert not any("DEATH" in code for _, _, code, _ in made.records)
     cohort = build(made)
     assert cohort.table["event"].sum() > 10
-    assert not any("death" in warning for warning in cohort.warnings)
+    assert not any("death" in warning for warning in cohort.flow.warnings)
     made.records.append((900_001, datetime(2030, 1, 1), "MEDS_DEATH", None))
     again = build(made)
     assert again.table.equals(cohort.table)
-    assert any(warning.startswith("1 patients have a death in the records") for warning in again.warnings)
+    assert any(warning.startswith("1 patients have a death in the records") for warning in again.flow.warnings)
 
 
 def test_events_after_the_prediction_time_are_cut_by_the_reader(build, made, tmp_path):
@@ -210,20 +210,21 @@ def test_exams_that_a_file_lacks_or_that_have_no_follow_up_are_counted(build, ma
     made.labels[42]["tte_mortality"] = ""
     made.labels[43] |= {"tte_mortality": "0", "is_censored_mortality": "TRUE"} | {f"{m}_month_mortality": "CENSORED" for m in (1, 6, 12)}
     cohort = build(made)
-    steps = [(one.step, one.removed) for one in cohort.flow if one.removed]
+    steps = [(one.name, one.removed_samples) for one in cohort.flow.steps if one.removed_samples]
     assert steps == [
         ("with a split", 1),
         ("in the label file", 1),
         ("with a time and a flag of the outcome", 1),
         ("followed beyond the exam (time > 0)", 1),
     ]
-    assert cohort.flow[0].remaining == n
-    assert cohort.flow[-1].remaining == cohort.table.height == n - 4
-    for before, after in zip(cohort.flow, cohort.flow[1:], strict=False):
-        assert after.remaining == before.remaining - after.removed
+    assert cohort.flow.steps[0].samples == n
+    assert cohort.flow.steps[-1].samples == cohort.table.height == n - 4
+    for before, after in zip(cohort.flow.steps, cohort.flow.steps[1:], strict=False):
+        assert after.samples == before.samples - after.removed_samples
     written = json.loads(cohort.path.with_name("flow.json").read_text())
-    assert written[0] == {"step": "rows of the mapping file", "removed": 0, "remaining": n}
-    assert len(written) == len(cohort.flow)
+    assert written["steps"][0].items() >= {"name": "rows of the mapping file", "removed_samples": 0, "samples": n}.items()
+    assert len(written["steps"]) == len(cohort.flow.steps)
+    assert sum(written["events"].values()) == cohort.table.height
 
 
 def test_only_exams_with_an_embolism_can_be_taken(build, made):
@@ -237,7 +238,7 @@ def test_absent_scans_are_null_and_counted(build, made, tmp_path):
     (folder / "CTPA" / "PE00000.nii.gz").unlink()
     cohort = inspect_cohort(folder, tmp_path / "cohort.parquet")
     assert cohort.table["ct_path"].null_count() == 1
-    assert any(f"the scans of 1 of {cohort.table.height} exams are not in CTPA" in warning for warning in cohort.warnings)
+    assert any(f"the scans of 1 of {cohort.table.height} exams are not in CTPA" in warning for warning in cohort.flow.warnings)
     assert cohort.table["ct_path"][1] == "inspect/CTPA/PE00001.nii.gz"
     elsewhere = inspect_cohort(folder, tmp_path / "cohort.parquet", ctpa=tmp_path / "nowhere")
     assert elsewhere.table["ct_path"].null_count() == elsewhere.table.height
@@ -248,7 +249,7 @@ def test_absent_scans_are_null_and_counted(build, made, tmp_path):
 
 def test_records_of_other_patients_are_refused_and_absent_ones_counted(build, made, tmp_path):
     made.records = [row for row in made.records if row[0] != 900_003]
-    assert any("1 of 60 patients have no record" in warning for warning in build(made).warnings)
+    assert any("1 of 60 patients have no record" in warning for warning in build(made).flow.warnings)
     made.records = [(subject - 900_000, *rest) for subject, *rest in made.records]
     refused(build, made, "holds none of the 60 patients")
     folder = made.write(tmp_path / "inspect")
@@ -310,9 +311,9 @@ def test_the_command_prints_the_flow(made, tmp_path):
     assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     n = len(made.mapping)
-    assert ["rows", "of", "the", "mapping", "file", "0", str(n)] in lines
-    assert ["the", "first", "of", "its", "patient", str(n - 60), "60"] in lines
-    assert "note: tuning has" in result.stdout
+    assert ["rows", "of", "the", "mapping", "file", "0", "0", str(n), "60"] in lines
+    assert ["the", "first", "of", "its", "patient", str(n - 60), "0", "60", "60"] in lines
+    assert "note: tuning has" in result.stderr
     assert f"cohort: {tmp_path / 'cohort.parquet'}" in result.stdout
     result = CliRunner().invoke(app, [*arguments[:-1], "last"])
     assert result.exit_code == 2

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from concordant.cli import cohort as _cohort
+from concordant.cli import inspect as _inspect
+from concordant.cli import omop as _omop
+from concordant.cli import pretrain as _pretrain
+from concordant.cli import scans as _scans
 from concordant.cli.console import Group, open_console, progress
+from concordant.cli.predictions import PredictionsCommand, compare, evaluate
 from concordant.cli.simulation import SimulateCommand, simulation_options
 
 if TYPE_CHECKING:
     from concordant.config import Study
-    from concordant.core.survival import SurvivalTarget
 
 app = typer.Typer(
     name="concordant",
@@ -34,15 +39,6 @@ Imports = Annotated[
     list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers components of your own. Repeatable.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; one per processor unless given.", show_default=False)]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric", metavar="NAME", help="A metric to compute. Repeatable.", show_default="concordance_index, integrated_brier_score"
-    ),
-]
-Horizons = Annotated[
-    list[float] | None, typer.Option("--horizon", metavar="DAYS", help="A horizon for the metrics that have one. Repeatable.")
-]
 
 
 def main() -> None:
@@ -100,23 +96,31 @@ def check(study: StudyFile, overrides: Overrides = None, imports: Imports = None
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example: concordant embed study.yaml --workers 8")
+@app.command(epilog="Example: concordant embed study.yaml --workers 8, or on a cluster: --engine ray --address auto")
 def embed(
     study: StudyFile,
     overrides: Overrides = None,
     imports: Imports = None,
     workers: Workers = None,
     retry_quarantined: Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be read before.")] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="Where shards are made: local, or ray (many machines).")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs, or auto.", show_default="a Ray of this machine alone"),
+    ] = None,
 ) -> None:
     """Encode the scans and records of a study. Nothing is learned from the cohort, and what is there already is kept.
 
-    `concordant run` does this as well; on its own it serves to use many processes, or to do the slow part first.
+    `concordant run` does this as well; on its own it serves to use many processes or machines, or to do the slow part first. With the
+    engine ray, --workers is the number of processors each task reserves (1 unless given), and all machines must see the same folders.
     """
     chosen = _read(study, overrides, imports)
+    from concordant.embeddings.making import ShardEngine
     from concordant.study import embed_study
 
+    processes = (workers or 1) if engine == "ray" else _processes(workers)
     with progress() as report:
-        embed_study(chosen, workers=_processes(workers), retry_quarantined=retry_quarantined, progress=report)
+        embed_study(chosen, engine=ShardEngine(engine, address, processes), retry_quarantined=retry_quarantined, progress=report)
     typer.echo(f"embeddings: {chosen.embeddings_root}")
 
 
@@ -138,68 +142,11 @@ def run(study: StudyFile, overrides: Overrides = None, imports: Imports = None, 
     typer.echo(f"report: {folder.report}")
 
 
-@app.command(epilog="Example: concordant evaluate predictions.parquet --metric concordance_index --metric brier_score --horizon 365")
-def evaluate(
-    predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS.parquet", help="Columns sample_id, time_days, event, risk and optionally survival.")
-    ],
-    metric: Metrics = None,
-    horizon: Horizons = None,
-    train: Annotated[
-        Path | None, typer.Option(metavar="TRAIN.parquet", help="Outcomes of train (time_days, event) for the censoring curve.")
-    ] = None,
-    censoring: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Where the censoring curve comes from: cohort, train or pooled.",
-            show_default="train with --train, else cohort",
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RESULTS.parquet", help="Write the table here as well.")] = None,
-) -> None:
-    """Judge the predictions in a file, ours or another group's: metrics with standard errors and 95 % intervals.
-
-    Higher risk means an earlier event; event 1 was observed, 0 censored.
-    """
-    from concordant.cli import tables
-    from concordant.core.files import atomic_path
-    from concordant.core.survival import read_predictions
-    from concordant.evaluation import evaluate as evaluate_predictions
-
-    given: dict[str, Any] = {"metrics": tuple(metric)} if metric else {}
-    rows = evaluate_predictions(
-        read_predictions(predictions),
-        horizons_days=tuple(horizon or ()),
-        censoring=censoring or ("cohort" if train is None else "train"),  # type: ignore[arg-type]  # evaluate refuses another word
-        train=None if train is None else _outcomes(train),
-        **given,
-    )
-    if out is not None:
-        with atomic_path(out) as temporary:
-            rows.write_parquet(temporary)
-    open_console().print(tables.metrics(rows))
-
-
-@app.command(epilog="Example: concordant compare ours.parquet theirs.parquet pesi.parquet --reference pesi")
-def compare(
-    files: Annotated[list[Path], typer.Argument(metavar="A.parquet B.parquet ...", help="Two or more predictions files.")],
-    reference: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The file the others are compared with, by path or stem.", show_default="the first")
-    ] = None,
-    metric: Metrics = None,
-    horizon: Horizons = None,
-) -> None:
-    """Compare predictions of the same samples: paired differences with intervals, p values and Holm's correction."""
-    from concordant.analysis.compare import compare_files
-    from concordant.cli import tables
-
-    given: dict[str, Any] = {"metrics": tuple(metric)} if metric else {}
-    comparison = compare_files(files, reference, horizons_days=tuple(horizon or ()), **given)
-    screen = open_console()
-    screen.print(f"{comparison.n_shared} samples are in all files")
-    screen.print(tables.metrics(comparison.files, first=("file",)))
-    screen.print(tables.differences(comparison.differences))
+app.command(
+    cls=PredictionsCommand,
+    epilog="Example: concordant evaluate predictions.parquet --metric concordance_index --metric brier_score --horizon 365",
+)(evaluate)
+app.command(cls=PredictionsCommand, epilog="Example: concordant compare ours.parquet theirs.parquet pesi.parquet --reference pesi")(compare)
 
 
 @app.command(epilog="Example: concordant report runs/pe_mortality")
@@ -209,6 +156,13 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Th
     from concordant.report.html import write_report
 
     typer.echo(f"report: {write_report(RunFolder(folder))}")
+
+
+app.command(epilog=_omop.EPILOG)(_omop.omop)
+app.command(epilog=_cohort.EPILOG)(_cohort.cohort)
+app.command(epilog=_pretrain.EPILOG)(_pretrain.pretrain)
+app.command(epilog=_scans.EPILOG)(_scans.scans)
+app.command(epilog=_inspect.EPILOG)(_inspect.inspect)
 
 
 def _read(path: Path, overrides: list[str] | None, imports: list[str] | None) -> Study:
@@ -223,19 +177,3 @@ def _processes(workers: int | None) -> int:
     from concordant.engine import default_workers
 
     return default_workers() if workers is None else workers
-
-
-def _outcomes(path: Path) -> SurvivalTarget:
-    """Read the outcomes of train: the rows whose split is train, or all where the table has no splits."""
-    import polars as pl
-
-    from concordant.core.errors import CohortError
-    from concordant.core.survival import SurvivalTarget
-
-    try:
-        table = pl.read_parquet(path)
-        rows = table.filter(pl.col("split") == "train") if "split" in table.columns else table
-        return SurvivalTarget(rows["time_days"].cast(pl.Float64).to_numpy(), rows["event"].cast(pl.Int64).to_numpy())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CohortError(f"{path}: {reason}; expected parquet with columns time_days (days) and event (1 = observed)") from None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concordant.cli.console import open_console, progress
+from concordant.cli.console import progress
+from concordant.cli.flows import show_flow
 from concordant.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from concordant.data.tasks import BuiltCohort, Flow, HorizonLabels, SplitDraw
+    from concordant.data.tasks import BuiltCohort, HorizonLabels, SplitDraw
 
 EPILOG = "Example: concordant cohort mace --meds data/meds --index scans.parquet --out data/mace/cohort.parquet"
 
@@ -55,7 +56,7 @@ def cohort(
     built, labels = _with_labels(built, horizons)
     built.write(out)
     _write_labels(built, labels, labels_out)
-    _show(built.flow)
+    show_flow(built.flow)
     typer.echo(f"cohort: {out}")
 
 
@@ -103,28 +104,3 @@ def _write_labels(built: BuiltCohort, labels: tuple[HorizonLabels, ...], folder:
     if folder is not None:
         for path, one in zip(write_labels(labels, folder, built.task.name), labels, strict=True):
             typer.echo(f"labels: {path} ({one.n_true} true of {one.table.height})")
-
-
-def _show(flow: Flow) -> None:
-    screen = open_console()
-    screen.print(_steps(flow))
-    screen.print(", ".join(f"{count} {name}" for name, count in flow.events.items()))
-    for name, count in flow.counts.items():
-        screen.print(f"{name}: {count}", soft_wrap=True)
-    errors = open_console(errors=True)
-    for warning in flow.warnings:
-        errors.print(f"note: {warning}", soft_wrap=True)
-
-
-def _steps(flow: Flow) -> Any:
-    """Lay out the flow: a row per step."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    table.add_column("step")
-    for name in ("samples removed", "subjects removed", "samples", "subjects"):
-        table.add_column(name, justify="right")
-    for step in flow.steps:
-        table.add_row(step.name, *(str(one) for one in (step.removed_samples, step.removed_subjects, step.samples, step.subjects)))
-    return table

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from concordant.cli.console import open_console
-
-if TYPE_CHECKING:
-    from concordant.data.inspect import InspectCohort
+from concordant.cli.flows import show_flow
 
 EPILOG = "Example: concordant inspect inspect/full --meds inspect/meds_omop_inspect --out inspect/cohort.parquet"
 
@@ -33,21 +30,5 @@ def inspect(
 
     options = InspectOptions(outcome, embolism, exams, time_unit)  # type: ignore[arg-type]  # the options refuse another word
     cohort = inspect_cohort(aimi_dir, out, meds=meds, ctpa=ctpa, options=options)
-    screen = open_console()
-    screen.print(_flow(cohort))
-    for warning in cohort.warnings:
-        screen.print(f"note: {warning}")
+    show_flow(cohort.flow)
     typer.echo(f"cohort: {out}")
-
-
-def _flow(cohort: InspectCohort) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    table.add_column("exams")
-    for name in ("left out", "remaining"):
-        table.add_column(name, justify="right")
-    for step in cohort.flow:
-        table.add_row(step.step, str(step.removed), str(step.remaining))
-    return table

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from concordant.data.audit import Audit
 
 _NOTHING = "-"
+_METHODS = {"holm": "Holm", "benjamini_hochberg": "Benjamini-Hochberg", "max_t": "max-T"}
 
 
 def strategies(results: pl.DataFrame, metric: str) -> Table:
@@ -51,10 +52,27 @@ def metrics(rows: pl.DataFrame, *, first: Sequence[str] = ()) -> Table:
 
 
 def differences(rows: pl.DataFrame) -> Table:
-    """Lay out paired differences to a reference."""
-    table = _table("", ["file", "reference", "metric"], ["difference", "95 % interval", "p", "p (Holm)"])
+    """Lay out paired differences to a reference, with simultaneous intervals where there are any."""
+    method = rows["multiplicity"].drop_nulls()
+    adjusted = f"p ({_METHODS.get(method[0], method[0])})" if len(method) else "p (adjusted)"
+    jointly = rows["ci_low_simultaneous"].null_count() < rows.height
+    numbers = ["difference", "95 % interval", *(["simultaneous"] if jointly else []), "p", adjusted]
+    table = _table("", ["file", "reference", "metric"], numbers, last="note")
     for row in rows.to_dicts():
-        cells = [_number(row["difference"], "+.3f"), _interval(row, "+.3f"), _p_value(row["p_value"]), _p_value(row["p_adjusted"])]
+        cells = [_number(row["difference"], "+.3f"), _interval(row, "+.3f")]
+        cells += [_interval(row, "+.3f", "_simultaneous")] if jointly else []
+        cells += [_p_value(row["p_value"]), _p_value(row["p_adjusted"]), row["note"] or ""]
+        table.add_row(row["file"], row["reference"], _measure(row), *cells)
+    return table
+
+
+def margins(rows: pl.DataFrame) -> Table:
+    """Lay out the tests of differences against a margin; p-values are one-sided, adjusted among themselves."""
+    numbers = ["margin", "difference", "p not worse", "p (adjusted)", "p equivalent", "p (adjusted)"]
+    table = _table("Not worse than the reference by the margin; equivalent to it", ["file", "reference", "metric"], numbers)
+    tests = ("p_non_inferiority", "p_non_inferiority_adjusted", "p_equivalence", "p_equivalence_adjusted")
+    for row in rows.to_dicts():
+        cells = [_number(row["margin"], "g"), _number(row["difference"], "+.3f"), *(_p_value(row[name]) for name in tests)]
         table.add_row(row["file"], row["reference"], _measure(row), *cells)
     return table
 
@@ -87,8 +105,9 @@ def _number(value: float | None, form: str = ".3f") -> str:
     return _NOTHING if value is None else format(value, form)
 
 
-def _interval(row: dict[str, Any], form: str = ".3f") -> str:
-    return _NOTHING if row["ci_low"] is None else f"{row['ci_low']:{form}} to {row['ci_high']:{form}}"
+def _interval(row: dict[str, Any], form: str = ".3f", kind: str = "") -> str:
+    low, high = row[f"ci_low{kind}"], row[f"ci_high{kind}"]
+    return _NOTHING if low is None else f"{low:{form}} to {high:{form}}"
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:

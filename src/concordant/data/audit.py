@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from concordant.core.errors import CohortError, did_you_mean
 from concordant.data.cohort import SPLITS, Cohort, subjects_in_several_splits
-from concordant.data.meds import RecordCounts
+from concordant.data.meds import RecordCounts, quality_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,11 @@ class Audit:
 
     Attributes:
         checks: The checks, in order.
+        records: Per cohort what reading its records met.
     """
 
     checks: tuple[AuditCheck, ...]
+    records: Mapping[str, RecordCounts] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -47,7 +49,8 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `audit.json` holds."""
-        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+        quality = {"data_quality": quality_table(self.records).to_dicts()} if self.records else {}
+        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks], **quality}
 
 
 def audit(
@@ -82,7 +85,7 @@ def audit(
         folds = _folds(development, assignment, group)
         checks += [_every_sample_has_a_fold(development, folds), _groups_within_folds(folds, group)]
     checks += [_events_after_prediction(cohorts, records or {}), _training_data(cohorts, training_data or {}), _shared_scans(cohorts)]
-    return Audit(tuple(checks))
+    return Audit(tuple(checks), records or {})
 
 
 def _subjects_across_splits(development: Cohort) -> AuditCheck:

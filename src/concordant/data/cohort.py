@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,14 @@ class Cohort:
             (0 censored, 1 the event of interest, 2.. competing), `split` str or null, `site` str or null, `ct_path` str or null
             (only where the file has that column), and any further columns.
         meds: The MEDS dataset with the subjects' records, or None.
+        meds_columns: What its files call a column, by its name in MEDS; empty = as MEDS does.
     """
 
     label: str
     path: Path
     table: pl.DataFrame
     meds: Path | None = None
+    meds_columns: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -70,7 +72,14 @@ class Cohort:
         return None if given is None else self.path.parent / given
 
 
-def read_cohort(path: Path, *, label: str | None = None, meds: Path | None = None, splits_required: bool) -> Cohort:
+def read_cohort(
+    path: Path,
+    *,
+    label: str | None = None,
+    meds: Path | None = None,
+    meds_columns: Mapping[str, str] | None = None,
+    splits_required: bool,
+) -> Cohort:
     """Read a cohort table and check every invariant that the rest of the house relies on.
 
     Args:
@@ -78,6 +87,7 @@ def read_cohort(path: Path, *, label: str | None = None, meds: Path | None = Non
             (1 = observed) and, where there are any, `split`, `site`, `ct_path` and further columns.
         label: Name of the cohort; None = the table's stem.
         meds: The MEDS dataset with the subjects' records.
+        meds_columns: What its files call a column, by its name in MEDS: `{"numeric_value": "value"}`.
         splits_required: True where train, tuning and held_out come from the table: each must hold a sample and an event.
             False for an external cohort and under cross-validation.
 
@@ -90,7 +100,7 @@ def read_cohort(path: Path, *, label: str | None = None, meds: Path | None = Non
     _check_splits(table, path)
     if splits_required:
         _check_every_split(table, path)
-    return Cohort(path.stem if label is None else label, path, table, meds)
+    return Cohort(path.stem if label is None else label, path, table, meds, dict(meds_columns or {}))
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -26,6 +26,7 @@ class FeatureOptions(BaseModel):
         path: The parquet file.
         transform: "signed_log1p" maps x to sign(x) log(1 + |x|), for heavy-tailed features.
         missing: What a single null means: "error", or "median" (imputed by train's median, with an indicator, after the store).
+        training_data: Names of the public cohorts that the encoder behind the features was trained on, for the audit's leakage warning.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,7 @@ class FeatureOptions(BaseModel):
     path: Path
     transform: Literal["none", "signed_log1p"] = "none"
     missing: Literal["error", "median"] = "error"
+    training_data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

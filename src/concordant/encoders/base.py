@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from concordant.core.embedding import CodeEmbedding, TokenEmbedding
 from concordant.core.events import Events
 from concordant.core.modality import Modality
 from concordant.core.registry import Registry
-from concordant.core.volume import Volume
+from concordant.core.volume import StoredVolume, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,22 @@ class Encoder(ABC):
     Attributes:
         modality: The modality it reads.
         version: Raised when the output changes, so that stores made before are made again.
+        options_of_no_effect: Options that change nothing in the output: a store is not made again where one of them changes.
     """
 
     modality: ClassVar[Modality]
     version: ClassVar[int] = 1
+    options_of_no_effect: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod
     def card(self) -> EncoderCard:
         """What this encoder declares of itself."""
+
+    @property
+    def weights_digest(self) -> str | None:
+        """The digest of the weights; None where there are none."""
+        return None
 
 
 class VolumeEncoder(Encoder):
@@ -78,15 +88,43 @@ class VolumeEncoder(Encoder):
             VolumeError: A volume this encoder cannot read (an empty mask, a wrong field of view); it is quarantined with the reason.
         """
 
+    def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"] | None:
+        """Return where in a scan each of its tokens lies, in the order of `encode`; None where tokens have no fixed place.
+
+        Needs no weights.
+
+        Returns:
+            Low and high corner in voxels of the scan (depth, height, width), fractional, counted from the scan's outer edge: voxel i runs
+            from i to i + 1. A token of padding has a box without extent, at the rim.
+        """
+        return None
+
 
 class RecordEncoder(Encoder):
-    """An encoder of health records."""
+    """An encoder of health records.
+
+    Attributes:
+        reads_text: Whether it wants the events' text; without, texts are not handed to it.
+        has_vocabulary: Whether its weights fix which codes it knows; then `known_events` counts them.
+        required_coverage: Share of a cohort's events that this vocabulary must have; a cohort below it is refused.
+    """
 
     modality: ClassVar[Modality] = Modality.EHR
+    reads_text: ClassVar[bool] = False
+    has_vocabulary: ClassVar[bool] = False
+    required_coverage: float = 0.0
 
     @abstractmethod
     def encode(self, records: Sequence[Events]) -> list[CodeEmbedding] | list[TokenEmbedding]:
-        """Encode records one by one or as a batch, with the same result."""
+        """Encode records one by one or as a batch, with the same result.
+
+        Raises:
+            RecordError: A record this encoder cannot read (no birth); it is quarantined with the message, which names no subject.
+        """
+
+    def known_events(self, record: Events) -> int:
+        """Return how many events of a record the encoder knows: all of them where it has no vocabulary of its own."""
+        return len(record.code)
 
 
 ENCODERS: Registry[Encoder] = Registry("encoder")

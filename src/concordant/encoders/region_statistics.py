@@ -40,6 +40,9 @@ FEATURE_NAMES = (
     *(f"autocorrelation_{LAG_MM:g}mm_{axis}" for axis in AXES),
 )
 
+_ANY_ORDER = {"reassoc", "contract", "nsz"}
+"""Lets a sum of numbers be taken in any order, several at a time."""
+
 _Voxels = Float[np.ndarray, "depth height width"]
 _Places = Int[np.ndarray, " place"]
 
@@ -115,9 +118,10 @@ def region_statistics(volume: Volume, *, grid: int, window: tuple[int, int]) -> 
     voxels, spacing = volume.voxels, np.array(volume.spacing_mm)
     zs, ys, xs = (_parts(size, grid) for size in voxels.shape)
     counts = _count(voxels, zs, ys, xs, grid, np.float32(window[0]), window[1] - window[0] + 1)
-    gradient = _gradient(voxels, zs, ys, xs, grid, _steps(GRADIENT_MM, spacing), spacing)
+    starts = part_starts(voxels.shape[2], grid)
+    gradient = _gradient(voxels, zs, ys, starts, _steps(GRADIENT_MM, spacing), spacing)
     local = [_within_blocks(volume, grid, scale) for scale in LOCAL_MM]
-    differences = _squared_differences(voxels, zs, ys, xs, grid, _steps(LAG_MM, spacing))
+    differences = _squared_differences(voxels, zs, ys, starts, _steps(LAG_MM, spacing))
     sums, terms = np.concatenate([gradient, *local, differences], 1)
     return RegionStatistics(window[0], counts, sums.T, terms.T)
 
@@ -125,6 +129,11 @@ def region_statistics(volume: Volume, *, grid: int, window: tuple[int, int]) -> 
 def _parts(size: int, n: int) -> _Places:
     """Return for each place along an axis which of `n` nearly equal parts it lies in."""
     return np.arange(size, dtype=np.int64) * n // size
+
+
+def part_starts(size: int, n: int) -> _Places:
+    """Return where each of `n` nearly equal parts of an axis starts, and where the last one ends."""
+    return -(-np.arange(n + 1, dtype=np.int64) * size // n)
 
 
 def _steps(length_mm: float, spacing: Float[np.ndarray, " axis"]) -> Int[np.ndarray, " axis"]:
@@ -143,8 +152,12 @@ def _within_blocks(volume: Volume, grid: int, scale_mm: float) -> Float[np.ndarr
 
 def block_sums(volume: Volume, blocks: Sequence[int]) -> Float[np.ndarray, "count_total_square block_z block_y block_x"]:
     """Return number, sum and sum of squares of the voxels of each block, the volume cut into `blocks` parts along its axes."""
-    zs, ys, xs = (_parts(size, n) for size, n in zip(volume.voxels.shape, blocks, strict=True))
-    return _sum_blocks(volume.voxels, zs, ys, xs, np.zeros((3, *blocks)))
+    axes = list(zip(volume.voxels.shape, blocks, strict=True))
+    (zs, ys, _), (nz, ny, nx) = ([_parts(*axis) for axis in axes], [np.diff(part_starts(*axis)).astype(np.float64) for axis in axes])
+    sums = np.zeros((3, *blocks))
+    sums[0] = nz[:, None, None] * ny[:, None] * nx
+    _add_blocks(volume.voxels, zs, ys, part_starts(*axes[2]), sums[1:])
+    return sums
 
 
 @numba.njit(cache=True)
@@ -160,44 +173,59 @@ def _count(
     return counts
 
 
-@numba.njit(cache=True)
-def _sum_blocks(
-    voxels: _Voxels, zs: _Places, ys: _Places, xs: _Places, sums: Float[np.ndarray, "3 block_z block_y block_x"]
-) -> Float[np.ndarray, "3 block_z block_y block_x"]:
+@numba.njit(cache=True, fastmath=_ANY_ORDER)
+def _add_blocks(
+    voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, sums: Float[np.ndarray, "total_square block_z block_y block_x"]
+) -> None:
     for z in range(voxels.shape[0]):
         for y in range(voxels.shape[1]):
-            for x in range(voxels.shape[2]):
-                value = np.float64(voxels[z, y, x])
-                sums[0, zs[z], ys[y], xs[x]] += 1.0
-                sums[1, zs[z], ys[y], xs[x]] += value
-                sums[2, zs[z], ys[y], xs[x]] += value * value
-    return sums
+            row = voxels[z, y]
+            for block in range(len(starts) - 1):
+                total, square = 0.0, 0.0
+                for x in range(starts[block], starts[block + 1]):
+                    value = np.float64(row[x])
+                    total += value
+                    square += value * value
+                sums[0, zs[z], ys[y], block] += total
+                sums[1, zs[z], ys[y], block] += square
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=_ANY_ORDER)
 def _gradient(
-    voxels: _Voxels, zs: _Places, ys: _Places, xs: _Places, grid: int, steps: Int[np.ndarray, " 3"], spacing: Float[np.ndarray, " 3"]
+    voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, steps: Int[np.ndarray, " 3"], spacing: Float[np.ndarray, " 3"]
 ) -> Float[np.ndarray, "sums_and_terms 1 region"]:
     """Sum the magnitude of central differences over `steps` voxels, in HU per mm, where the volume holds both ends."""
+    grid = len(starts) - 1
     result = np.zeros((2, 1, grid**3))
     dz, dy, dx = steps
+    per_z, per_y, per_x = (
+        np.float32(1 / (2 * dz * spacing[0])),
+        np.float32(1 / (2 * dy * spacing[1])),
+        np.float32(1 / (2 * dx * spacing[2])),
+    )
     for z in range(dz, voxels.shape[0] - dz):
         for y in range(dy, voxels.shape[1] - dy):
-            row = (zs[z] * grid + ys[y]) * grid
-            for x in range(dx, voxels.shape[2] - dx):
-                along_z = (voxels[z + dz, y, x] - voxels[z - dz, y, x]) / (2 * dz * spacing[0])
-                along_y = (voxels[z, y + dy, x] - voxels[z, y - dy, x]) / (2 * dy * spacing[1])
-                along_x = (voxels[z, y, x + dx] - voxels[z, y, x - dx]) / (2 * dx * spacing[2])
-                result[0, 0, row + xs[x]] += np.sqrt(along_z**2 + along_y**2 + along_x**2)
-                result[1, 0, row + xs[x]] += 1.0
+            above, below, before, behind, here = voxels[z + dz, y], voxels[z - dz, y], voxels[z, y + dy], voxels[z, y - dy], voxels[z, y]
+            for part in range(grid):
+                start, end = max(starts[part], dx), min(starts[part + 1], voxels.shape[2] - dx)
+                total = 0.0
+                for x in range(start, end):
+                    along_z = (above[x] - below[x]) * per_z
+                    along_y = (before[x] - behind[x]) * per_y
+                    along_x = (here[x + dx] - here[x - dx]) * per_x
+                    total += np.sqrt(along_z * along_z + along_y * along_y + along_x * along_x)
+                region = (zs[z] * grid + ys[y]) * grid + part
+                result[0, 0, region] += total
+                result[1, 0, region] += max(end - start, 0)
     return result
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=_ANY_ORDER)
 def _squared_differences(
-    voxels: _Voxels, zs: _Places, ys: _Places, xs: _Places, grid: int, lags: Int[np.ndarray, " 3"]
+    voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, lags: Int[np.ndarray, " 3"]
 ) -> Float[np.ndarray, "sums_and_terms 3 region"]:
     """Sum squared differences of voxels `lags` apart along each axis, where both lie in one region."""
+    grid = len(starts) - 1
     result = np.zeros((2, 3, grid**3))
     for axis in range(3):
         dz = lags[0] if axis == 0 else 0
@@ -206,9 +234,14 @@ def _squared_differences(
         for z in range(voxels.shape[0] - dz):
             for y in range(voxels.shape[1] - dy):
                 if zs[z] == zs[z + dz] and ys[y] == ys[y + dy]:
-                    row = (zs[z] * grid + ys[y]) * grid
-                    for x in range(voxels.shape[2] - dx):
-                        if xs[x] == xs[x + dx]:
-                            result[0, axis, row + xs[x]] += (voxels[z, y, x] - voxels[z + dz, y + dy, x + dx]) ** 2
-                            result[1, axis, row + xs[x]] += 1.0
+                    here, there = voxels[z, y], voxels[z + dz, y + dy]
+                    for part in range(grid):
+                        end = starts[part + 1] - dx
+                        total = 0.0
+                        for x in range(starts[part], end):
+                            difference = np.float64(here[x] - there[x + dx])
+                            total += difference * difference
+                        region = (zs[z] * grid + ys[y]) * grid + part
+                        result[0, axis, region] += total
+                        result[1, axis, region] += max(end - starts[part], 0)
     return result

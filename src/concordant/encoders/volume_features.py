@@ -14,9 +14,10 @@ from scipy import ndimage
 
 from concordant.core.embedding import TokenEmbedding
 from concordant.core.errors import ConfigError, VolumeError
-from concordant.core.volume import Volume
+from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
-from concordant.encoders.region_statistics import AXES, FEATURE_NAMES, INF, block_sums, region_statistics
+from concordant.encoders.region_statistics import AXES, FEATURE_NAMES, INF, block_sums, part_starts, region_statistics
+from concordant.encoders.token_places import region_boxes
 
 SHAPE_MM = 2.0
 BODY_HU = -300
@@ -42,6 +43,8 @@ class VolumeFeatures(VolumeEncoder):
         grid: Regions along each axis; the volume is cut into grid x grid x grid boxes of equal size, one token each.
         window: Hounsfield units are clamped to this range first, so that metal does not swamp the rest.
     """
+
+    version = 2
 
     def __init__(self, *, grid: int = 3, window: tuple[int, int] = (-1024, 1024)) -> None:
         if not 1 <= grid <= 16:
@@ -79,6 +82,11 @@ class VolumeFeatures(VolumeEncoder):
             VolumeError: A volume with fewer voxels than regions along an axis.
         """
         return [self._encode(volume) for volume in volumes]
+
+    def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
+        """Return the regions."""
+        shape = (volume.voxels if isinstance(volume, Volume) else volume.stored).shape
+        return region_boxes([part_starts(size, self.grid).astype(np.float64) for size in shape])
 
     def _encode(self, volume: Volume) -> TokenEmbedding:
         if min(volume.voxels.shape) < self.grid:

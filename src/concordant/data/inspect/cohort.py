@@ -12,6 +12,7 @@ import polars as pl
 from concordant.core.errors import CohortError, ConfigError
 from concordant.core.files import atomic_path, write_json
 from concordant.data.cohort import subjects_in_several_splits
+from concordant.data.flow import Flow, FlowCounter, FlowStep, events_by_name
 from concordant.data.inspect.outcome import TimeUnit, window_names, with_outcome
 from concordant.data.inspect.tables import ExamTable, read_labels, read_mapping, read_splits
 from concordant.data.meds import scan_shards
@@ -53,21 +54,6 @@ class InspectOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class FlowStep:
-    """One step on the way to a cohort.
-
-    Attributes:
-        step: What was asked of an exam.
-        removed: Exams left out for it.
-        remaining: Exams that are left.
-    """
-
-    step: str
-    removed: int
-    remaining: int
-
-
-@dataclass(frozen=True, slots=True)
 class InspectCohort:
     """The cohort that was written.
 
@@ -75,14 +61,12 @@ class InspectCohort:
         path: The cohort table; `flow.json` lies beside it.
         table: `sample_id` (the impression), `subject_id`, `prediction_time`, `time_days`, `event` (1 = observed), `split`, `site`,
             `ct_path` (relative to the table's folder; null where the scan is not there) and `pe_positive`.
-        flow: Every exam that was left out, and why.
-        warnings: What a reader of the results should know, in counts.
+        flow: Every exam that was left out, and why; its warnings are what a reader of the results should know, in counts.
     """
 
     path: Path
     table: pl.DataFrame
-    flow: tuple[FlowStep, ...]
-    warnings: tuple[str, ...]
+    flow: Flow
 
 
 def inspect_cohort(
@@ -111,14 +95,15 @@ def inspect_cohort(
     outcomes = with_outcome(labels.table, options.outcome, labels.path, unit=options.time_unit)
     joined = mapping.table.join(splits.table, on="impression_id", how="left").join(outcomes, on="impression_id", how="left")
     _check_patients(joined)
-    chosen, flow = _choose(joined, mapping, options)
+    chosen, steps = _choose(joined, mapping, options)
     scans = ctpa or aimi / "CTPA"
     table = _table(chosen, scans, out)
     warnings = (*_repeated(mapping, splits, labels), *_about_scans(table, scans), *_about_records(table, meds), *_about_tuning(table))
+    flow = Flow(steps, events_by_name(table["event"], 0), warnings=warnings, made_from={"inspect": aimi, **asdict(options)})
     with atomic_path(out) as temporary:
         table.write_parquet(temporary)
-    write_json(out.with_name("flow.json"), [asdict(step) for step in flow])
-    return InspectCohort(out, table, flow, warnings)
+    write_json(out.with_name("flow.json"), flow.to_json())
+    return InspectCohort(out, table, flow)
 
 
 def _check_patients(joined: pl.DataFrame) -> None:
@@ -131,7 +116,9 @@ def _check_patients(joined: pl.DataFrame) -> None:
 
 def _choose(joined: pl.DataFrame, mapping: ExamTable, options: InspectOptions) -> tuple[pl.DataFrame, tuple[FlowStep, ...]]:
     """Leave out the exams that cannot take part, step by step."""
-    flow = [FlowStep("rows of the mapping file", 0, mapping.n_rows), FlowStep("each exam once", mapping.n_repeated, joined.height)]
+    flow = FlowCounter()
+    flow.note("rows of the mapping file", mapping.n_rows, joined["subject_id"].n_unique())
+    flow.passed("each exam once", joined)
     steps = {
         "with a split": pl.col("split").is_not_null(),
         "in the label file": pl.col("event").is_not_null(),
@@ -146,12 +133,10 @@ def _choose(joined: pl.DataFrame, mapping: ExamTable, options: InspectOptions) -
         exam = pl.col("impression_id")
         steps["the first of its patient"] = exam == exam.sort_by("prediction_time", "impression_id").first().over("subject_id")
     for step, keep in steps.items():
-        kept = joined.filter(keep)
-        flow.append(FlowStep(step, joined.height - kept.height, kept.height))
-        joined = kept
+        joined = flow.passed(step, joined.filter(keep))
     if joined.is_empty():
-        raise CohortError("no exam is left: " + "; ".join(f"{one.step}: {one.remaining}" for one in flow))
-    return joined, tuple(flow)
+        raise CohortError("no exam is left: " + "; ".join(f"{one.name}: {one.samples}" for one in flow.steps()))
+    return joined, flow.steps()
 
 
 def _table(chosen: pl.DataFrame, scans: Path, out: Path) -> pl.DataFrame:

@@ -13,10 +13,10 @@ import polars as pl
 from concordant.core.errors import CohortError, ConfigError
 from concordant.core.files import atomic_path, write_json
 from concordant.data.cohort import SPLITS, Cohort, read_cohort
+from concordant.data.flow import Flow, FlowCounter, events_by_name
 from concordant.data.meds import Shard, scan_shards
 from concordant.data.tasks.codes import resolve_codes
 from concordant.data.tasks.definition import Index, Task
-from concordant.data.tasks.flow import Flow, FlowCounter, events_by_name
 from concordant.data.tasks.index import read_index
 from concordant.data.tasks.reading import parse_task, read_task
 from concordant.data.tasks.records import read_shard

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import RecordError
+from concordant.data.flow import FlowCounter
 from concordant.data.tasks.criteria import meets
 from concordant.data.tasks.definition import Task
-from concordant.data.tasks.flow import FlowCounter
 from concordant.data.tasks.follow_up import end_of_follow_up, follow
 from concordant.data.tasks.index import index_events
 from concordant.data.tasks.records import ShardRecords

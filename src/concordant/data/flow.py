@@ -39,14 +39,14 @@ class Flow:
         counts: Further counts by what was counted.
         code_sets: By name of a code set, the number of its `codes` that the records use and of their `events`.
         warnings: What a user should look at.
-        made_from: The task as it was resolved, and where the data lay.
+        made_from: From what: the task or the options as they were resolved, and where the data lay.
     """
 
     steps: tuple[FlowStep, ...]
     events: dict[str, int]
-    counts: dict[str, int]
-    code_sets: dict[str, dict[str, int]]
-    warnings: tuple[str, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+    code_sets: dict[str, dict[str, int]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     made_from: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

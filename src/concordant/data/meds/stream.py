@@ -1,0 +1,246 @@
+"""Records shard by shard: no more than a few shards of a dataset are in memory at once."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from concordant.core.errors import RecordError
+from concordant.core.events import LifeCodes, PackedEvents, Texts
+from concordant.data.meds import cutting
+from concordant.data.meds.quality import RecordCounts
+from concordant.data.meds.shards import Shard, scan_shards, unreadable
+
+READERS = min(2, os.cpu_count() or 1)
+"""Shards that are read at the same time."""
+
+_NEVER = np.iinfo(np.int64).min + 1
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPart:
+    """The records that one shard of a dataset holds.
+
+    Attributes:
+        path: The shard.
+        samples: Rows of the samples table whose subjects lie in the shard, in that order.
+        records: Their records, cut at their prediction times.
+        counts: What reading them met; `n_subjects_without_record` is 0.
+    """
+
+    path: Path
+    samples: Int[np.ndarray, " sample"]
+    records: PackedEvents
+    counts: RecordCounts
+
+
+def stream_events(
+    meds: Path,
+    samples: pl.DataFrame,
+    *,
+    look_back_days: float | None = None,
+    columns: Mapping[str, str] | None = None,
+    text: bool = False,
+) -> Iterator[RecordPart]:
+    """Read records shard by shard; arguments and errors as for `read_events`.
+
+    Yields:
+        Each shard's part, in the order of the shards.
+    """
+    if look_back_days is not None and not look_back_days > 0:
+        raise RecordError(f"look_back_days is {look_back_days}; expected days > 0, or None for the whole history")
+    asked = _Asked.of(samples, look_back_days)
+    shards = scan_shards(meds, columns=columns)
+    owner = np.full(samples.height, -1)
+    for number, part in enumerate(_in_threads(shards, asked, text)):
+        _refuse_second_shard(part, owner, shards)
+        owner[part.samples] = number
+        yield part
+
+
+def _refuse_second_shard(part: RecordPart, owner: Int[np.ndarray, " sample"], shards: Sequence[Shard]) -> None:
+    before = owner[part.samples]
+    if (before >= 0).any():
+        raise RecordError(
+            f"{part.path}: column subject_id: the subjects of {(before >= 0).sum()} sample(s) lie in {shards[before.max()].path} too; "
+            "MEDS keeps a subject in one shard. Rewrite the dataset so that all events of a subject lie in one file"
+        )
+
+
+def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[RecordPart]:
+    remaining = iter(shards)
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[Future[RecordPart]] = deque(pool.submit(_read, shard, asked, text) for shard in islice(remaining, READERS))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_read, shard, asked, text) for shard in islice(remaining, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The samples as arrays, and their order by subject; times are microseconds since 1970."""
+
+    subject: Int[np.ndarray, " sample"]
+    prediction: Int[np.ndarray, " sample"]
+    earliest: Int[np.ndarray, " sample"]
+    by_subject: Int[np.ndarray, " sample"]
+
+    @classmethod
+    def of(cls, samples: pl.DataFrame, look_back_days: float | None) -> _Asked:
+        subject = samples["subject_id"].cast(pl.Int64).to_numpy()
+        prediction = samples["prediction_time"].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
+        look_back = None if look_back_days is None else int(look_back_days * cutting.DAY_US)
+        earliest = np.full(len(subject), _NEVER) if look_back is None else prediction - look_back
+        return cls(subject, prediction, earliest, np.argsort(subject, kind="stable"))
+
+    def in_blocks(self, subjects: Int[np.ndarray, " block"]) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
+        """Return the samples of these different subjects, in table order, and the place of the subject of each."""
+        order = np.argsort(subjects)
+        ordered = subjects[order]
+        place = np.searchsorted(ordered, self.subject)
+        found = np.flatnonzero(place < len(ordered))
+        found = found[ordered[place[found]] == self.subject[found]]
+        return found, order[place[found]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A shard's rows as arrays, sorted by subject and time.
+
+    Attributes:
+        starts: Where each subject's rows start, then the number of rows.
+        out_of_order: Per subject, rows that had to be sorted.
+        codes: Distinct codes, sorted; `code` points into them.
+        text: Number of the text of each row, 0 = none; equal numbers are equal texts.
+        texts: Distinct texts by number, where they were asked for.
+    """
+
+    subject: Any
+    time: Any
+    code: Any
+    value: Any
+    text: Any
+    starts: Any
+    out_of_order: Any
+    codes: tuple[str, ...]
+    texts: tuple[str, ...] | None
+
+
+def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
+    rows = _rows(shard, text)
+    life = LifeCodes.among(rows.codes)
+    birth, death = life.birth, life.death
+    samples, block = asked.in_blocks(rows.subject[rows.starts[:-1]])
+    repeated = cutting.mark_repeats(rows.starts, rows.time, rows.code, rows.value, rows.text)
+    given = (rows.starts, block, asked.prediction[samples], asked.earliest[samples], rows.time, rows.code, repeated, birth)
+    counted = cutting.count_visible(*given)
+    offsets = np.concatenate([[0], np.cumsum(counted[:, 0])]).astype(np.int64)
+    kept, days = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float64)
+    cutting.visible_rows(*given, kept, days)
+    after_death = cutting.count_after_death(rows.starts, rows.time, death, rows.code) if death.any() else np.zeros(len(rows.starts) - 1)
+    texts = None if rows.texts is None else Texts(rows.texts, (rows.text[kept] - 1).astype(np.int32))
+    records = PackedEvents(rows.codes, rows.code[kept], days, rows.value[kept], offsets, texts)
+    return RecordPart(
+        shard.path,
+        samples,
+        records,
+        RecordCounts(
+            n_events_read=int(np.diff(rows.starts)[block].sum()),
+            n_duplicates=int(counted[:, 1].sum()),
+            n_after_prediction=int(counted[:, 2].sum()),
+            n_before_look_back=int(counted[:, 3].sum()),
+            n_null_time=int(counted[:, 4].sum()),
+            n_subjects_without_record=0,
+            latest_days_before=float(np.nanmin(days)) if counted[:, 0].sum() > counted[:, 4].sum() else None,
+            n_out_of_order=int(rows.out_of_order[block].sum()),
+            n_after_death=int(after_death[block].sum()),
+            n_without_birth=_without_birth(records, birth),
+        ),
+    )
+
+
+def _without_birth(records: PackedEvents, is_birth: Bool[np.ndarray, " code"]) -> int:
+    births = cutting.count_marked(records.offsets, records.code, is_birth)
+    return int(((births == 0) & (np.diff(records.offsets) > 0)).sum())
+
+
+def _rows(shard: Shard, text: bool) -> _Rows:
+    frame, starts, out_of_order = _sorted(_collect(shard))
+    code, codes = _distinct(frame, "code")
+    has_text = "text_value" in shard.present
+    number, texts = _distinct(frame, "text_value") if has_text else (np.full(frame.height, -1, np.int32), ())
+    return _Rows(
+        frame["subject_id"].to_numpy(),
+        frame["time"].to_numpy(),
+        code,
+        frame["numeric_value"].to_numpy(),  # NaN where it is null
+        number + np.int32(1),
+        starts,
+        out_of_order,
+        codes,
+        texts if text else None,
+    )
+
+
+def _collect(shard: Shard) -> pl.DataFrame:
+    """Read a shard's rows, with the 64-bit hashes of codes and texts: two of a million codes share one in 3 of 10^8 datasets."""
+    texts = [name for name in ("code", "text_value") if name in shard.present]
+    wanted = [
+        "subject_id",
+        pl.col("time").cast(pl.Int64).fill_null(cutting.STATIC),
+        "numeric_value",
+        *texts,
+        *(pl.col(name).hash().alias(f"{name}_hash") for name in texts),
+    ]
+    try:
+        frame = shard.frame.select(wanted).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise unreadable(shard.path, error) from None
+    for name in ("code", "subject_id"):
+        if frame[name].null_count():
+            raise RecordError(
+                f"{shard.path}: column {name} is null in {frame[name].null_count()} row(s); every MEDS event needs one. Mend or leave out "
+                "these rows"
+            )
+    return frame
+
+
+def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, Any]:
+    """Sort rows by subject and time where they are not, keeping the order of equal ones; count what was out of order per subject."""
+    subject, marked = frame["subject_id"].to_numpy(), np.zeros(frame.height, bool)
+    starts = cutting.subject_starts(subject, frame["time"].to_numpy(), marked)
+    owners = subject[starts[:-1]]
+    _, first = np.unique(owners, return_index=True)
+    for run in np.setdiff1d(np.arange(len(owners)), first):
+        marked[starts[run] : starts[run + 1]] = True
+    if not marked.any():
+        return frame, starts, np.zeros(len(owners), np.int64)
+    ordered = frame.sort("subject_id", "time", maintain_order=True)
+    sorted_subject = ordered["subject_id"].to_numpy()
+    starts = cutting.subject_starts(sorted_subject, ordered["time"].to_numpy(), np.zeros(frame.height, bool))
+    owners = sorted_subject[starts[:-1]]  # ascending
+    return ordered, starts, np.bincount(np.searchsorted(owners, subject[marked]), minlength=len(owners))
+
+
+def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Return each row's place among the distinct values of a column, -1 for null, and these, sorted."""
+    number, first = cutting.number_distinct(frame[f"{name}_hash"].to_numpy())
+    values = frame[name].gather(first).to_list()
+    order = sorted((place for place, value in enumerate(values) if value is not None), key=values.__getitem__)
+    rank = np.full(len(values), -1, np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return rank.take(number), tuple(values[place] for place in order)
