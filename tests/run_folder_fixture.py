@@ -8,19 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from concordant.analysis.calibration import calibration_groups, calibration_table
 from concordant.analysis.compare import Candidate, average_seeds, contrasts
+from concordant.analysis.decision import decision_curves
+from concordant.analysis.gains import gains_over_both
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.files import write_json
 from concordant.core.survival import Predictions
-from concordant.evaluation import evaluate, subgroups
+from concordant.evaluation import common_tau, evaluate, subgroups
 
 METRICS = ("concordance_index", "integrated_brier_score")
+HORIZONS = (180.0, 365.0)
 MODEL = ("ct_encoder", "ehr_encoder", "fusion", "seed")
-RESULTS = ("cohort", "site", *MODEL, "metric", "horizon_days", "value", "standard_error", "ci_low", "ci_high", "n", "n_events")
+RESULTS = ("cohort", "site", *MODEL, "metric", "horizon_days", "value", "standard_error", "ci_low", "ci_high", "n", "n_events", "tau_days")
 SITES = {"held_out": "rochester", "development": "rochester", "mayo_florida": "jacksonville"}
 
 # label: weight of the scan, weight of the record, noise, tuning concordance
@@ -60,8 +65,9 @@ def write_run_folder(
     seeds: Sequence[int] = (0,),
     oracle: bool = True,
     folds: int = 0,
+    judged: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Write every artifact the report reads; `sizes` are samples per cohort label."""
+    """Write every artifact the report reads; `sizes` are samples per cohort label, `judged` are options of `contrasts`."""
     rng = np.random.default_rng(7)
     run = RunFolder(folder)
     cohorts = [_people(rng, label, n, folds) for label, n in (sizes or {"held_out": 420, "mayo_florida": 240}).items()]
@@ -74,7 +80,7 @@ def write_run_folder(
         name: {one.label: _predictions(one, *_factors(one, weights), noise=0.0, rng=rng) for one in cohorts}
         for name, weights in ORACLES.items()
     }
-    _write_tables(run, candidates, foreign if oracle else {})
+    _write_tables(run, candidates, foreign if oracle else {}, judged)
     write_json(run.audit, _audit())
     write_json(run.study, _study(cohorts, members, oracle, folds))
     return run
@@ -163,7 +169,9 @@ def _candidate(rng: np.random.Generator, member: Mapping[str, object], cohorts: 
     )
 
 
-def _write_tables(run: RunFolder, candidates: Sequence[Candidate], foreign: Mapping[str, Mapping[str, Predictions]]) -> None:
+def _write_tables(
+    run: RunFolder, candidates: Sequence[Candidate], foreign: Mapping[str, Mapping[str, Predictions]], judged: Mapping[str, Any] | None
+) -> None:
     rows: list[tuple[tuple[object, ...], str, Predictions]] = []
     for model in dict.fromkeys((one.ct_encoder, one.ehr_encoder, one.fusion) for one in candidates):
         own = [one for one in candidates if (one.ct_encoder, one.ehr_encoder, one.fusion) == model]
@@ -172,11 +180,16 @@ def _write_tables(run: RunFolder, candidates: Sequence[Candidate], foreign: Mapp
             rows += [((*model, None), cohort, average_seeds([one.predictions[cohort] for one in own])) for cohort in own[0].predictions]
     rows += [((None, None, name, None), cohort, made) for name, cohorts in foreign.items() for cohort, made in cohorts.items()]
     run.path.mkdir(parents=True, exist_ok=True)
-    whole = [_labelled(evaluate(made, metrics=METRICS), model, cohort) for model, cohort, made in rows]
+    tau = common_tau({cohort: made for _, cohort, made in rows}.values())
+    whole = [_labelled(evaluate(made, metrics=METRICS, tau=tau), model, cohort) for model, cohort, made in rows]
     parts = [_labelled(subgroups(made, "available", metrics=METRICS[:1]), model, cohort) for model, cohort, made in rows]
     pl.concat(whole).select(RESULTS).write_parquet(run.results)
     pl.concat(parts).select(*RESULTS, "subgroup", "level").write_parquet(run.subgroups)
-    contrasts(candidates, metrics=METRICS).write_parquet(run.contrasts)
+    contrasts(candidates, metrics=METRICS, tau=tau, **(judged or {})).write_parquet(run.contrasts)
+    gains_over_both(candidates, metrics=METRICS, tau=tau).write_parquet(run.gains_over_both)
+    decision_curves(candidates, horizons_days=HORIZONS).write_parquet(run.decision_curves)
+    calibration_groups(candidates, horizons_days=HORIZONS).write_parquet(run.calibration_groups)
+    calibration_table(candidates, horizons_days=HORIZONS).write_parquet(run.calibration)
 
 
 def _labelled(table: pl.DataFrame, model: tuple[object, ...], cohort: str) -> pl.DataFrame:

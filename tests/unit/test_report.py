@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -43,10 +44,15 @@ def page(finished) -> str:
     return write_report(finished).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> RunFolder:
+    return write_run_folder(tmp_path_factory.mktemp("few") / "run", sizes={"held_out": 90, "mayo_florida": 60}, strategies=FEW)
+
+
 @pytest.fixture
-def small(tmp_path) -> RunFolder:
+def small(few, tmp_path) -> RunFolder:
     """A run that a test may change."""
-    return write_run_folder(tmp_path / "run", sizes={"held_out": 90, "mayo_florida": 60}, strategies=FEW)
+    return RunFolder(shutil.copytree(few.path, tmp_path / "run"))
 
 
 class _Reader(HTMLParser):
@@ -121,8 +127,8 @@ def test_page_needs_no_network(page):
 
 def test_sections_come_in_the_order_of_a_reader(page):
     sections = [attributes["id"] for tag, attributes in read(page).tags if tag == "section"]
-    assert sections[:6] == ["forest", "strategies", "gains", "gap", "survival", "cohorts"]
-    assert sections[6:] == ["availability", "left-out", "audit", "reading", "provenance"]
+    assert sections[:8] == ["forest", "strategies", "gains", "gap", "survival", "calibration", "decision", "cohorts"]
+    assert sections[8:] == ["availability", "left-out", "audit", "reading", "provenance"]
 
 
 def test_no_patient_is_identified(finished, page, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from concordant.core.errors import CohortError, FeatureError, StoreError
 from concordant.core.modality import Modality
+from concordant.embeddings.making import ShardEngine
 from concordant.study.cohorts import audit_data, check_inputs, counted_records, embed_all, read_data, records_of
 from study_fixture import alter, small_study, with_value, write_tables
 
@@ -159,7 +160,7 @@ def test_a_sample_in_two_cohorts_is_refused_where_files_go_by_its_name(folder):
 def test_every_encoder_has_a_store_of_every_cohort(folder):
     study = small_study(folder)
     data = read_data(study)
-    stores = embed_all(study, data, workers=1, retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
     assert {key: list(by_cohort) for key, by_cohort in stores.items()} == {
         (Modality.CT, "scan"): ["development", "west"],
         (Modality.EHR, "record"): ["development", "west"],
@@ -174,16 +175,16 @@ def test_every_encoder_has_a_store_of_every_cohort(folder):
 
 def test_an_encoder_that_no_member_uses_has_no_store(folder):
     study = small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}]})
-    stores = embed_all(study, read_data(study), workers=1, retry_quarantined=False, progress=None)
+    stores = embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
     assert list(stores) == [(Modality.EHR, "record")]
 
 
 def test_a_damaged_store_is_named(folder):
     study = small_study(folder)
-    stores = embed_all(study, read_data(study), workers=1, retry_quarantined=False, progress=None)
+    stores = embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
     (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"manifest.json is damaged; delete the folder and run again"):
-        embed_all(study, read_data(study), workers=1, retry_quarantined=False, progress=None)
+        embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
 
 
 def test_the_audit_asks_about_folds_where_there_are_folds(folder):
@@ -192,6 +193,13 @@ def test_the_audit_asks_about_folds_where_there_are_folds(folder):
         audit = audit_data(study, read_data(study), {})
         assert audit.passed
         assert own in [check.name for check in audit.checks]
+
+
+def test_features_of_a_model_that_saw_an_external_cohort_are_told(folder):
+    seen = {"name": "features", "path": "ct.parquet", "training_data": ["WEST"], "label": "spectre"}
+    study = small_study(folder, encoders={"ct": seen, "ehr": {"name": "features", "path": "ehr.parquet"}})
+    (check,) = (check for check in audit_data(study, read_data(study), {}).checks if not check.passed)
+    assert (check.name, check.detail) == ("encoders' training data", "spectre was trained on WEST, the study tests on west")
 
 
 def test_a_subject_of_two_cohorts_fails_the_audit(folder):

@@ -14,6 +14,7 @@ from concordant.core.errors import CohortError, StoreError
 from concordant.core.files import read_json
 from concordant.core.modality import Modality
 from concordant.core.survival import read_predictions
+from concordant.embeddings.making import ShardEngine
 from concordant.study.cohorts import StudyData, embed_all, read_data
 from concordant.study.members import (
     MemberPlan,
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def plans_of(study: Study, data: StudyData | None = None) -> tuple[MemberPlan, ...]:
     data = read_data(study) if data is None else data
-    return plan_members(study, data, embed_all(study, data, workers=1, retry_quarantined=False, progress=None))
+    return plan_members(study, data, embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None))
 
 
 # Times

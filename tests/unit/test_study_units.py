@@ -13,10 +13,11 @@ import pytest
 from concordant.core.files import differing_keys, read_json
 from concordant.core.modality import Modality
 from concordant.core.survival import COLUMNS, read_predictions
+from concordant.embeddings.making import ShardEngine
 from concordant.metrics import concordance_index
 from concordant.study.cohorts import embed_all, read_data
 from concordant.study.members import plan_members
-from concordant.study.units import Unit, availability, run_unit
+from concordant.study.units import Unit, availability, run_unit, tuning_predictions
 from concordant.training.checkpoint import load_fitted
 from study_fixture import files_of, small_study, write_tables
 
@@ -24,7 +25,7 @@ from study_fixture import files_of, small_study, write_tables
 def units(folder: Path, **changes: object) -> list[Unit]:
     study = small_study(folder, **changes)
     data = read_data(study)
-    stores = embed_all(study, data, workers=1, retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
     return [unit for plan in plan_members(study, data, stores) for unit in plan.units]
 
 
@@ -163,3 +164,13 @@ def test_a_store_that_was_made_anew_is_read_anew(folder):
     np.save(store / "00000.npy", values)
     assert np.unique(before).size > 10
     assert np.unique(after).size == 2  # all the same, but for those without a scan
+
+
+def test_what_a_saved_model_predicts_for_its_tuning_part(done, folder):
+    tuning = pl.read_parquet(folder / "development.parquet").filter(pl.col("split") == "tuning")
+    predictions = tuning_predictions(done)
+    assert predictions.table["sample_id"].to_list() == tuning["sample_id"].to_list()
+    value = concordance_index(predictions.target.time, predictions.target.event, predictions.risk).estimate
+    assert value == pytest.approx(read_json(done.folder / "unit.json")["tuning_concordance"])
+    assert predictions.survival_times_days is not None
+    assert predictions.survival_times_days.tolist() == done.times.tolist()

@@ -17,6 +17,9 @@ _TIME_UNITS = (
 )
 """From how many days on a unit is used, its name, its days, and the steps its ticks may have."""
 
+DAYS_OF = {unit: length for _, unit, length, _ in _TIME_UNITS}
+"""Days of each unit of a time axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 
+from concordant.report.judging import gain_over_both_sentence, method_of
 from concordant.report.rows import Gain, Kind, Model, RunTables
 from concordant.report.wording import inside_sentence, interval, listing, number, p_equation, signed
 
@@ -47,7 +48,9 @@ def headline(tables: RunTables) -> Headline:
     """Say what the run shows about the fusion with the best tuning concordance, or about the best model where there is no fusion."""
     model = featured(tables)
     gains = [] if model is None else [gain for cohort in tables.cohorts if (gain := tables.gain(cohort, model)) is not None]
-    parts = (_choice(tables, model), [*_differences(tables, gains), *_counts(tables)], _oracle_distances(tables, model))
+    both = gain_over_both_sentence(tables)
+    shown = [*_differences(tables, gains), *_counts(tables), *([both] if both else [])]
+    parts = (_choice(tables, model), shown, _oracle_distances(tables, model))
     paragraphs = tuple(" ".join(sentences) for sentences in parts if sentences)
     return Headline(model, _verdict(tables, model, gains), paragraphs, tuple(_tiles(tables, model, gains)))
 
@@ -115,7 +118,8 @@ def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
 def _first_difference(tables: RunTables, gain: Gain) -> str:
     chosen = "chosen on tuning" if tables.reference(gain) else "chosen on tuning within each fold"
     name = f"{reference_name(tables, gain)}, the single modality {chosen}" if tables.reference(gain) else f"the single modality {chosen}"
-    numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, Holm-adjusted {p_equation(gain.p_adjusted)}"
+    adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain.p_adjusted)}"
+    numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, {adjusted}"
     if gain.shown:
         return f"That is {'better' if gain.better else 'worse'} than {name}: difference {numbers}."
     return f"The difference to {name}, is {numbers}: no gain is shown."

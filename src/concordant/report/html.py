@@ -12,9 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from concordant.core.artifacts import RunFolder
 from concordant.core.files import write_text
 from concordant.report import wording
+from concordant.report.calibration import calibration_figure
+from concordant.report.decision import decision_figure
 from concordant.report.facts import StudyFacts
 from concordant.report.forest import concordance_panels, gain_panels
 from concordant.report.headline import headline
+from concordant.report.judging import further_tests, gain_over_both_details, method_of, tau_sentence
 from concordant.report.rows import Kind, RunTables
 from concordant.report.scatter import gain_scatter
 from concordant.report.sections import cohort_rows, flat, left_out, strategy_tables, subgroup_tables
@@ -73,6 +76,12 @@ def render_report(tables: RunTables) -> str:
             other_gains=[gain for gain in tables.other_gains if gain.metric == tables.concordance],
             scatter=gain_scatter(tables),
             strategies=strategy_tables(tables, top.featured),
+            tau=tau_sentence(tables),
+            method=method_of(tables),
+            tests=further_tests(tables),
+            over_both=gain_over_both_details(tables, top.featured),
+            decision=decision_figure(tables),
+            calibration=calibration_figure(tables),
             survival=survival_figure(tables, top.featured),
             subgroups=subgroup_tables(tables, top.featured),
             cohort_rows=list(cohort_rows(tables.study.cohorts)),

@@ -75,6 +75,7 @@ class Estimate:
         n_events: Samples with the event of interest.
         subgroup: Column that defines the subgroup, None for the whole cohort.
         level: Its level.
+        tau_days: Time that the metric runs up to, None for a metric that has no such end.
     """
 
     cohort: str
@@ -88,6 +89,7 @@ class Estimate:
     n_events: int | None
     subgroup: str | None = None
     level: str | None = None
+    tau_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,14 @@ class Gain:
         p_value: Two-sided, unadjusted.
         p_adjusted: Adjusted within the family, None outside a family.
         family: The declared family, None outside a family.
+        multiplicity: How the p-value was adjusted, None outside a family.
+        ci_low_simultaneous: Lower limit of the interval that holds for the whole family at once, None where there is none.
+        ci_high_simultaneous: Its upper limit.
+        p_nadeau_bengio: With folds as the units, None without folds.
+        margin: The smallest difference that was declared to matter, None where none was.
+        p_non_inferiority_adjusted: One-sided, of "worse by the margin or more".
+        p_equivalence_adjusted: Of "as far apart as the margin".
+        tau_days: Time that the metric runs up to, None for a metric that has no such end.
     """
 
     cohort: str
@@ -119,6 +129,14 @@ class Gain:
     p_value: float | None
     p_adjusted: float | None
     family: str | None
+    multiplicity: str | None = None
+    ci_low_simultaneous: float | None = None
+    ci_high_simultaneous: float | None = None
+    p_nadeau_bengio: float | None = None
+    margin: float | None = None
+    p_non_inferiority_adjusted: float | None = None
+    p_equivalence_adjusted: float | None = None
+    tau_days: float | None = None
 
     @property
     def shown(self) -> bool:

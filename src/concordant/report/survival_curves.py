@@ -15,9 +15,10 @@ from concordant.core.errors import ConcordantError, MetricError, PredictionsErro
 from concordant.core.survival import Predictions, read_predictions
 from concordant.metrics.censoring import SurvivalCurve
 from concordant.metrics.risk_groups import RiskGroups, risk_groups
-from concordant.report.axes import Axis, TimeAxis, axis_between_ticks, time_axis
+from concordant.report.axes import DAYS_OF, Axis, TimeAxis, axis_between_ticks, time_axis
 from concordant.report.rows import Model, RunTables
-from concordant.report.wording import count, days, p_equation
+from concordant.report.squares import in_square
+from concordant.report.wording import count, days, interval, number, p_equation
 
 STRATA = (("low", "Low", "Lowest third of risk"), ("middle", "Mid", "Middle third"), ("high", "High", "Highest third of risk"))
 """Name in the style sheet, name beside the numbers at risk, and title, from low to high risk."""
@@ -26,7 +27,6 @@ STILL_FOLLOWED = 0.1
 """A curve ends where a smaller share of its cohort is still under observation: beyond it, it rests on a few people."""
 
 _STEPS = 400
-_SQUARE = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class SurvivalPanel:
         unit: What its labels count.
         vertical: Share without the event.
         strata: The thirds, from low to high risk.
-        log_rank: p-value of the log-rank test in print.
+        log_rank: The log-rank test in print.
+        gap: How much time the highest third loses beside the lowest, in words.
     """
 
     cohort: str
@@ -75,6 +76,7 @@ class SurvivalPanel:
     vertical: Axis
     strata: tuple[Stratum, ...]
     log_rank: str
+    gap: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def _risks(tables: RunTables, model: Model, cohort: str) -> pl.DataFrame | None:
     risks = average_seeds([_read(tables.run, folder, cohort) for folder in members]).table
     if risks["fold"].null_count() < risks.height:
         risks = risks.with_columns((pl.col("risk").rank() / pl.len()).over("repeat", "fold"))
-    outcome = [pl.col("time_days").first(), pl.col("event").first()]
+    outcome = [pl.col("subject_id", "time_days", "event").first()]
     return risks.group_by("sample_id", maintain_order=True).agg(*outcome, pl.col("risk").mean())
 
 
@@ -137,12 +139,15 @@ def _read(run: RunFolder, member: str, cohort: str) -> Predictions:
 
 
 def _split(risks: pl.DataFrame) -> RiskGroups | None:
-    """Split into thirds; None where that cannot be done or a third is empty."""
+    """Split into thirds, their areas taken as far as the curves are drawn; None where that cannot be done or a third is empty."""
+    outcome = risks["time_days"].to_numpy(), risks["event"].cast(pl.Int64).to_numpy(), risks["risk"].to_numpy()
+    cluster = risks["subject_id"].to_numpy()
     try:
-        groups = risk_groups(risks["time_days"].to_numpy(), risks["event"].cast(pl.Int64).to_numpy(), risks["risk"].to_numpy())
+        groups = risk_groups(*outcome, cluster=cluster)
+        curves = [curve for curve in groups.curves if curve is not None]
+        return risk_groups(*outcome, cluster=cluster, tau=min(groups.tau, _last_day(curves))) if len(curves) == len(STRATA) else None
     except MetricError:
         return None
-    return None if None in groups.curves else groups
 
 
 def _panel(tables: RunTables, cohort: str, groups: RiskGroups) -> SurvivalPanel:
@@ -151,8 +156,20 @@ def _panel(tables: RunTables, cohort: str, groups: RiskGroups) -> SurvivalPanel:
     shown = [_shown(curve, time.axis.high) for curve in curves]
     vertical = axis_between_ticks([100.0, *(100.0 * float(one.low.min()) for one in shown)])
     strata = tuple(_stratum(number, curve, one, time, vertical) for number, (curve, one) in enumerate(zip(curves, shown, strict=True)))
-    log_rank = p_equation(groups.log_rank.p_value)
-    return SurvivalPanel(cohort, tables.internal(cohort), time.axis, time.unit.capitalize(), vertical, strata, log_rank)
+    internal, log_rank = tables.internal(cohort), p_equation(groups.log_rank.p_value)
+    gap = _gap(groups, DAYS_OF[time.unit], time.unit)
+    return SurvivalPanel(cohort, internal, time.axis, time.unit.capitalize(), vertical, strata, log_rank, gap)
+
+
+def _gap(groups: RiskGroups, length: float, unit: str) -> str:
+    """Say what the areas under the curves until the last supported time differ by: the restricted mean survival time."""
+    lost = groups.restricted_mean_difference
+    low, high = lost.interval()
+    limits = interval(-high / length, -low / length, 1)
+    return (
+        f"Within the first {days(groups.tau)} the highest third loses {number(-lost.difference / length, 1)} {limits} {unit} without the "
+        "event beside the lowest third."
+    )
 
 
 def _last_day(curves: Sequence[SurvivalCurve]) -> float:
@@ -186,8 +203,8 @@ def _stratum(number: int, curve: SurvivalCurve, shown: _Steps, time: TimeAxis, v
     name, short, title = STRATA[number]
     n, n_events = int(curve.at_risk[0]), int(curve.n_events.sum())
     size = f"n = {count(n)}, {count(n_events)} events"
-    across = [_in_square(time.axis.place(day)) for day in shown.days]
-    heights = [[_in_square(100 - vertical.place(100 * value)) for value in each] for each in (shown.survival, shown.low, shown.high)]
+    across = [in_square(time.axis.place(day)) for day in shown.days]
+    heights = [[in_square(100 - vertical.place(100 * value)) for value in each] for each in (shown.survival, shown.low, shown.high)]
     at_risk = tuple(count(_at_risk(curve, tick.value)) for tick in time.axis.ticks)
     ends = f"{100 * float(shown.survival[-1]):.0f}% without the event at {days(float(shown.days[-1]))}"
     return Stratum(
@@ -198,10 +215,6 @@ def _stratum(number: int, curve: SurvivalCurve, shown: _Steps, time: TimeAxis, v
 def _at_risk(curve: SurvivalCurve, day: float) -> int:
     place = int(np.searchsorted(curve.times, day, side="left"))
     return int(curve.at_risk[place]) if place < len(curve.times) else 0
-
-
-def _in_square(percent: float) -> str:
-    return f"{_SQUARE * percent / 100:.1f}".removesuffix(".0")
 
 
 def _step_path(across: Sequence[str], heights: Sequence[str]) -> str:

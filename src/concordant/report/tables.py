@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,13 @@ from concordant.report.facts import AuditFacts, StudyFacts
 from concordant.report.rows import INTERNAL_LABELS, Estimate, Gain, Kind, Model, RunTables
 
 _MODEL = ("ct_encoder", "ehr_encoder", "fusion")
-_RESULTS = (*_MODEL, "cohort", "seed", "metric", "horizon_days", "value", "ci_low", "ci_high", "n", "n_events")
+_RESULTS = (*_MODEL, "cohort", "seed", "metric", "horizon_days", "value", "ci_low", "ci_high", "n", "n_events", "tau_days")
 _SUBGROUPS = (*_RESULTS, "subgroup", "level")
-_GAIN = ("difference", "ci_low", "ci_high", "p_value", "p_adjusted")
-_CONTRASTS = (*_MODEL, "cohort", "reference", "metric", "horizon_days", *_GAIN, "family")
+_GAIN = (
+    *("difference", "ci_low", "ci_high", "p_value", "p_adjusted", "family", "multiplicity", "ci_low_simultaneous", "ci_high_simultaneous"),
+    *("p_nadeau_bengio", "margin", "p_non_inferiority_adjusted", "p_equivalence_adjusted", "tau_days"),
+)
+_CONTRASTS = (*_MODEL, "cohort", "reference", "metric", "horizon_days", *_GAIN)
 
 
 def read_run(run: RunFolder) -> RunTables:
@@ -31,9 +34,9 @@ def read_run(run: RunFolder) -> RunTables:
     """
     study = _facts(run.study, StudyFacts)
     audit = _facts(run.audit, AuditFacts)
-    results = _table(run.results, _RESULTS)
+    results = read_table(run.results, _RESULTS)
     oracles = {foreign.name for foreign in study.foreign if foreign.oracle}
-    gains = tuple(_gains(_table(run.contrasts, _CONTRASTS), oracles))
+    gains = tuple(_gains(read_table(run.contrasts, _CONTRASTS), oracles))
     keys = ("cohort", *_MODEL, "metric", "horizon_days")
     return RunTables(
         run=run,
@@ -45,7 +48,7 @@ def read_run(run: RunFolder) -> RunTables:
         gains=tuple(gain for gain in gains if gain.family is not None),
         other_gains=tuple(gain for gain in gains if gain.family is None),
         subgroups=tuple(
-            _estimates(_over_seeds(_table(run.subgroups, _SUBGROUPS), (*keys, "subgroup", "level"), run.subgroups), oracles),
+            _estimates(_over_seeds(read_table(run.subgroups, _SUBGROUPS), (*keys, "subgroup", "level"), run.subgroups), oracles),
         ),
     )
 
@@ -65,7 +68,12 @@ def _facts(path: Path, model: type[_F]) -> _F:
         raise _unusable(path, "is damaged (no JSON can be read from it)") from error
 
 
-def _table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Read a table of a run; NaN becomes null.
+
+    Raises:
+        ConcordantError: It is missing, damaged or lacks a column.
+    """
     if not path.is_file():
         raise _unusable(path, "is missing")
     try:
@@ -91,7 +99,8 @@ def _over_seeds(table: pl.DataFrame, keys: Sequence[str], path: Path) -> pl.Data
     return pl.concat([averaged, single])
 
 
-def _model(row: Mapping[str, Any], oracles: set[str]) -> Model:
+def model_of(row: Mapping[str, Any], oracles: Collection[str] = ()) -> Model:
+    """Return the model that a row of a table is about."""
     fusion, ct, ehr = str(row["fusion"]), row["ct_encoder"], row["ehr_encoder"]
     if ct is None and ehr is None:
         kind = Kind.ORACLE if fusion in oracles else Kind.FOREIGN
@@ -104,7 +113,7 @@ def _model(row: Mapping[str, Any], oracles: set[str]) -> Model:
 
 def _models(results: pl.DataFrame, oracles: set[str]) -> tuple[Model, ...]:
     rows = results.select(_MODEL).unique(maintain_order=True).iter_rows(named=True)
-    models = [_model(row, oracles) for row in rows]
+    models = [model_of(row, oracles) for row in rows]
     kinds, pairs = list(Kind), [(model.ct_encoder, model.ehr_encoder) for model in models]
     return tuple(sorted(models, key=lambda model: (kinds.index(model.kind), pairs.index((model.ct_encoder, model.ehr_encoder)))))
 
@@ -121,7 +130,7 @@ def _estimates(table: pl.DataFrame, oracles: set[str]) -> Iterator[Estimate]:
     for row in table.iter_rows(named=True):
         yield Estimate(
             cohort=row["cohort"],
-            model=_model(row, oracles),
+            model=model_of(row, oracles),
             metric=row["metric"],
             horizon_days=row["horizon_days"],
             value=row["value"],
@@ -131,12 +140,11 @@ def _estimates(table: pl.DataFrame, oracles: set[str]) -> Iterator[Estimate]:
             n_events=row["n_events"],
             subgroup=row.get("subgroup"),
             level=None if row.get("level") is None else str(row["level"]),
+            tau_days=row["tau_days"],
         )
 
 
 def _gains(table: pl.DataFrame, oracles: set[str]) -> Iterator[Gain]:
     for row in table.iter_rows(named=True):
-        numbers = {name: row[name] for name in _GAIN}
-        yield Gain(
-            row["cohort"], _model(row, oracles), row["reference"], row["metric"], row["horizon_days"], **numbers, family=row["family"]
-        )
+        tested = {name: row[name] for name in _GAIN}
+        yield Gain(row["cohort"], model_of(row, oracles), row["reference"], row["metric"], row["horizon_days"], **tested)

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import polars as pl
 
-from concordant.config import FEATURES, Component, Study
+from concordant.config import FEATURES, CohortSource, Component, Study
 from concordant.core.errors import CohortError, FeatureError, did_you_mean
 from concordant.core.files import DigestCache
 from concordant.core.modality import Modality
 from concordant.data.audit import Audit, audit
 from concordant.data.cohort import Cohort, read_cohort
 from concordant.data.features import FeatureOptions, read_features
-from concordant.data.meds import RecordCounts, read_events
+from concordant.data.meds import RecordCounts, count_events
 from concordant.embeddings.extract import Progress, embed
+from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import EmbeddingStore
 from concordant.encoders.base import ENCODERS
 from concordant.training.folds import assign_folds
@@ -68,9 +69,15 @@ def read_data(study: Study) -> StudyData:
     """
     source = study.cohorts.development
     folded = study.cross_validation is not None
-    development = read_cohort(source.table, label=source.name, meds=source.meds, splits_required=not folded)
-    external = tuple(read_cohort(one.table, label=one.name, meds=one.meds, splits_required=False) for one in study.cohorts.external)
+    development = _read(source, splits_required=not folded)
+    external = tuple(_read(one, splits_required=False) for one in study.cohorts.external)
     return StudyData(development, external, _assignment(study, development) if folded else None)
+
+
+def _read(source: CohortSource, *, splits_required: bool) -> Cohort:
+    return read_cohort(
+        source.table, label=source.name, meds=source.meds, meds_columns=dict(source.columns.items()), splits_required=splits_required
+    )
 
 
 def _assignment(study: Study, development: Cohort) -> pl.DataFrame:
@@ -164,7 +171,7 @@ def _check_features(options: FeatureOptions, development: Cohort) -> None:
         raise FeatureError(f"{options.path}: no sample of {development.path} has a feature in it; check the sample_id column")
 
 
-def embed_all(study: Study, data: StudyData, *, workers: int, retry_quarantined: bool, progress: Progress | None) -> Stores:
+def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quarantined: bool, progress: Progress | None) -> Stores:
     """Fill, or open, the store of every encoder a member uses, for every cohort; scans last, so that they do not hide a fault elsewhere."""
     digests = DigestCache(study.embeddings_root / "digests.json")
     stores: dict[tuple[Modality, str], dict[str, EmbeddingStore]] = {}
@@ -180,7 +187,7 @@ def embed_all(study: Study, data: StudyData, *, workers: int, retry_quarantined:
                     options=choice.options,
                     shard_size=SHARD_SIZE,
                     max_quarantined=study.max_quarantined,
-                    workers=workers,
+                    engine=engine,
                     retry_quarantined=retry_quarantined,
                     progress=progress,
                     digests=digests,
@@ -205,15 +212,16 @@ def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts
 
 
 def _training_data(choice: Component) -> tuple[str, ...]:
-    return () if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options).card.training_data
+    if choice.name == FEATURES:
+        return FeatureOptions(**choice.options).training_data
+    return ENCODERS.create(choice.name, **choice.options).card.training_data
 
 
 def counted_records(study: Study, data: StudyData) -> dict[str, RecordCounts]:
     """Read every cohort's records, where an encoder reads them, and return what was met."""
     if all(choice.name == FEATURES for choice in study.encoder_choices(Modality.EHR)):
         return {}
-    columns = ("sample_id", "subject_id", "prediction_time")
-    return {cohort.label: read_events(cohort.meds, cohort.table.select(columns)).counts for cohort in data.cohorts if cohort.meds}
+    return {cohort.label: count_events(cohort.meds, cohort.table, columns=cohort.meds_columns) for cohort in data.cohorts if cohort.meds}
 
 
 def records_of(stores: Stores) -> dict[str, RecordCounts]:

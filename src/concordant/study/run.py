@@ -10,9 +10,11 @@ from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
+from concordant.core.processes import Outcome
 from concordant.data.audit import Audit, AuditCheck
 from concordant.embeddings.extract import Progress
-from concordant.engine import Outcome, run_tasks
+from concordant.embeddings.making import ShardEngine
+from concordant.engine import run_tasks
 from concordant.report.html import write_report
 from concordant.study.cohorts import Stores, StudyData, audit_data, check_inputs, counted_records, embed_all, read_data, records_of
 from concordant.study.members import MemberPlan, collect, git_revision, plan_members, refuse_without_events, versions
@@ -41,16 +43,18 @@ def check_study(study: Study) -> Audit:
     return found
 
 
-def embed_study(study: Study, *, workers: int = 1, retry_quarantined: bool = False, progress: Progress | None = None) -> Stores:
+def embed_study(
+    study: Study, *, engine: ShardEngine | None = None, retry_quarantined: bool = False, progress: Progress | None = None
+) -> Stores:
     """Fill every embedding store of a study, or open those that are there.
 
     Args:
         study: The study.
-        workers: Processes that share the shards.
+        engine: Where shards are made; in this process unless given.
         retry_quarantined: Try again what could not be read before.
         progress: Told what is being done, how much of it is done, and how much there is.
     """
-    return embed_all(study, read_data(study), workers=workers, retry_quarantined=retry_quarantined, progress=progress)
+    return embed_all(study, read_data(study), engine=engine or ShardEngine(), retry_quarantined=retry_quarantined, progress=progress)
 
 
 def run_study(study: Study, *, workers: int = 1, progress: Progress | None = None) -> RunFolder:
@@ -73,7 +77,7 @@ def run_study(study: Study, *, workers: int = 1, progress: Progress | None = Non
     _refuse_leaks(audit_data(study, data, {}))
     check_inputs(study, data)
     foreign = read_foreign(study, data)
-    stores = embed_all(study, data, workers=workers, retry_quarantined=False, progress=progress)
+    stores = embed_all(study, data, engine=ShardEngine(workers=workers), retry_quarantined=False, progress=progress)
     audit = audit_data(study, data, records_of(stores))
     _refuse_leaks(audit)
     plans = plan_members(study, data, stores)
@@ -145,7 +149,7 @@ def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: 
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
-    paths = (run.study, run.results, run.subgroups, run.contrasts, run.audit, run.report)
+    paths = (run.study, *run.tables, run.audit, run.report)
     return all(path.is_file() for path in paths) and read_json(run.study).get("fingerprint") == fingerprint(facts)
 
 

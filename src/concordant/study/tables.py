@@ -1,26 +1,31 @@
-"""The tables of a run: results, subgroups, contrasts, and what `study.json` says of it."""
+"""The tables of a run: results, subgroups, comparisons, utility and calibration, and what `study.json` says of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from concordant.analysis.calibration import calibration_groups, calibration_table
 from concordant.analysis.compare import Candidate, average_seeds, contrasts
+from concordant.analysis.decision import decision_curves
+from concordant.analysis.gains import gains_over_both
 from concordant.config import Study
 from concordant.core.errors import PredictionsError
 from concordant.core.files import atomic_path
 from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
 from concordant.data.cohort import Cohort
-from concordant.evaluation import evaluate, subgroups
+from concordant.evaluation import CensoringSource, evaluate, subgroups, tau_days
 from concordant.fusion import modalities_used
 from concordant.metrics import median_follow_up
 from concordant.study.cohorts import Stores, StudyData
 from concordant.study.members import MemberPlan, MemberResult
+from concordant.study.recalibration import recalibrate, remove_recalibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +37,108 @@ class _Row:
 
 
 def write_tables(study: Study, data: StudyData, results: Sequence[MemberResult], foreign: Mapping[str, Mapping[str, Predictions]]) -> None:
-    """Write results, subgroups and contrasts."""
-    run = study.run_folder
+    """Write results, subgroups, contrasts, gains over both modalities, decision curves and calibration."""
+    judging = _Judging.of(study, data, results, foreign)
     rows = [*_member_rows(results), *_foreign_rows(foreign)]
-    train = _train_target(data)
-    options: dict[str, Any] = {"horizons_days": study.task.horizons_days, "censoring": study.evaluate.censoring, "train": train}
-    _write(run.results, [_named(row, evaluate(row.predictions, metrics=study.evaluate.metrics, **options)) for row in rows])
+    _write_results(study, rows, judging)
+    candidates = [_candidate(one, results) for one in results]
+    _write_comparisons(study, candidates, judging, _test_train_ratio(results))
+    _write_probabilities(study, results, candidates, judging)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """How all tables of a run are computed.
+
+    Attributes:
+        horizons_days: Horizons of the study.
+        censoring: Whose censoring curve is used.
+        train: Outcomes of train.
+        tau: Days up to which truncated metrics run, None for each cohort's own support.
+    """
+
+    horizons_days: tuple[float, ...]
+    censoring: CensoringSource
+    train: SurvivalTarget
+    tau: float | None
+
+    @classmethod
+    def of(
+        cls, study: Study, data: StudyData, results: Sequence[MemberResult], foreign: Mapping[str, Mapping[str, Predictions]]
+    ) -> _Judging:
+        train, censoring = _train_target(data), study.evaluate.censoring
+        cohorts = {label: one for of_model in (*foreign.values(), *(one.predictions for one in results)) for label, one in of_model.items()}
+        tau = tau_days(study.evaluate.tau, cohorts.values(), censoring=censoring, train=train)
+        return cls(study.task.horizons_days, censoring, train, tau)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `evaluate`, `subgroups`, `contrasts` and `gains_over_both`."""
+        return {"horizons_days": self.horizons_days, "censoring": self.censoring, "train": self.train, "tau": self.tau}
+
+
+def _write_results(study: Study, rows: Sequence[_Row], judging: _Judging) -> None:
+    run, metrics = study.run_folder, study.evaluate.metrics
+    whole = pl.concat([_named(row, evaluate(row.predictions, metrics=metrics, **judging.options)) for row in rows], how="vertical_relaxed")
+    _write(run.results, whole.with_columns(_between_seeds()))
     levels = [
-        _named(row, subgroups(row.predictions, column, metrics=study.evaluate.metrics, **options))
+        _named(row, subgroups(row.predictions, column, metrics=metrics, **judging.options))
         for row in rows
         for column in _subgroup_columns(row.predictions)
     ]
-    _write(run.subgroups, levels or [_named(rows[0], subgroups(rows[0].predictions, "available", **options)).clear()])
-    table = contrasts([_candidate(one, results) for one in results], metrics=study.evaluate.metrics, **options)
-    with atomic_path(run.contrasts) as temporary:
-        table.write_parquet(temporary)
+    none = _named(rows[0], subgroups(rows[0].predictions, "available", metrics=metrics, **judging.options)).clear()
+    _write(run.subgroups, pl.concat([none, *levels], how="vertical_relaxed"))
 
 
-def _write(path: Any, tables: Sequence[pl.DataFrame]) -> None:
+def _between_seeds() -> pl.Expr:
+    """The spread of a model's values over training seeds, beside the value of their average; it is no part of its standard error."""
+    key = ["cohort", "ct_encoder", "ehr_encoder", "fusion", "metric", "horizon_days"]
+    spread = pl.col("value").filter(pl.col("seed").is_not_null()).std().over(key)
+    return pl.when(pl.col("seed").is_null()).then(spread).alias("between_seeds")
+
+
+def _write_comparisons(study: Study, candidates: Sequence[Candidate], judging: _Judging, test_train_ratio: float | None) -> None:
+    run, chosen = study.run_folder, study.evaluate
+    table = contrasts(
+        candidates,
+        metrics=chosen.metrics,
+        multiplicity=chosen.multiplicity,
+        margin=chosen.margin,
+        test_train_ratio=test_train_ratio,
+        **judging.options,
+    )
+    _write(run.contrasts, table)
+    tested = candidates if chosen.gain_over_both else []
+    _write(run.gains_over_both, gains_over_both(tested, metrics=chosen.metrics, multiplicity=chosen.multiplicity, **judging.options))
+
+
+def _test_train_ratio(results: Sequence[MemberResult]) -> float | None:
+    """Return how large a test part is beside the part that was learned from, over all folds; None without folds."""
+    units = [unit for one in results[:1] for unit in one.plan.units if unit.fold is not None]
+    return sum(len(unit.rows["test"]) for unit in units) / sum(len(unit.rows["train"]) for unit in units) if units else None
+
+
+def _write_probabilities(study: Study, results: Sequence[MemberResult], candidates: Sequence[Candidate], judging: _Judging) -> None:
+    """Write what is told of predicted probabilities: what acting on them is worth, whether they are right, and once recalibrated."""
+    run, horizons = study.run_folder, judging.horizons_days
+    _write(run.decision_curves, decision_curves(candidates, horizons_days=horizons))
+    versions = [(False, candidates)]
+    if study.evaluate.recalibrate:
+        versions.append((True, [_candidate(one, results) for one in recalibrate(results)]))
+    else:
+        remove_recalibrated(results)
+    groups = [calibration_groups(models, horizons_days=horizons, recalibrated=changed) for changed, models in versions]
+    _write(run.calibration_groups, pl.concat(groups))
+    options: dict[str, Any] = {"horizons_days": horizons, "censoring": judging.censoring, "train": judging.train}
+    _write(
+        run.calibration,
+        pl.concat([calibration_table(models, recalibrated=changed, **options) for changed, models in versions]),
+    )
+
+
+def _write(path: Path, table: pl.DataFrame) -> None:
     with atomic_path(path) as temporary:
-        pl.concat(tables, how="vertical_relaxed").write_parquet(temporary)
+        table.write_parquet(temporary)
 
 
 def _train_target(data: StudyData) -> SurvivalTarget:

@@ -24,7 +24,7 @@ from concordant.embeddings.store import EmbeddingStore
 from concordant.metrics import concordance_index
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples, absent_table
-from concordant.training.checkpoint import save_fitted
+from concordant.training.checkpoint import load_fitted, save_fitted
 from concordant.training.fit import FittedModel, fit
 
 FIT_VERSION = 1
@@ -124,6 +124,16 @@ def run_unit(unit: Unit) -> None:
             everyone = np.arange(part.table.height)
             _predict(fitted, unit, _samples(part, unit.member), part, everyone).write(MemberFolder(temporary).predictions(part.label))
         write_json(temporary / "unit.json", _account(fitted, tuning, unit, time.monotonic() - started))
+
+
+def tuning_predictions(unit: Unit) -> Predictions:
+    """Return what the saved model of a finished unit predicts for its own tuning part.
+
+    Raises:
+        StoreError: The model cannot be read.
+    """
+    tuning = unit.rows["tuning"]
+    return _predict(load_fitted(unit.folder), unit, _samples(unit.development, unit.member).take(tuning), unit.development, tuning)
 
 
 def _account(fitted: FittedModel, tuning: Samples, unit: Unit, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""Decision curves: what acting on a model would be worth, beside acting on one modality, on everybody, on nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from concordant.analysis.candidates import Candidate, best_fusion, merged, references, unimodal_parts
+from concordant.core.errors import MetricError
+from concordant.core.survival import Predictions
+from concordant.evaluation import align, survival_at
+from concordant.metrics import DecisionCurve, Difference, Estimate, SeedAverage, average_over_seeds, net_benefit, subtract
+
+TREAT_ALL, TREAT_NONE = "treat_all", "treat_none"
+"""What stands in the column `fusion` for the two strategies that need no model."""
+
+THRESHOLDS: Float[np.ndarray, " threshold"] = np.round(np.arange(0.01, 0.995, 0.01), 2)
+"""Probabilities at and above which one acts."""
+
+DECISION_SCHEMA: dict[str, type[pl.DataType]] = {
+    "cohort": pl.String,
+    "ct_encoder": pl.String,
+    "ehr_encoder": pl.String,
+    "fusion": pl.String,
+    "horizon_days": pl.Float64,
+    "threshold": pl.Float64,
+    "net_benefit": pl.Float64,
+    "standard_error": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "reference": pl.String,
+    "difference": pl.Float64,
+    "difference_ci_low": pl.Float64,
+    "difference_ci_high": pl.Float64,
+    "note": pl.String,
+}
+
+
+def shown_models(models: Sequence[Candidate], cohort: str) -> list[Candidate]:
+    """Return the fusion that is best on tuning and its unimodal models; without a fusion, the unimodal models.
+
+    Args:
+        models: One candidate per model, see `merged`.
+        cohort: Label of a cohort that all of them predict.
+    """
+    best = best_fusion([model for model in models if cohort in model.predictions])
+    if best is not None:
+        return [best, *unimodal_parts(best, cohort, models)]
+    return [model for model in models if model.modality is not None and model.is_reference and cohort in model.predictions]
+
+
+def decision_curves(
+    candidates: Sequence[Candidate], *, horizons_days: Sequence[float], thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
+) -> pl.DataFrame:
+    """Compute the net benefit of the best fusion, of its unimodal models, and of treating everybody or nobody.
+
+    The best fusion is the one with the best tuning concordance. Under cross-validation the folds of a repeat are taken together, since a
+    probability means the same in all of them, and the curves are averaged over repeats, subject by subject.
+
+    Args:
+        candidates: All models, every seed; curves of survival averaged over seeds.
+        horizons_days: Times by which the event counts.
+        thresholds: Probabilities at and above which one acts, ascending, in (0, 1).
+
+    Returns:
+        The columns of `DECISION_SCHEMA`: per cohort, model, horizon and threshold the net benefit (true positives per subject, after
+        the false ones are charged at the odds of the threshold) with its 95 % interval; for the fusion also the paired difference to
+        the unimodal model that is better on tuning. A threshold above which follow-up ends before the horizon is null, and `note` says
+        so; a horizon that cannot be read is one row without a threshold.
+    """
+    models = merged(candidates)
+    cohorts = dict.fromkeys(cohort for model in models for cohort in model.predictions)
+    rows = [
+        row
+        for cohort in cohorts
+        for horizon in horizons_days
+        for row in _cohort_rows(models, shown_models(models, cohort), cohort, float(horizon), thresholds)
+    ]
+    return pl.DataFrame(rows, schema=DECISION_SCHEMA)
+
+
+def _cohort_rows(
+    models: Sequence[Candidate], shown: Sequence[Candidate], cohort: str, horizon: float, thresholds: Float[np.ndarray, " threshold"]
+) -> Iterator[dict[str, Any]]:
+    named = {"cohort": cohort, "horizon_days": horizon}
+    for model in shown:
+        names = {**named, "ct_encoder": model.ct_encoder, "ehr_encoder": model.ehr_encoder, "fusion": model.fusion}
+        yield from _model_rows(names, model, references(model, cohort, models) if model.modality is None else [], thresholds)
+    if shown:
+        everybody = shown[0].predictions[cohort]
+        yield from _rows({**named, "fusion": TREAT_ALL}, everybody, thresholds, certain=1.0)
+        yield from _rows({**named, "fusion": TREAT_NONE}, everybody, thresholds, certain=0.0)
+
+
+def _model_rows(
+    names: Mapping[str, Any], model: Candidate, against: Sequence[Any], thresholds: Float[np.ndarray, " threshold"]
+) -> Iterator[dict[str, Any]]:
+    own = model.predictions[names["cohort"]]
+    reference = next(iter(against), None)
+    if reference is None:
+        yield from _rows(names, own, thresholds)
+    else:
+        other = align(reference.predictions, own)
+        yield from _rows({**names, "reference": reference.label}, own, thresholds, reference=other)
+
+
+def _rows(
+    names: Mapping[str, Any],
+    predictions: Predictions,
+    thresholds: Float[np.ndarray, " threshold"],
+    *,
+    certain: float | None = None,
+    reference: Predictions | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per threshold; `certain` puts one probability in the place of the predicted ones."""
+    horizon = names["horizon_days"]
+    try:
+        points = _points(predictions, horizon, thresholds, certain)
+    except MetricError as error:
+        yield {**names, "note": str(error)}
+        return
+    try:
+        others = {} if reference is None else _points(reference, horizon, thresholds, None)
+    except MetricError:  # the reference has no curve there: the fusion's own stays
+        others = {}
+    for threshold in thresholds.tolist():
+        if threshold in points:
+            yield {**names, "threshold": threshold, **_numbers(points[threshold]), **_against(points[threshold], others.get(threshold))}
+        else:
+            yield {**names, "threshold": threshold, "note": "follow-up of those above the threshold ends before the horizon"}
+
+
+def _points(
+    predictions: Predictions, horizon: float, thresholds: Float[np.ndarray, " threshold"], certain: float | None
+) -> dict[float, SeedAverage]:
+    """Return the net benefit at every threshold that all repeats support, averaged over repeats."""
+    table = predictions.table
+    probability = 1 - survival_at(predictions, horizon) if certain is None else np.full(table.height, certain)
+    sorted_rows = table.with_columns(probability=pl.Series(probability)).sort("sample_id")
+    curves = [_curve(part, horizon, thresholds) for part in sorted_rows.partition_by("repeat", maintain_order=True)]
+    by_threshold: list[dict[float, Estimate]] = [dict(zip(one.thresholds.tolist(), one.points, strict=True)) for one in curves]
+    shared = [threshold for threshold in by_threshold[0] if all(threshold in one for one in by_threshold)]
+    return {threshold: average_over_seeds([one[threshold] for one in by_threshold]) for threshold in shared}
+
+
+def _curve(part: pl.DataFrame, horizon: float, thresholds: Float[np.ndarray, " threshold"]) -> DecisionCurve:
+    time, event = part["time_days"].to_numpy(), part["event"].cast(pl.Int64).to_numpy()
+    return net_benefit(time, event, part["probability"].to_numpy(), horizon, thresholds, cluster=part["subject_id"].to_numpy())
+
+
+def _numbers(point: Estimate) -> dict[str, float]:
+    low, high = point.interval()
+    return {"net_benefit": point.estimate, "standard_error": point.standard_error, "ci_low": low, "ci_high": high}
+
+
+def _against(point: Estimate, other: Estimate | None) -> dict[str, float]:
+    if other is None:
+        return {}
+    paired: Difference = subtract(point, other)
+    low, high = paired.interval()
+    return {"difference": paired.difference, "difference_ci_low": low, "difference_ci_high": high}

@@ -1,0 +1,38 @@
+"""From a predictions table to a table of metrics with standard errors, with or without cross-validation. No torch."""
+
+from __future__ import annotations
+
+from concordant.evaluation.averages import KEY, MetricEstimate, align, averaged, on_shared_samples, over_folds
+from concordant.evaluation.computing import WEIGHT, survival_at
+from concordant.evaluation.measures import TRUNCATED, CensoringSource, Measure, higher_is_better, is_concordance, measures
+from concordant.evaluation.reading import column_names, read_judged
+from concordant.evaluation.support import Tau, common_tau, support_days, tau_days
+from concordant.evaluation.tables import RESULT_SCHEMA, evaluate, subgroups
+from concordant.metrics import METRICS
+
+__all__ = [
+    "KEY",
+    "METRICS",
+    "RESULT_SCHEMA",
+    "TRUNCATED",
+    "WEIGHT",
+    "CensoringSource",
+    "Measure",
+    "MetricEstimate",
+    "Tau",
+    "align",
+    "averaged",
+    "column_names",
+    "common_tau",
+    "evaluate",
+    "higher_is_better",
+    "is_concordance",
+    "measures",
+    "on_shared_samples",
+    "over_folds",
+    "read_judged",
+    "subgroups",
+    "support_days",
+    "survival_at",
+    "tau_days",
+]

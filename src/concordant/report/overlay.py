@@ -1,0 +1,214 @@
+"""Token attention over the slices of the scan it came from, as one colour picture: numpy only, no drawing library.
+
+Colour is how often the even share a place is given; places at or below the even share are left grey. Attention shows what a model mixed,
+which is not why it predicts what it predicts (Jain and Wallace, Attention is not Explanation, NAACL 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+from concordant.core.volume import StoredVolume
+from concordant.report.lettering import write_text
+
+WINDOW_HU = (-1000.0, 400.0)
+"""What becomes black and white unless asked otherwise: lung and soft tissue are both seen."""
+
+MAX_AXIAL = 3
+LEAST_TOP = 1.5
+"""The scale reaches at least so many times the even share: weights that hardly differ stay pale."""
+
+_RAMP = np.array([[59, 15, 112], [140, 41, 129], [213, 62, 79], [253, 141, 60], [255, 247, 150]], np.float64)
+"""From dark violet over red to light yellow: lightness rises evenly, so that the order is seen without colour vision too."""
+
+_OPACITY = 0.7
+_TILE = 256
+_GAP = 6
+_HEADER, _CAPTION, _FOOTER = 30, 22, 34
+_GROUND, _INK, _FAINT = (18, 18, 20), (235, 235, 235), (150, 150, 155)
+_BAR = (180, 14)
+_AXIAL, _CORONAL = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A slice through a scan.
+
+    Attributes:
+        axis: 0 = axial, 1 = coronal.
+        index: Of the slice along that axis.
+    """
+
+    axis: int
+    index: int
+
+
+def attention_picture(
+    volume: StoredVolume,
+    boxes: Float[np.ndarray, "token 2 3"],
+    weights: Float[np.ndarray, " token"],
+    *,
+    title: str,
+    window_hu: tuple[float, float] = WINDOW_HU,
+) -> UInt8[np.ndarray, "row column 3"]:
+    """Return up to three axial slices and a coronal one through the most attended places: above as they are, below with attention.
+
+    Anterior or superior is up; the patient's right is on the viewer's left. Captions give the distance from the lowest slice (axial) and
+    from the back (coronal).
+
+    Args:
+        volume: The scan.
+        boxes: Of each token: low and high corner in voxels of the scan, from its outer edge.
+        weights: Of each token, summing to 1.
+        title: Written above; must not name a patient.
+        window_hu: Hounsfield units that become black and white.
+    """
+    relative = weights * len(weights)
+    top = max(float(relative.max()), LEAST_TOP)
+    cuts = most_attended(boxes, weights, volume.stored.shape)
+    canvas = np.empty((_HEADER + 2 * _TILE + _GAP + _CAPTION + _FOOTER, len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8)
+    canvas[:] = _GROUND
+    write_text(canvas, title, top=9, left=_GAP, colour=_INK)
+    for place, cut in enumerate(cuts):
+        left = _GAP + place * (_TILE + _GAP)
+        _draw_cut(canvas, left, volume, cut, window_hu, _Paint(boxes, relative, top))
+    _draw_legend(canvas, top, window_hu, _outside(boxes, weights))
+    return canvas
+
+
+def most_attended(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarray, " token"], shape: tuple[int, ...]) -> tuple[Cut, ...]:
+    """Return the slices to show: through the middle of the most attended box, and of further ones that no slice meets yet.
+
+    Axial slices come first, from the lowest to the highest. Boxes without extent are passed over; without any box the scan's middle is
+    shown.
+    """
+    order = [token for token in np.argsort(-weights, kind="stable") if (boxes[token, 1] > boxes[token, 0]).all()]
+    middles = [boxes[token].mean(0) for token in order] or [np.array(shape) / 2]
+    depths: list[int] = []
+    for token in order:
+        low, high = boxes[token, :, 0]
+        if len(depths) < MAX_AXIAL and not any(low <= depth + 0.5 < high for depth in depths):
+            depths.append(_voxel((low + high) / 2, shape[0]))
+    depths = depths or [_voxel(middles[0][0], shape[0])]
+    return (*(Cut(_AXIAL, depth) for depth in sorted(depths)), Cut(_CORONAL, _voxel(middles[0][1], shape[1])))
+
+
+def _voxel(at: float, size: int) -> int:
+    return int(np.clip(np.floor(at), 0, size - 1))
+
+
+def ramp(share: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size 3"]:
+    """Return the colour (red, green, blue, 0 to 255) of each share of the scale, 0 to 1."""
+    at = np.linspace(0, 1, len(_RAMP))
+    return np.stack([np.interp(share, at, channel) for channel in _RAMP.T], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Paint:
+    """What lies over the slices: relative weight per box, and which one gets the last colour."""
+
+    boxes: Float[np.ndarray, "token 2 3"]
+    relative: Float[np.ndarray, " token"]
+    top: float
+
+
+def _draw_cut(
+    canvas: UInt8[np.ndarray, "row column 3"], left: int, volume: StoredVolume, cut: Cut, window_hu: tuple[float, float], paint: _Paint
+) -> None:
+    lines = _Lines.of(volume, cut)
+    grey = _grey(volume, cut, lines, window_hu)
+    painted = _blend(grey, _relative(paint, cut, lines), paint.top)
+    name, origin = ("axial", 0) if cut.axis == _AXIAL else ("coronal", 1)
+    for tops, slice_ in ((_HEADER, grey[..., None].repeat(3, -1)), (_HEADER + _TILE + _GAP, painted)):
+        tile = canvas[tops : tops + _TILE, left : left + _TILE]
+        tile[:] = 0
+        up, aside = ((_TILE - size) // 2 for size in slice_.shape[:2])
+        tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = np.rint(slice_[::-1, ::-1])
+        write_text(tile, "R", top=4, left=4, colour=_FAINT)
+    distance = (cut.index + 0.5) * volume.spacing_mm[origin]
+    write_text(canvas, f"{name} {distance:.0f} mm", top=_HEADER + 2 * _TILE + _GAP + 6, left=left, colour=_INK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Where the rows and columns of a tile lie in the scan, in fractional voxels; along axes `down` and `across`."""
+
+    down: int
+    across: int
+    rows: Float[np.ndarray, " row"]
+    columns: Float[np.ndarray, " column"]
+
+    @classmethod
+    def of(cls, volume: StoredVolume, cut: Cut) -> _Lines:
+        """Fill a tile in the slice's longer direction, millimetres equal in both."""
+        down, across = (axis for axis in range(3) if axis != cut.axis)
+        sides = [volume.stored.shape[axis] * volume.spacing_mm[axis] for axis in (down, across)]
+        rows, columns = (max(round(_TILE * side / max(sides)), 1) for side in sides)
+        return cls(down, across, _spread(volume.stored.shape[down], rows), _spread(volume.stored.shape[across], columns))
+
+
+def _spread(size: int, count: int) -> Float[np.ndarray, " pixel"]:
+    return np.asarray((np.arange(count) + 0.5) * size / count)
+
+
+def _grey(volume: StoredVolume, cut: Cut, lines: _Lines, window_hu: tuple[float, float]) -> Float[np.ndarray, "row column"]:
+    """Return the slice as grey values 0 to 255, each pixel the nearest voxel."""
+    stored: Shaped[np.ndarray, "row column"] = np.take(volume.stored, cut.index, axis=cut.axis)
+    nearest: tuple[Int[np.ndarray, " pixel"], ...] = np.ix_(lines.rows.astype(np.int64), lines.columns.astype(np.int64))
+    hounsfield = stored[nearest] * volume.slope + volume.intercept
+    low, high = window_hu
+    return np.asarray(np.clip((hounsfield - low) / (high - low), 0, 1) * 255, np.float64)
+
+
+def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row column"]:
+    """Return the relative weight at each pixel: the mean of the boxes that hold it (they may overlap), 0 where none does."""
+    total, count = np.zeros((2, len(lines.rows), len(lines.columns)))
+    met = (paint.boxes[:, 0, cut.axis] <= cut.index + 0.5) & (cut.index + 0.5 < paint.boxes[:, 1, cut.axis])
+    for token in np.flatnonzero(met):
+        rows, columns = (
+            slice(*np.searchsorted(along, paint.boxes[token, :, axis]))
+            for along, axis in ((lines.rows, lines.down), (lines.columns, lines.across))
+        )
+        total[rows, columns] += paint.relative[token]
+        count[rows, columns] += 1
+    return np.asarray(total / np.maximum(count, 1))
+
+
+def _blend(
+    grey: Float[np.ndarray, "row column"], relative: Float[np.ndarray, "row column"], top: float
+) -> Float[np.ndarray, "row column 3"]:
+    """Lay colour over grey: none up to the even share, then the more of it the higher the weight."""
+    share = np.clip((relative - 1) / (top - 1), 0, 1)
+    opacity = _OPACITY * np.sqrt(share)[..., None]
+    return np.asarray((1 - opacity) * grey[..., None] + opacity * ramp(share))
+
+
+def _outside(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarray, " token"]) -> float:
+    """Return the share of the attention that fell on padding around the scan."""
+    return float(weights[(boxes[:, 1] <= boxes[:, 0]).any(1)].sum())
+
+
+def _draw_legend(canvas: UInt8[np.ndarray, "row column 3"], top: float, window_hu: tuple[float, float], outside: float) -> None:
+    rows = canvas.shape[0] - _FOOTER
+    wide, high = _BAR
+    scale = np.broadcast_to(np.linspace(1.0, top, wide), (high, wide))
+    left = _GAP
+    for text in _texts(top):
+        write_text(canvas, text, top=rows + 8, left=left, colour=_INK)
+        left += 12 * len(text) + _GAP
+        if text == "1x":
+            canvas[rows + 8 : rows + 8 + high, left : left + wide] = np.rint(_blend(np.full(scale.shape, 128.0), scale, top))
+            left += wide + _GAP
+    low, up = window_hu
+    beyond = f", {outside:.0%} beyond the scan" if outside >= 0.005 else ""
+    write_text(canvas, f"window {low:.0f} to {up:.0f} HU{beyond}", top=rows + 8, left=left + 18, colour=_FAINT)
+
+
+def _texts(top: float) -> Iterator[str]:
+    yield "attention"
+    yield "1x"
+    yield f"{top:.1f}x even share"
