@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,8 +24,8 @@ from concordant.data.features import FeatureOptions
 from concordant.data.meds import read_events
 from concordant.data.volumes import read_volume
 from concordant.embeddings.extract import embed
-from concordant.embeddings.origins import NOT_FINITE
-from concordant.embeddings.store import EmbeddingStore
+from concordant.embeddings.making import ShardEngine
+from concordant.embeddings.pipeline import NOT_FINITE
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
 
 INDEX = datetime(2020, 1, 10)
@@ -110,7 +112,7 @@ def test_the_manifest_tells_how_the_store_was_made(cohort, tmp_path):
     assert (manifest["n_samples"], manifest["n_missing"], manifest["n_inputs"]) == (N, 1, N - 1)
     assert manifest["card"]["licence"] == "Apache-2.0"
     assert set(manifest["versions"]) >= {"concordant", "numpy", "polars"}
-    assert manifest["facts"]["version"] == 1
+    assert manifest["facts"]["version"] == ENCODERS.get("one_hot").version
 
 
 def test_records_are_cut_and_encoded(cohort, tmp_path):
@@ -134,7 +136,7 @@ def test_features_stand_in_for_an_encoder_of_either_modality(cohort, tmp_path):
     )
     options = FeatureOptions(path=path, missing="median")
     for modality in Modality:
-        store = embed(cohort, modality, options, tmp_path, name="features", options=options.model_dump(), workers=2)
+        store = embed(cohort, modality, options, tmp_path, name="features", options=options.model_dump(), engine=ShardEngine(workers=2))
         table = store.read(cohort.sample_ids)
         np.testing.assert_array_equal(table.lengths, [1, 0, 0, 0, 0, 0, 1])
         np.testing.assert_array_equal(table.values, [[0, np.nan], [6, 1]])
@@ -238,7 +240,9 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path)
 
 def test_several_workers_write_the_same_bytes(cohort, tmp_path):
     alone, seen = embed_scans(cohort, tmp_path / "alone"), []
-    together = embed_scans(cohort, tmp_path / "together", workers=2, progress=lambda stage, done, total: seen.append((stage, done, total)))
+    together = embed_scans(
+        cohort, tmp_path / "together", engine=ShardEngine(workers=2), progress=lambda stage, done, total: seen.append((stage, done, total))
+    )
     for path in alone.folder.glob("*.npy"):
         assert path.read_bytes() == (together.folder / path.name).read_bytes()
     assert together.index.equals(alone.index)
@@ -257,7 +261,7 @@ def test_too_many_quarantined_leave_no_complete_store(cohort, tmp_path):
     assert not (folder / "manifest.json").exists()
     assert pl.read_parquet(folder / "quarantine.parquet")["sample_id"].to_list() == ["s5"]
     shards = {name: state for name, state in states(folder).items() if name.endswith(".npy")}
-    store = embed_scans(cohort, tmp_path / "e", max_quarantined=0.2, workers=2)
+    store = embed_scans(cohort, tmp_path / "e", max_quarantined=0.2, engine=ShardEngine(workers=2))
     assert shards.items() <= states(store.folder).items()
     with pytest.raises(StoreError, match=reason):
         embed_scans(cohort, tmp_path / "e", max_quarantined=0.05)
@@ -278,6 +282,9 @@ class Moody(VolumeEncoder):
             raise VolumeError("out of memory")
         if (self.folder / "die").exists():
             os._exit(1)
+        with suppress(FileNotFoundError):
+            (self.folder / "die once").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         value = next((text for text in ("nan", "inf", "7e4") if (self.folder / text).exists()), "1")
         return [TokenEmbedding(np.array([[float(value)]], np.float32)) for _ in volumes]
 
@@ -309,12 +316,19 @@ def test_an_overflow_names_cohort_and_encoder(cohort, tmp_path):
         embed_moody(cohort, tmp_path)
 
 
-def test_a_worker_that_dies_is_an_error_that_says_what_to_do(cohort, tmp_path):
+def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path):
     (tmp_path / "die").touch()
-    with pytest.raises(StoreError, match=r"a worker process died.*fewer workers"):
-        embed_moody(cohort, tmp_path, workers=2)
+    store = embed_moody(cohort, tmp_path, engine=ShardEngine(workers=2))
+    reasons = store.quarantine["reason"].value_counts(name="n").sort("n")
+    assert reasons["n"].to_list() == [1, 5]
+    assert reasons["reason"].to_list()[1] == "the process that read it died twice: the worker process exited with code 1"
     (tmp_path / "die").unlink()
-    assert isinstance(embed_moody(cohort, tmp_path), EmbeddingStore)
+    assert embed_moody(cohort, tmp_path, retry_quarantined=True).quarantine.height == 1
+
+
+def test_a_process_that_dies_once_costs_nothing(cohort, tmp_path):
+    (tmp_path / "die once").touch()
+    assert embed_moody(cohort, tmp_path, engine=ShardEngine(workers=2)).quarantine.height == 1
 
 
 def test_refuses_a_source_that_does_not_fit_the_cohort(cohort, tmp_path):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +20,19 @@ from concordant.core.files import DigestCache, differing_keys, fingerprint
 from concordant.core.modality import Modality
 from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions
+from concordant.embeddings.coverage import check_coverage, coverage_of
+from concordant.embeddings.making import ShardEngine, ShardTask, make_shards
 from concordant.embeddings.origins import Opened, origin_of, path_digest
-from concordant.embeddings.shards import Encoded, Layout, read_index_part, write_shard
+from concordant.embeddings.shards import read_index_part
 from concordant.embeddings.store import EmbeddingStore, read_manifest, read_parts, reopen, seal, write_quarantine
 from concordant.encoders.base import Encoder
 
 _LOG = logging.getLogger(__name__)
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raised when a store made before would be filled or read differently."""
+
+_HERE = ShardEngine()
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many samples are done, and how many there are."""
@@ -48,7 +48,7 @@ def embed(
     options: Mapping[str, Any],
     shard_size: int = 256,
     max_quarantined: float = 0.05,
-    workers: int = 1,
+    engine: ShardEngine = _HERE,
     retry_quarantined: bool = False,
     progress: Progress | None = None,
     digests: DigestCache | None = None,
@@ -67,13 +67,14 @@ def embed(
         options: Its resolved options; a path among them counts by the bytes it leads to.
         shard_size: Samples per shard.
         max_quarantined: Greatest share of the samples with an input that may be quarantined.
-        workers: Processes that share the shards; 1 = this process alone.
+        engine: Where shards are made; this process alone unless given.
         retry_quarantined: Try again the shards that hold a quarantined sample.
-        progress: Told after every sample, or, with several workers, every shard.
+        progress: Told after every sample, or, where other processes make whole shards, after every shard.
         digests: Remembers the digests of large files.
 
     Raises:
-        StoreError: Too many quarantined, an encoder that breaks its own declaration, a worker that died.
+        StoreError: Too many quarantined, a vocabulary that has too few of the events, an encoder that breaks its own declaration, a worker
+            that died.
         CohortError: An encoder of scans and no column `ct_path`.
         RecordError: An encoder of records and no `meds`, or no MEDS dataset there.
         FeatureError: The feature file breaks its format.
@@ -86,9 +87,10 @@ def embed(
         "store_version": STORE_VERSION,
         "encoder": name,
         "version": origin.version,
-        "options": _content(dict(options), digests),
+        "options": _content(_effective(options, source), digests),
         "inputs": fingerprint({"digests": origin.digests(digests, partial(report, f"{stage}, digests of inputs"))}),
         "samples": fingerprint({"samples": cohort.table.select("sample_id", pl.col("prediction_time").cast(pl.Int64)).rows()}),
+        "weights": source.weights_digest if isinstance(source, Encoder) else None,
         "shard_size": shard_size,
     }
     digests.save()
@@ -98,7 +100,7 @@ def embed(
     if read_manifest(job.folder) is None:
         _say_why(job.folder, facts)
         opened = origin.open()
-        _fill(job, opened, 1 if isinstance(source, FeatureOptions) else workers, partial(report, stage))
+        _fill(job, opened, _HERE if isinstance(source, FeatureOptions) else engine, partial(report, stage))
         _finish(job, opened, {"encoder": name, "options": dict(options), "facts": facts, "card": _card(source), "versions": _versions()})
     store = EmbeddingStore.open(job.folder)
     _check_quarantine(job, store.quarantine["reason"], store.manifest["n_inputs"])
@@ -147,71 +149,24 @@ def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
                 _LOG.info("%s is made anew: %s differ from %s", folder.name, ", ".join(differing_keys(before, facts)), sibling.parent.name)
 
 
-def _fill(job: _Job, opened: Opened, workers: int, report: Callable[[int, int], None]) -> None:
+def _fill(job: _Job, opened: Opened, engine: ShardEngine, report: Callable[[int, int], None]) -> None:
     """Make the shards that are not whole."""
     shards = [shard for shard in range(job.n_shards) if read_index_part(job.folder, shard) is None]
     total = len(job.cohort)
     done = total - sum(end - start for start, end in map(job.bounds, shards))
-    tasks = (_task(job, opened, shard) for shard in shards)
-    processes = min(workers, len(shards))
+    if len(shards) <= 1 and not opened.reads_ahead:
+        engine = _HERE
     try:
-        for finished in _run_in_pool(tasks, processes) if processes > 1 else _run_here(tasks):
+        for finished in make_shards((_task(job, opened, shard) for shard in shards), opened, engine):
             done += finished
             report(done, total)
     except StoreError as error:
         raise StoreError(f"{job.stage}: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One shard to make, complete in itself, so that it can be sent to another process."""
-
-    folder: Path
-    shard: int
-    sample_ids: tuple[str, ...]
-    inputs: Sequence[Any]
-    encode: Callable[[Sequence[Any]], Iterator[Encoded]]
-    layout: Layout
-
-
-def _task(job: _Job, opened: Opened, shard: int) -> _Task:
+def _task(job: _Job, opened: Opened, shard: int) -> ShardTask:
     start, end = job.bounds(shard)
-    return _Task(job.folder, shard, job.cohort.sample_ids[start:end], opened.inputs(start, end), opened.encode, opened.layout)
-
-
-def _make(task: _Task) -> Iterator[int]:
-    """Make a shard and yield 1 for each of its samples; it is written after the last."""
-    encoded = []
-    for one in task.encode(task.inputs):
-        encoded.append(one)
-        yield 1
-    write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout)
-
-
-def _make_whole(task: _Task) -> int:
-    return sum(_make(task))
-
-
-def _run_here(tasks: Iterable[_Task]) -> Iterator[int]:
-    for task in tasks:
-        yield from _make(task)
-
-
-def _run_in_pool(tasks: Iterator[_Task], workers: int) -> Iterator[int]:
-    """Make shards in other processes; only a few tasks are in flight, so that the inputs of all never are in memory at once."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            pending = {pool.submit(_make_whole, task) for task in islice(tasks, 2 * workers)}
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from [future.result() for future in finished]
-                pending |= {pool.submit(_make_whole, task) for task in islice(tasks, len(finished))}
-        except BrokenProcessPool:
-            raise StoreError(
-                "a worker process died, most often for lack of memory; run again with fewer workers (whole shards are kept)"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return ShardTask(job.folder, shard, job.cohort.sample_ids[start:end], opened.inputs(start, end), opened.encode, opened.layout)
 
 
 def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:
@@ -219,10 +174,14 @@ def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:
     parts = read_parts(job.folder, job.n_shards)
     write_quarantine(job.folder, parts)
     _check_quarantine(job, parts["reason"], opened.n_inputs)
+    coverage = coverage_of(parts)
+    if coverage is not None:
+        check_coverage(coverage, opened.required_coverage, job.stage)
     records = None if opened.records is None else asdict(opened.records)
     for abandoned in job.folder.glob(".*.tmp"):  # by a run that was killed while writing
         abandoned.unlink(missing_ok=True)
-    seal(job.folder, parts, opened.layout, {**described, "n_inputs": opened.n_inputs, "records": records})
+    vocabulary = None if coverage is None else asdict(coverage)
+    seal(job.folder, parts, opened.layout, {**described, "n_inputs": opened.n_inputs, "records": records, "vocabulary": vocabulary})
 
 
 def _check_quarantine(job: _Job, reasons: pl.Series, n_inputs: int) -> None:
@@ -233,6 +192,12 @@ def _check_quarantine(job: _Job, reasons: pl.Series, n_inputs: int) -> None:
             f"{job.stage}: {counts.total()} of {n_inputs} samples cannot be encoded, more than max_quarantined = {job.max_quarantined:g} "
             f"allows: {listed}. {job.folder / 'quarantine.parquet'} lists the samples: mend their files, or raise max_quarantined"
         )
+
+
+def _effective(options: Mapping[str, Any], source: Encoder | FeatureOptions) -> dict[str, Any]:
+    """Leave out the options that change nothing in what the encoder returns."""
+    ignored = source.options_of_no_effect if isinstance(source, Encoder) else ()
+    return {key: value for key, value in options.items() if key not in ignored}
 
 
 def _card(source: Encoder | FeatureOptions) -> dict[str, Any] | None:

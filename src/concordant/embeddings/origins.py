@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from concordant.core.embedding import CodeEmbedding, TokenEmbedding
-from concordant.core.errors import RecordError, StoreError, VolumeError
-from concordant.core.events import Events
+from concordant.core.embedding import TokenEmbedding
+from concordant.core.errors import RecordError, StoreError
+from concordant.core.events import Events, pack_events
 from concordant.core.files import DigestCache, fingerprint
 from concordant.core.modality import Modality
 from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
-from concordant.data.volumes import read_volume
+from concordant.data.volumes import INDEX_SUFFIX, source_files
+from concordant.embeddings.pipeline import encode_scans, sound
 from concordant.embeddings.shards import Encoded, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
 
-NOT_FINITE = "the encoder returned values that are not finite"
-"""Reason for quarantine."""
-
 Report = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
+
+
+class EncodeShards(Protocol):
+    """Turns the inputs of shards into embeddings."""
+
+    def __call__(self, shards: Iterable[Sequence[Any]], *, processes: int) -> Iterator[Iterator[Encoded]]:
+        """Yield, shard by shard, what became of each input; `processes` may work on it beside this one, 0 = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +43,19 @@ class Opened:
         layout: What the embeddings keep to.
         n_inputs: Number of samples that have an input.
         inputs: Returns the inputs of the samples from one row of the cohort up to another, None where the modality is missing.
-        encode: Turns inputs into embeddings, in order; it and the inputs can be sent to another process.
+        encode: Turns the inputs of shards into embeddings, in order; it and the inputs can be sent to another process.
         records: What reading records met, or None.
+        reads_ahead: Whether `encode` has processes of its own; if not, whole shards are made in several processes.
+        required_coverage: Share of the events that the encoder's vocabulary must have.
     """
 
     layout: Layout
     n_inputs: int
-    inputs: Callable[[int, int], list[Any]]
-    encode: Callable[[Sequence[Any]], Iterator[Encoded]]
+    inputs: Callable[[int, int], Sequence[Any]]
+    encode: EncodeShards
     records: RecordCounts | None = None
+    reads_ahead: bool = False
+    required_coverage: float = 0.0
 
 
 class Origin(ABC):
@@ -103,9 +112,8 @@ class ScanOrigin(Origin):
     def open(self) -> Opened:
         """Return the paths; the workers read the scans."""
         n_inputs = sum(path is not None for path in self._paths)
-        return Opened(
-            _layout(self._encoder.card), n_inputs, lambda start, end: self._paths[start:end], partial(_encode_scans, self._encoder)
-        )
+        encode = partial(encode_scans, self._encoder)
+        return Opened(_layout(self._encoder.card), n_inputs, lambda start, end: self._paths[start:end], encode, reads_ahead=True)
 
 
 class RecordOrigin(Origin):
@@ -122,18 +130,17 @@ class RecordOrigin(Origin):
         self._meds = cohort.meds
 
     def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
-        """Return the digest of every MEDS shard."""
-        return [cache.digest(path) for path in shard_paths(self._meds)]
+        """Return the digest of every MEDS shard, and of the names of its columns where they are not those of MEDS."""
+        renamed = self._cohort.meds_columns
+        return [*(cache.digest(path) for path in shard_paths(self._meds)), *([fingerprint(renamed)] if renamed else [])]
 
     def open(self) -> Opened:
         """Read all records, cut at their prediction times."""
-        records = read_events(self._meds, self._cohort.table)
-        n_inputs = int((np.diff(records.offsets) > 0).sum())
-
-        def inputs(start: int, end: int) -> list[Events | None]:
-            return [record if record.code else None for record in map(records.events, records.sample_ids[start:end])]
-
-        return Opened(_layout(self._encoder.card), n_inputs, inputs, partial(_encode_records, self._encoder), records.counts)
+        records = read_events(self._meds, self._cohort.table, columns=self._cohort.meds_columns, text=self._encoder.reads_text)
+        encode = partial(_each, partial(_encode_records, self._encoder))
+        n_inputs = int((records.n_events > 0).sum())
+        required = self._encoder.required_coverage
+        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts, required_coverage=required)
 
 
 class FeatureOrigin(Origin):
@@ -154,49 +161,55 @@ class FeatureOrigin(Origin):
         features = read_features(self._options)
         layout = Layout("tokens", features.token_dim, features.pooled_dim, features.max_tokens, missing=self._options.missing)
         found = [features.embedding(sample_id) for sample_id in self._cohort.sample_ids]
-        return Opened(layout, sum(one is not None for one in found), lambda start, end: found[start:end], _as_they_are)
+        return Opened(layout, sum(one is not None for one in found), lambda start, end: found[start:end], partial(_each, _as_they_are))
 
 
 def path_digest(path: Path, cache: DigestCache) -> str | None:
-    """Return the digest of a file, or of all files in a folder; None where there is neither."""
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        return fingerprint({str(file.relative_to(path)): cache.digest(file) for file in files})
-    return cache.digest(path) if path.is_file() else None
+    """Return the digest of a file, of all files in a folder, or of an index file and those it lists; None where there is none of these."""
+    if path.is_file() and path.suffix != INDEX_SUFFIX:
+        return cache.digest(path)
+    if not path.exists():
+        return None
+    folder = path if path.is_dir() else path.parent
+    return fingerprint({str(file.relative_to(folder)): cache.digest(file) for file in source_files(path) if file.is_file()})
 
 
 def _layout(card: EncoderCard) -> Layout:
     return Layout(card.kind, card.token_dim, card.pooled_dim, card.max_tokens, card.dtype)
 
 
+def _each(
+    encode: Callable[[Sequence[Any]], Iterator[Encoded]], shards: Iterable[Sequence[Any]], *, processes: int
+) -> Iterator[Iterator[Encoded]]:
+    """Encode shard after shard in this process."""
+    return map(encode, shards)
+
+
 def _as_they_are(inputs: Sequence[TokenEmbedding | None]) -> Iterator[Encoded]:
     return map(Encoded, inputs)
 
 
-def _encode_scans(encoder: VolumeEncoder, paths: Sequence[Path | None]) -> Iterator[Encoded]:
-    """Read and encode scans one at a time, so that one volume is in memory and a bad one harms no other."""
-    for path in paths:
-        if path is None:
-            yield Encoded(None)
-            continue
-        try:
-            yield _sound(encoder.encode([read_volume(path)])[0])
-        except VolumeError as error:
-            yield Encoded(None, error.reason)
+def _encode_records(encoder: RecordEncoder, records: Sequence[Events]) -> Iterator[Encoded]:
+    """Encode those that hold an event; an empty record is a missing modality."""
+    packed = pack_events(records)
+    present = np.diff(packed.offsets) > 0
+    held = packed if present.all() else packed.holding(present)
+    encoded = iter(_encode_held(encoder, held))
+    if encoder.has_vocabulary:
+        encoded = (_counted(encoder, record, one) for record, one in zip(held, encoded, strict=True))
+    return (next(encoded) if there else Encoded(None) for there in present)
 
 
-def _encode_records(encoder: RecordEncoder, records: Sequence[Events | None]) -> Iterator[Encoded]:
-    encoded: list[CodeEmbedding | TokenEmbedding] = [*encoder.encode([record for record in records if record is not None])]
-    embeddings = iter(encoded)
-    return (Encoded(None) if record is None else _sound(next(embeddings)) for record in records)
+def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> list[Encoded]:
+    """Encode records; where the encoder refuses them, one by one, so that a bad record harms no other."""
+    try:
+        return [sound(embedding) for embedding in encoder.encode(records)]
+    except RecordError as error:
+        if len(records) == 1:
+            return [Encoded(None, str(error))]
+        return [encoded for record in records for encoded in _encode_held(encoder, [record])]
 
 
-def _sound(embedding: TokenEmbedding | CodeEmbedding) -> Encoded:
-    """Quarantine what is not finite; nothing at all (no code, no token) is a missing modality."""
-    if isinstance(embedding, CodeEmbedding):
-        numbers = [embedding.weights]
-    else:
-        numbers = [embedding.tokens] if embedding.pooled is None else [embedding.tokens, embedding.pooled]
-    if not all(np.isfinite(values).all() for values in numbers):
-        return Encoded(None, NOT_FINITE)
-    return Encoded(embedding if len(numbers[0]) else None)
+def _counted(encoder: RecordEncoder, record: Events, encoded: Encoded) -> Encoded:
+    """Add how many of a record's events the encoder's vocabulary has."""
+    return replace(encoded, n_events=len(record.code), n_known=encoder.known_events(record))

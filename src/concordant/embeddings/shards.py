@@ -50,10 +50,14 @@ class Encoded:
     Attributes:
         embedding: Its embedding; None where the modality is missing.
         quarantine: Why it could not be encoded, without a path or identifier; None where nothing went wrong.
+        n_events: Events of its record, where the encoder has a vocabulary of its own.
+        n_known: How many of them the vocabulary has.
     """
 
     embedding: TokenEmbedding | CodeEmbedding | None
     quarantine: str | None = None
+    n_events: int | None = None
+    n_known: int | None = None
 
 
 def shard_path(folder: Path, part: Part, shard: int) -> Path:
@@ -76,6 +80,8 @@ def write_shard(folder: Path, shard: int, sample_ids: Sequence[str], encoded: Se
             "offset": pl.Series(table.offsets[:-1], dtype=pl.Int64),
             "n_tokens": pl.Series(table.lengths, dtype=pl.Int32),
             "reason": pl.Series([one.quarantine for one in encoded], dtype=pl.String),
+            "n_events": pl.Series([one.n_events for one in encoded], dtype=pl.Int32),
+            "n_known": pl.Series([one.n_known for one in encoded], dtype=pl.Int32),
         }
     )
     write_parquet(shard_path(folder, "index", shard), index)

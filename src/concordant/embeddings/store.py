@@ -32,7 +32,8 @@ class EmbeddingStore:
     Attributes:
         folder: Where it lies.
         manifest: What it holds, of what and how it was made.
-        index: `sample_id`, `shard`, `offset`, `n_tokens` (0 = missing), one row per sample of the cohort, in table order.
+        index: `sample_id`, `shard`, `offset`, `n_tokens` (0 = missing), one row per sample of the cohort, in table order; `n_events` and
+            `n_known` (events of the record that the encoder's vocabulary has) where the encoder has a vocabulary.
     """
 
     folder: Path
@@ -155,7 +156,8 @@ def seal(folder: Path, parts: pl.DataFrame, layout: Layout, facts: Mapping[str, 
         layout: What the store declares.
         facts: What else the manifest tells: the encoder, its inputs, versions.
     """
-    write_parquet(folder / "index.parquet", parts.drop("reason"))
+    uncounted = [name for name in ("n_events", "n_known") if parts[name].null_count() == parts.height]
+    write_parquet(folder / "index.parquet", parts.drop("reason", *uncounted))
     manifest = {
         **facts,
         **asdict(layout),

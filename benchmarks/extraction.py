@@ -1,0 +1,129 @@
+"""Measures how busy extraction keeps the encoder, and the processors; writes extraction.csv beside this file.
+
+Scans of 192 x 192 x 96 voxels (`.nii.gz`) are embedded by two reading processes, once with a network that costs more than reading (its
+forward pass is repeated) and once with one that costs less. `encoder_busy` is the time in the network over the whole time, from the first
+scan on; `processors_busy` the processor time of all processes over the time of two processors.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from concordant.core.embedding import TokenEmbedding
+from concordant.data.volumes import open_volume
+from concordant.embeddings.pipeline import encode_scans
+from concordant.encoders.network import Prepared
+from concordant.encoders.tiny_ct import TinyCT, TinyCTNetwork, TinyCTSizes
+
+COLUMNS = [
+    "case", "scans", "reading_processes", "seconds", "scans_per_second", "encode_ms", "read_ms", "encoder_busy", "processors_busy", "date",
+    "python", "torch", "processor",
+]  # fmt: skip
+N = 48
+SHAPE = (192, 192, 96)
+PROCESSES = 2
+
+
+class Timed(TinyCT):
+    """The small network, its forward pass repeated, with the time it takes."""
+
+    def __init__(self, weights: Path, repeats: int) -> None:
+        super().__init__(weights=weights, device="cpu", batch_size=4)
+        self.repeats = repeats
+        self.seconds = 0.0
+
+    def encode_prepared(self, prepared: Sequence[Prepared]) -> list[TokenEmbedding]:
+        """Encode as often as was asked for."""
+        start = time.perf_counter()
+        for _ in range(self.repeats):
+            encoded = super().encode_prepared(prepared)
+        self.seconds += time.perf_counter() - start
+        return encoded
+
+
+def write_scans(folder: Path) -> list[Path]:
+    """Write scans with noise, whose inflating costs what that of a real one does."""
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number:03d}.nii.gz" for number in range(N)]
+    for path in paths:
+        voxels = generator.normal(-200, 300, SHAPE).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 1.5, 1.0])), path)
+    return paths
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of the ones it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def measure(case: str, encoder: Timed, paths: list[Path], read_ms: float) -> dict[str, object]:
+    """Embed all scans and return a row."""
+    encoder.seconds, before, start = 0.0, processor_seconds(), 0.0
+    for shard in encode_scans(encoder, [paths[:8], paths[8:]], processes=PROCESSES):
+        for _ in shard:
+            start = start or time.perf_counter()  # processes have started, the network is loaded
+    seconds = time.perf_counter() - start
+    return {
+        "case": case,
+        "scans": len(paths),
+        "reading_processes": PROCESSES,
+        "seconds": round(seconds, 2),
+        "scans_per_second": round(len(paths) / seconds, 1),
+        "encode_ms": round(1000 * encoder.seconds / len(paths), 1),
+        "read_ms": round(read_ms, 1),
+        "encoder_busy": round(min(1.0, encoder.seconds / seconds), 3),
+        "processors_busy": round((processor_seconds() - before) / seconds / 2, 2),
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def main() -> None:
+    """Measure both cases and write the table."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_scans(folder)
+        weights = folder / "weights"
+        weights.mkdir()
+        torch.manual_seed(0)
+        save_file(TinyCTNetwork(TinyCTSizes()).state_dict(), weights / "model.safetensors")
+        once = Timed(weights, 1)
+        start = time.perf_counter()
+        prepared = [once.prepare(open_volume(path)) for path in paths[:4]]
+        read_ms = 1000 * (time.perf_counter() - start) / 4
+        once.encode_prepared(prepared)
+        once.seconds = 0.0
+        once.encode_prepared(prepared)
+        dear = max(1, round(2 * read_ms / (1000 * once.seconds / 4)))
+        rows = [
+            measure("the network costs twice as much as reading", Timed(weights, dear), paths, read_ms),
+            measure("reading costs more than the network", Timed(weights, 1), paths, read_ms),
+        ]
+    with (Path(__file__).parent / "extraction.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
