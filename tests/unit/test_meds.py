@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concordant.core.errors import RecordError
-from concordant.data.meds import read_events, shard_paths
+from concordant.data import meds as reader
+from concordant.data.meds import (
+    RecordCounts,
+    count_events,
+    data_quality,
+    quality_in_words,
+    quality_table,
+    read_events,
+    scan_shards,
+    shard_paths,
+)
 
 DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 INDEX = datetime(2020, 1, 10)
@@ -69,11 +80,167 @@ def test_each_sample_of_a_subject_is_cut_at_its_own_time(write):
 
 
 def test_an_event_stated_twice_is_one_and_is_counted(write):
-    write(meds([(1, INDEX, "A", 1.0), (1, INDEX, "A", 1.0), (1, INDEX, "A", 2.0), (1, INDEX, "A", None), (1, None, "S", None)]))
-    folder = write(meds([(1, None, "S", None), (1, INDEX, "A", np.nan)]), "data/train/1.parquet")
+    rows = [
+        (1, None, "S", None),
+        (1, None, "S", None),
+        (1, INDEX, "A", 1.0),
+        (1, INDEX, "A", 1.0),
+        (1, INDEX, "A", 2.0),
+        (1, INDEX, "A", None),
+    ]
+    folder = write(meds([*rows, (1, INDEX, "A", np.nan)]))
     records = read_events(folder, samples(("s", 1, INDEX)))
     assert records.events("s").code == ("S", "A", "A", "A")
     assert records.counts.n_duplicates == 3
+
+
+@pytest.mark.parametrize("n", [5, 60, 5000])
+def test_repeats_are_found_among_few_and_many_events_of_one_time(write, n):
+    numbers = np.random.default_rng(n).integers(0, n, n).tolist()
+    rows = [(1, INDEX, f"C{number % 7}", None if number % 3 == 0 else float(number // 7)) for number in numbers]
+    records = read_events(write(meds(rows)), samples(("s", 1, INDEX)))
+    assert len(records.events("s").code) == len(set(rows))
+    assert records.counts.n_duplicates == n - len(set(rows))
+
+
+def test_the_same_code_with_another_text_is_another_event(write):
+    frame = meds([(1, INDEX, "NOTE", None)] * 4).with_columns(text_value=pl.Series(["a", "b", None, "b"]))
+    folder = write(frame)
+    without, with_text = (read_events(folder, samples(("s", 1, INDEX)), text=text).events("s") for text in (False, True))
+    assert without.code == with_text.code == ("NOTE",) * 3
+    assert (without.text_value, with_text.text_value) == ((), ("a", "b", None))
+
+
+def test_a_subject_in_two_shards_is_refused(write):
+    folder = write(meds([(1, INDEX, "A", None), (2, INDEX, "A", None)]), "data/0.parquet")
+    write(meds([(2, INDEX, "B", None)]), "data/1.parquet")
+    with pytest.raises(RecordError, match=r"1\.parquet: column subject_id: the subjects of 1 sample\(s\) lie in .*0\.parquet too"):
+        read_events(folder, samples(("a", 1, INDEX), ("b", 2, INDEX)))
+    assert read_events(folder, samples(("a", 1, INDEX))).events("a").code == ("A",)
+
+
+def test_rows_out_of_order_are_sorted_and_counted(write):
+    rows = [(2, INDEX, "D", None), (1, INDEX, "C", None), (1, datetime(2020, 1, 1), "B", None), (1, None, "S", None), (2, None, "T", None)]
+    records = read_events(write(meds(rows)), samples(("a", 1, INDEX), ("b", 2, INDEX)))
+    assert (records.events("a").code, records.events("b").code) == (("S", "B", "C"), ("T", "D"))
+    assert records.counts.n_out_of_order == 3
+    assert read_events(write(meds(rows[:2])), samples(("a", 1, INDEX))).counts.n_out_of_order == 0
+
+
+def test_events_after_death_are_kept_up_to_the_prediction_time_and_counted(write):
+    death = datetime(2020, 1, 5)
+    rows = [
+        (1, datetime(1950, 1, 1), "MEDS_BIRTH", None),
+        (1, death, "MEDS_DEATH//hospital", None),
+        (1, death, "SAME_DAY", None),
+        (1, INDEX, "RESULT", None),
+        (1, INDEX + timedelta(days=1), "BILL", None),
+        (2, INDEX, "ALIVE", None),
+    ]
+    records = read_events(write(meds(rows)), samples(("dead", 1, INDEX), ("alive", 2, INDEX)))
+    assert records.events("dead").code == ("MEDS_BIRTH", "MEDS_DEATH//hospital", "SAME_DAY", "RESULT")
+    counts = records.counts
+    assert (counts.n_after_death, counts.n_after_prediction, counts.n_without_birth) == (2, 1, 1)
+
+
+def test_the_quality_table_has_a_rule_for_every_count():
+    counts = RecordCounts(10, 2, 3, 0, 1, 0, 0.5, 4, 5, 6)
+    table = quality_table({"a": counts, "b": counts})
+    assert table.columns == ["cohort", "finding", "n", "rule"]
+    assert table.height == 2 * 9
+    assert table.filter(pl.col("cohort") == "b", pl.col("finding") == "n_after_death")["n"].to_list() == [5]
+    assert all(table["rule"])
+    assert quality_in_words(counts).startswith("10 events read, 2 duplicates, 3 after prediction, 1 null time, 4 out of order")
+    assert "look back" not in quality_in_words(counts)
+    assert quality_in_words(RecordCounts(0, 0, 0, 0, 0, 0, None)) == "no event"
+
+
+def test_records_beyond_the_memory_lie_in_files_until_they_are_read(write, monkeypatch):
+    for shard in range(3):
+        write(meds([(shard, INDEX, f"C{shard}", float(shard)), (shard, None, "S", None)]), f"data/{shard}.parquet")
+    folder = write(meds([(9, INDEX, "X", None)]), "data/9.parquet")
+    asked = samples(("c", 2, INDEX), ("a", 0, INDEX), ("none", 7, INDEX), ("b", 1, INDEX))
+    plain = read_events(folder, asked)
+    monkeypatch.setattr(reader.records, "IN_MEMORY", 2)
+    spilled = read_events(folder, asked)
+    packed = spilled.packed(0, 4)
+    assert packed.codes == ("C0", "C1", "C2", "S")
+    for one, other, sample in zip(packed, plain.packed(0, 4), plain, strict=True):
+        assert one.code == other.code == plain.events(sample).code == spilled.events(sample).code
+        np.testing.assert_array_equal(one.days_before, other.days_before)
+        np.testing.assert_array_equal(one.numeric_value, other.numeric_value)
+    assert [record.code for record in packed] == [("S", "C2"), ("S", "C0"), (), ("S", "C1")]
+
+
+def nested(rows, path):
+    """Write a file of MEDS 0.1: a row per patient, a list of times, each with a list of measurements."""
+    patients = {}
+    for subject, time, code, value in rows:
+        measurement = {"code": code, "text_value": None, "numeric_value": value, "datetime_value": None, "metadata": {"visit": 1}}
+        patients.setdefault(subject, {}).setdefault(time, []).append(measurement)
+    events = [[{"time": time, "measurements": found} for time, found in times.items()] for times in patients.values()]
+    measurement = pl.Struct(
+        {
+            "code": pl.String,
+            "text_value": pl.String,
+            "numeric_value": pl.Float32,
+            "datetime_value": pl.Datetime("us"),
+            "metadata": pl.Struct({"visit": pl.Int64}),
+        }
+    )
+    kind = pl.List(pl.Struct({"time": pl.Datetime("us"), "measurements": pl.List(measurement)}))
+    frame = pl.DataFrame({"patient_id": list(patients), "events": pl.Series(events, dtype=kind)})
+    empty = pl.DataFrame({"patient_id": [77, 78], "events": pl.Series([[], [{"time": INDEX, "measurements": []}]], dtype=kind)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.concat([frame, empty]).write_parquet(path)
+
+
+def test_every_version_gives_the_same_events(write, tmp_path):
+    rows = [(1, None, "S", None), (1, datetime(2020, 1, 1), "A", 2.5), (1, INDEX, "B", None), (2, INDEX, "C", 1.0), (2, INDEX, "D", None)]
+    newest = write(meds(rows), "data/0.parquet")
+    meds(rows).rename({"subject_id": "patient_id"}).write_parquet(tmp_path / "0.3.parquet")
+    nested(rows, tmp_path / "oldest" / "data" / "0.parquet")
+    frames = [scan_shards(path)[0].frame.collect() for path in (newest, tmp_path / "0.3.parquet", tmp_path / "oldest")]
+    for frame in frames:
+        assert frame.columns == list(reader.COLUMNS)
+        assert frame.equals(frames[0])
+    assert read_events(tmp_path / "oldest", samples(("s", 1, INDEX), ("t", 77, INDEX))).events("s").code == ("S", "A", "B")
+
+
+@pytest.mark.parametrize("version", ["0.1.4", "0.3", "0.4.1", None])
+def test_known_versions_are_read(write, version):
+    folder = write(meds([(1, INDEX, "A", None)]))
+    (folder / "metadata").mkdir()
+    (folder / "metadata" / "dataset.json").write_text(json.dumps({"meds_version": version} if version else {}))
+    assert len(scan_shards(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"meds_version": "1.0.0"}', "meds_version is '1.0.0'; 0.1, 0.2, 0.3, 0.4 are read"), ("{", "not readable as JSON")],
+)
+def test_an_unknown_version_is_refused(write, text, message):
+    folder = write(meds([(1, INDEX, "A", None)]))
+    (folder / "metadata").mkdir()
+    (folder / "metadata" / "dataset.json").write_text(text)
+    with pytest.raises(RecordError, match=message):
+        scan_shards(folder)
+
+
+def test_columns_may_be_called_otherwise(write, caplog):
+    folder = write(meds([(1, INDEX, "A", 2.0)]).rename({"numeric_value": "value", "subject_id": "person"}))
+    renamed = {"numeric_value": "value", "subject_id": "person"}
+    assert read_events(folder, samples(("s", 1, INDEX)), columns=renamed).events("s").numeric_value.tolist() == [2.0]
+    assert count_events(folder, samples(("s", 1, INDEX)), columns=renamed).n_events_read == 1
+    assert not caplog.messages
+    scan_shards(folder, columns={"subject_id": "person"})
+    assert "give columns: {numeric_value: value}" in caplog.messages[0]
+    with pytest.raises(RecordError, match=r"missing column\(s\) number \(given for numeric_value\); found person"):
+        scan_shards(folder, columns={"numeric_value": "number", "subject_id": "person"})
+    with pytest.raises(RecordError, match=r"columns gives a name for 'numeric'.*Did you mean 'numeric_value'"):
+        scan_shards(folder, columns={"numeric": "value"})
+    with pytest.raises(RecordError, match="column value is Float32; MEDS has text there"):
+        scan_shards(folder, columns={"code": "value", "subject_id": "person"})
 
 
 def test_the_look_back_spares_static_events_and_the_birth(write):
@@ -136,7 +303,7 @@ def test_cut_equals_a_slow_reference(tmp_path_factory, events, predictions, look
     folder = tmp_path_factory.mktemp("meds")
     rows = [(owner, None if hour is None else INDEX + timedelta(hours=hour), code, value) for owner, hour, code, value in events]
     for shard in range(shards):
-        meds(rows[shard * 10 : (shard + 1) * 10 if shard < shards - 1 else None]).write_parquet(folder / f"{shard}.parquet")
+        meds([row for row in rows if row[0] % shards == shard]).write_parquet(folder / f"{shard}.parquet")
     asked = [(f"s{place}", subject, INDEX + timedelta(hours=hour)) for place, (subject, hour) in enumerate(predictions)]
     records = read_events(folder, samples(*asked), look_back_days=look_back)
     expected = [slow_reference(events, sample, look_back) for sample in asked]
@@ -153,17 +320,18 @@ def test_cut_equals_a_slow_reference(tmp_path_factory, events, predictions, look
         "before": counts.n_before_look_back,
         "duplicates": counts.n_duplicates,
     }
-    assert counts.n_events_read == records.offsets[-1] + counts.n_after_prediction + counts.n_before_look_back + counts.n_duplicates
+    assert counts.n_events_read == records.n_events.sum() + counts.n_after_prediction + counts.n_before_look_back + counts.n_duplicates
     assert counts.n_subjects_without_record == len({subject for _, subject, _ in asked} - {event[0] for event in events})
 
 
 def test_reads_a_dataset_a_folder_or_a_file_and_leaves_metadata_aside(write, tmp_path):
     folder = write(meds([(1, INDEX, "A", None)]), "data/train/0.parquet")
-    write(meds([(1, INDEX, "B", None)]), "data/held_out/0.parquet")
+    write(meds([(2, INDEX, "B", None)]), "data/held_out/0.parquet")
     write(pl.DataFrame({"code": ["A"]}), "metadata/codes.parquet")
     write(pl.DataFrame({"half": [1]}), "data/train/.0.parquet")
     asked = samples(("s", 1, INDEX))
-    assert set(read_events(folder, asked).events("s").code) == {"A", "B"}
+    both = read_events(folder, samples(("s", 1, INDEX), ("t", 2, INDEX)))
+    assert (both.events("s").code, both.events("t").code) == (("A",), ("B",))
     assert read_events(folder / "data" / "train", asked).events("s").code == ("A",)
     assert read_events(folder / "data" / "train" / "0.parquet", asked).events("s").code == ("A",)
     flat = tmp_path / "flat"
@@ -187,13 +355,15 @@ def test_accepts_dates_categories_wide_numbers_and_no_values(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame.rename({"subject_id": "patient_id"}), r"missing column\(s\) subject_id; found patient_id, time, code"),
+        (lambda frame: frame.rename({"subject_id": "person_id"}), r"missing column\(s\) subject_id; found person_id, time, code"),
         (lambda frame: frame.with_columns(pl.col("time").cast(pl.String)), "column time is String"),
         (lambda frame: frame.with_columns(pl.lit(datetime(2020, 1, 1, tzinfo=UTC)).alias("time")), "timestamp without time zone"),
         (lambda frame: frame.with_columns(pl.col("numeric_value").cast(pl.String)), "column numeric_value is String"),
         (lambda frame: frame.with_columns(pl.col("subject_id").cast(pl.String)), "column subject_id is String"),
         (lambda frame: frame.with_columns(code=1), "column code is Int32"),
-        (lambda frame: frame.with_columns(code=pl.lit(None, pl.String)), r"1 event\(s\) have no code"),
+        (lambda frame: frame.with_columns(code=pl.lit(None, pl.String)), r"column code is null in 1 row\(s\)"),
+        (lambda frame: frame.with_columns(subject_id=pl.lit(None, pl.Int64)), r"column subject_id is null in 1 row\(s\)"),
+        (lambda frame: frame.with_columns(text_value=1), "column text_value is Int32; MEDS has text there"),
     ],
 )
 def test_refuses_what_is_no_meds(write, change, message):
@@ -207,22 +377,36 @@ def test_refuses_a_damaged_shard(tmp_path):
         read_events(tmp_path, samples(("s", 1, INDEX)))
 
 
-def test_real_stream_with_duplicates_null_times_and_late_events(tmp_path):
-    source = DATA / "mimic_iv_demo_meds" / "events.parquet"
-    if not source.is_file():
-        pytest.skip(f"no {source}; set CONCORDANT_DATA to the folder of real data")
-    stream = pl.read_parquet(source).rename({"value": "numeric_value"})
-    stream.write_parquet(tmp_path / "0.parquet")
+REAL = DATA / "mimic_iv_demo_meds" / "events.parquet"
+VALUE = {"numeric_value": "value"}
+
+
+def test_real_stream_has_the_defects_that_its_provenance_counts():
+    if not REAL.is_file():
+        pytest.skip(f"no {REAL}; set CONCORDANT_DATA to the folder of real data")
+    counts = data_quality(REAL, columns=VALUE)
+    assert (counts.n_events_read, counts.n_null_time, counts.n_duplicates, counts.n_after_death) == (916_166, 100, 82_516, 626)
+    assert (counts.n_after_prediction, counts.n_subjects_without_record, counts.latest_days_before) == (0, 0, None)
+
+
+def test_real_stream_is_cut_at_the_prediction_time():
+    if not REAL.is_file():
+        pytest.skip(f"no {REAL}; set CONCORDANT_DATA to the folder of real data")
+    stream = pl.read_parquet(REAL)
     admitted = stream.filter(pl.col("code").str.starts_with("HOSPITAL_ADMISSION")).group_by("subject_id").agg(pl.col("time").min())
     cohort = admitted.sort("subject_id").select(
         pl.col("subject_id").cast(pl.String).alias("sample_id"), "subject_id", (pl.col("time") + timedelta(days=1)).alias("prediction_time")
     )
-    records = read_events(tmp_path, cohort)
+    records = read_events(REAL, cohort, columns=VALUE)
     counts = records.counts
     assert len(records) == 100
     assert (counts.n_events_read, counts.n_null_time, counts.n_subjects_without_record) == (916_166, 100, 0)
-    assert counts.n_duplicates > 1000
     assert counts.latest_days_before is not None
     assert counts.latest_days_before >= 0
-    later = cohort.join(stream, on="subject_id").filter(pl.col("time") > pl.col("prediction_time")).height
+    joined = cohort.join(stream, on="subject_id")
+    later = joined.filter(pl.col("time") > pl.col("prediction_time")).height
+    kept = joined.filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("prediction_time")))
+    once = kept.unique(["subject_id", "time", "code", "value"])
     assert counts.n_after_prediction == later
+    assert counts.n_duplicates == kept.height - once.height > 1000
+    assert int(np.isfinite(records.packed(0, 100).numeric_value).sum()) == once["value"].drop_nans().drop_nulls().len()

@@ -73,6 +73,11 @@ class RunFolder:
         """The report."""
         return self.path / "report.html"
 
+    @property
+    def pictures(self) -> Path:
+        """Attention pictures for the report, where the study asks for them."""
+        return self.path / "pictures"
+
     def member(self, name: str) -> MemberFolder:
         """Return the folder of a member."""
         return MemberFolder(self.path / name)

@@ -40,7 +40,7 @@ class LifeCodes:
         birth, death = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
         for code in BIRTH_CODES:
             place = bisect_left(codes, code)
-            birth[place : place + 1] = list(codes[place : place + 1]) == [code]
+            birth[place : place + 1] |= list(codes[place : place + 1]) == [code]
         place = bisect_left(codes, DEATH_CODE)
         while place < len(codes) and codes[place].startswith(DEATH_CODE):
             death[place] = is_death(codes[place])

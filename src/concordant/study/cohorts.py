@@ -29,8 +29,8 @@ INTERNAL = "held_out"
 INTERNAL_CROSS_VALIDATED = "development"
 """The same under cross-validation."""
 
-SHARD_SIZE = 64
-"""Samples per shard of a store: small enough that several workers share a cohort of a few hundred."""
+SHARD_SIZES = {Modality.CT: 64, Modality.EHR: 512}
+"""Samples per shard of a store: few enough that several workers share a cohort, and records, which are light, make few files."""
 
 Stores = Mapping[tuple[Modality, str], Mapping[str, EmbeddingStore]]
 """Per modality and encoder label, per cohort label, the store."""
@@ -185,7 +185,7 @@ def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quara
                     study.embeddings_root,
                     name=choice.name,
                     options=choice.options,
-                    shard_size=SHARD_SIZE,
+                    shard_size=SHARD_SIZES[modality],
                     max_quarantined=study.max_quarantined,
                     engine=engine,
                     retry_quarantined=retry_quarantined,

@@ -24,6 +24,7 @@ class TrainOptions(BaseModel):
         width: Width of the shared latent space.
         dropout: Probability of dropping a unit, or "auto".
         weight_decay: Decoupled weight decay of AdamW, or "auto".
+        min_code_samples: Train samples that must carry a code before it enters the vocabulary.
         chunk_size: Samples held in memory at once; the loss and its gradient stay those of the full batch. None = all.
         device: "auto" takes a GPU where there is one.
     """
@@ -37,6 +38,7 @@ class TrainOptions(BaseModel):
     width: Annotated[int, Field(ge=2)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     weight_decay: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    min_code_samples: Annotated[int, Field(ge=1)] = 2
     chunk_size: Annotated[int, Field(ge=2)] | None = None
     device: str = "auto"
 

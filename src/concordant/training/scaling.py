@@ -18,7 +18,7 @@ CLIP = 6.0
 """Standard deviations a scaled feature may lie from train's mean: one absurd value at another site must not decide a risk."""
 
 MINIMUM_SAMPLES = 2
-"""A code enters the vocabulary when at least this many train samples have it; one carrier teaches nothing that holds elsewhere."""
+"""Train samples that must carry a code before it enters the vocabulary, by default: one teaches nothing that holds elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,8 @@ def code_scaling(codes: tuple[str, ...], mean: Float[np.ndarray, " code"], scale
     return CodeScaling(codes, mean, scale, norm, {code: place for place, code in enumerate(codes)})
 
 
-def fit_codes(table: CodeTable) -> CodeScaling:
-    """Choose the vocabulary on train and fit each code's centre and scale."""
+def fit_codes(table: CodeTable, *, minimum_samples: int = MINIMUM_SAMPLES) -> CodeScaling:
+    """Choose the vocabulary on train, the codes that enough samples carry, and fit each code's centre and scale."""
     size, samples = len(table.codes), max(int((table.lengths > 0).sum()), 1)
     carriers = np.bincount(table.index, minlength=size)
     total = np.bincount(table.index, table.weight.astype(np.float64), minlength=size)
@@ -191,7 +191,7 @@ def fit_codes(table: CodeTable) -> CodeScaling:
     constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     scale = np.where(table.numeric, np.where(constant, 1.0, scale), np.maximum(scale, PRESENCE_FLOOR))
     centre = np.where(table.numeric, mean, 0.0)
-    chosen = carriers >= MINIMUM_SAMPLES
+    chosen = carriers >= minimum_samples
     # a presence code that every train sample carries says nothing a bias does not say
     chosen &= table.numeric | (carriers < samples) | ~constant
     rows = chosen[table.index] if len(table.index) else np.zeros(0, bool)
@@ -203,10 +203,10 @@ def fit_codes(table: CodeTable) -> CodeScaling:
 Scaling = TokenScaling | CodeScaling
 
 
-def fit_scaling(table: EmbeddingTable) -> Scaling:
-    """Fit the scaling of one modality on train."""
+def fit_scaling(table: EmbeddingTable, *, minimum_samples: int = MINIMUM_SAMPLES) -> Scaling:
+    """Fit the scaling of one modality on train; a code needs `minimum_samples` train samples that carry it."""
     if isinstance(table, CodeTable):
-        return fit_codes(table)
+        return fit_codes(table, minimum_samples=minimum_samples)
     pooled = None if table.pooled is None else fit_columns(table.pooled[table.lengths > 0])
     return TokenScaling(fit_columns(table.values), pooled)
 
