@@ -2,16 +2,16 @@
 
 Usage: python benchmarks/inference_study.py [--replicates 10000] [--jackknife 400] [--draws 1024] [--out benchmarks/inference_study.csv]
 
-Cohorts have 200 subjects with log-hazard x, standard normal; a model's risk is x plus independent standard normal noise. Censoring times
-are exponential, for 30 % or 60 % of the subjects censored; with ties both times are rounded up to multiples of 0.2. Times beyond tau,
-where 10 % of the population are still at risk, do not count in Uno's C and in the Brier score. A row of the table is a rate or a ratio
-with its Monte Carlo standard error and the bounds a correct implementation keeps.
+The designs are those of the tests: tests/simulation_fixture.py. Times beyond tau, where 10 % of the population are still at risk, do not
+count in Uno's C and in the Brier score. A row of the table is a rate or a ratio with its Monte Carlo standard error and the bounds a
+correct implementation keeps.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -32,54 +32,26 @@ from concordant.metrics import (
     simultaneous_differences,
 )
 
-N = 200
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from simulation_fixture import (
+    AGAINST_FIRST,
+    ALPHA,
+    CELLS,
+    CONTRASTS,
+    COVERAGE,
+    LEVEL,
+    Cell,
+    N,
+    Sample,
+    known_curve_error,
+    noisy,
+    reversing,
+)
+
 POPULATION = 2_000_000  # subjects of the cohort whose value stands for the limit
-CENSORING_RATE = {0.3: 0.35, 0.6: 1.72}  # of the exponential censoring time, for this share of censored subjects
-TICK = 0.2
-ALPHA = 0.05
-CONTRASTS = 12
-AGAINST_FIRST = np.column_stack([-np.ones(CONTRASTS), np.eye(CONTRASTS)])
-LEVEL, COVERAGE, ERROR_RATIO, JACKKNIFE_RATIO = (0.035, 0.065), (0.93, 0.97), (0.95, 1.05), (0.95, 1.03)
+ERROR_RATIO, JACKKNIFE_RATIO = (0.95, 1.05), (0.95, 1.03)
 CLEARLY_TOO_LARGE = (1.05, np.inf)
 POWER_SLACK = 0.05  # around the power of a normal test that knows the true standard error
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Follow-up, event (1 = observed) and the log-hazard of each subject."""
-
-    time: np.ndarray
-    event: np.ndarray
-    signal: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One design: a share of censored subjects, with or without ties."""
-
-    censored: float
-    ties: bool
-
-    def cohort(self, generator: np.random.Generator, n: int = N) -> Sample:
-        """Draw a cohort as it is observed."""
-        signal, event_time = self._complete(generator, n)
-        censoring_time = self._rounded(generator.exponential(1 / CENSORING_RATE[self.censored], size=n))
-        return Sample(np.minimum(event_time, censoring_time), (event_time <= censoring_time).astype(np.int64), signal)
-
-    def uncensored(self, generator: np.random.Generator, n: int = N) -> Sample:
-        """Draw a cohort whose every event is observed."""
-        signal, event_time = self._complete(generator, n)
-        return Sample(event_time, np.ones(n, np.int64), signal)
-
-    def _complete(self, generator: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        signal = generator.normal(size=n)
-        return signal, self._rounded(generator.exponential(np.exp(-signal)))
-
-    def _rounded(self, time: np.ndarray) -> np.ndarray:
-        return np.ceil(time / TICK) * TICK if self.ties else time
-
-
-CELLS = [Cell(censored, ties) for censored in CENSORING_RATE for ties in (False, True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +105,6 @@ class Place:
 def place(cell: Cell, design: str) -> Place:
     """Return where the numbers of a cell belong."""
     return Place(design, f"{cell.censored:.0%}", "yes" if cell.ties else "no")
-
-
-def noisy(signal: np.ndarray, generator: np.random.Generator, scale: float = 1.0) -> np.ndarray:
-    """Return a model's risk: the log-hazard and normal noise."""
-    return signal + scale * generator.normal(size=len(signal))
 
 
 def covers(result: Estimate, truth: float) -> bool:
@@ -317,17 +284,6 @@ def jackknife_error(sample: Sample, risk: np.ndarray, tau: float) -> float:
     return float(np.sqrt((N - 1) / N * np.square(values - values.mean()).sum()))
 
 
-def reversing(generator: np.random.Generator, n: int = N, *, uncensored: bool = False) -> Sample:
-    """Return a cohort in which the risk is right until 0.5 and wrong afterwards."""
-    risk = generator.normal(size=n)
-    early = generator.exponential(np.exp(-1.5 * risk))
-    time = np.where(early < 0.5, early, 0.5 + generator.exponential(np.exp(1.5 * risk)))
-    if uncensored:
-        return Sample(time, np.ones(n, np.int64), risk)
-    end = generator.exponential(1.2, size=n)
-    return Sample(np.minimum(time, end), (time <= end).astype(np.int64), risk)
-
-
 def reversing_rows(generator: np.random.Generator, replicates: int, tau: float = 2.0) -> Iterator[Row]:
     """Yield what the censoring curve's part of the standard error is worth where an effect reverses."""
     large = reversing(generator, POPULATION, uncensored=True)
@@ -358,11 +314,6 @@ def brier_rows(cell: Cell, generator: np.random.Generator, replicates: int, hori
     here = place(cell, f"the true survival at {horizon}")
     yield here.against_spread("standard error / standard deviation: Brier score, own censoring curve", *found[:, :2].T)
     yield here.mean("Brier score's standard error with the curve taken as known / whole", found[:, 2] / found[:, 1], CLEARLY_TOO_LARGE)
-
-
-def known_curve_error(result: Estimate) -> float:
-    """Return the standard error without the curve's part: the curve was given as another cohort's, so that part stands apart."""
-    return float(np.sqrt(np.square(result.influence).sum()))
 
 
 # --- all of it ---

@@ -195,6 +195,19 @@ def test_a_volume_encoder_declares_spacing_and_window_in_physical_units(name, op
     assert card.window_hu is None or card.window_hu[0] < card.window_hu[1]
 
 
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if issubclass(ENCODERS.get(case.values[0]), VolumeEncoder)])
+def test_a_token_has_a_place_in_the_scan_or_none_has(name, options):
+    encoder = create(name, options)
+    for volume, embedding in zip(inputs(name), encoder.encode(inputs(name)), strict=True):
+        boxes = encoder.token_boxes(volume)
+        if boxes is not None:
+            assert boxes.shape == (len(embedding.tokens), 2, 3)
+            assert (boxes[:, 0] >= 0).all()
+            assert (boxes[:, 0] <= boxes[:, 1]).all()
+            assert (boxes[:, 1] <= volume.voxels.shape).all()
+            assert (boxes[:, 0] < boxes[:, 1]).all(1).any()
+
+
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_nothing_is_learned_from_the_cohort(name, options):
     fresh, used = create(name, options), create(name, options)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,12 +11,20 @@ from concordant.metrics import (
     benjamini_hochberg,
     brier_score,
     compare_concordance,
+    compare_concordance_ipcw,
     concordance_index,
     concordance_index_ipcw,
     holm,
     kaplan_meier,
 )
 from survival_fixture import FEW, cohorts
+
+INDICES = [
+    concordance_index,
+    concordance_index_ipcw,
+    pytest.param(partial(concordance_index, cause=1), id="concordance_index of a cause"),
+    pytest.param(partial(concordance_index_ipcw, cause=1), id="concordance_index_ipcw of a cause"),
+]
 
 
 def same(first, second, *, sign=1.0):
@@ -24,7 +34,7 @@ def same(first, second, *, sign=1.0):
 
 @FEW
 @given(cohorts())
-@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("function", INDICES)
 def test_an_increasing_map_of_the_risk_changes_nothing(function, cohort):
     time, event, risk = cohort
     plain, mapped = function(time, event, risk), function(time, event, np.exp(risk) - 7)
@@ -34,7 +44,7 @@ def test_an_increasing_map_of_the_risk_changes_nothing(function, cohort):
 
 @FEW
 @given(cohorts())
-@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("function", INDICES)
 def test_turning_the_risk_round_mirrors_the_index(function, cohort):
     time, event, risk = cohort
     plain, turned = function(time, event, risk), function(time, event, -risk)
@@ -44,7 +54,7 @@ def test_turning_the_risk_round_mirrors_the_index(function, cohort):
 
 @FEW
 @given(cohorts(), st.randoms(use_true_random=False))
-@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("function", INDICES)
 def test_the_order_of_the_rows_does_not_matter(function, cohort, random):
     time, event, risk = cohort
     order = np.array(random.sample(range(len(time)), len(time)))
@@ -55,7 +65,7 @@ def test_the_order_of_the_rows_does_not_matter(function, cohort, random):
 
 @FEW
 @given(cohorts(), st.data())
-@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("function", INDICES)
 def test_a_weight_of_two_is_two_copies_in_one_cluster(function, cohort, data):
     time, event, risk = cohort
     copies = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time))))
@@ -68,7 +78,7 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster(function, cohort, data):
 
 @FEW
 @given(cohorts())
-@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("function", INDICES)
 def test_influences_sum_to_zero_and_the_index_is_a_share(function, cohort):
     result = function(*cohort)
     assert 0 <= result.estimate <= 1
@@ -77,10 +87,11 @@ def test_influences_sum_to_zero_and_the_index_is_a_share(function, cohort):
 
 @FEW
 @given(cohorts())
-def test_a_comparison_turned_round_changes_its_sign(cohort):
+@pytest.mark.parametrize("compare", [compare_concordance, compare_concordance_ipcw, partial(compare_concordance_ipcw, cause=1)])
+def test_a_comparison_turned_round_changes_its_sign(compare, cohort):
     time, event, risk = cohort
     other = np.roll(risk, 1)
-    forth, back = compare_concordance(time, event, risk, other), compare_concordance(time, event, other, risk)
+    forth, back = compare(time, event, risk, other), compare(time, event, other, risk)
     assert forth.difference == -back.difference
     assert forth.standard_error == back.standard_error
 

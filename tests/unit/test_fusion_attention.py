@@ -82,7 +82,9 @@ def test_gated_pooling_equals_its_equation():
     for sample in range(2):
         tokens = values[sample][valid[sample]]
         score = pool.score(torch.tanh(pool.content(tokens)) * torch.sigmoid(pool.gate(tokens)))
-        torch.testing.assert_close(found[sample], (torch.softmax(score, 0) * tokens).sum(0))
+        torch.testing.assert_close(found.vector[sample], (torch.softmax(score, 0) * tokens).sum(0))
+        torch.testing.assert_close(found.weights[sample][valid[sample]], torch.softmax(score, 0)[:, 0])
+        assert (found.weights[sample][~valid[sample]] == 0).all()
 
 
 def test_the_learned_token_stands_first_and_is_valid_even_where_nothing_else_is():
@@ -120,11 +122,20 @@ def test_attention_maps_are_named_by_direction_and_sum_to_one_over_what_is_there
     ct, ehr = Tokens(torch.randn(3, 4, WIDTH), ct_valid), Tokens(torch.randn(3, 3, WIDTH), ehr_valid)
     attention = fusion(Pair(ct, ehr)).attention
     directions = {"ct": ["ct->ehr"], "ehr": ["ehr->ct"], "both": ["ct->ehr", "ehr->ct"]}[side]
-    assert list(attention) == directions
+    pooled = [f"pool->{direction.partition('->')[0]}" for direction in directions]
+    assert list(attention) == [name for both in zip(directions, pooled, strict=True) for name in both]
     assert [key.value for key in fusion.attends_to] == [direction.partition("->")[2] for direction in directions]
-    for direction, weights in attention.items():
+    for direction in directions:
+        weights = attention[direction]
         query, key = (ct, ehr) if direction == "ct->ehr" else (ehr, ct)
         assert weights.shape == (3, query.valid.shape[1] + 1, key.valid.shape[1]), "row 0 is the learned token"
         expected = key.present.float()[:, None].expand(-1, query.valid.shape[1] + 1)
         torch.testing.assert_close(weights.sum(2), expected)
         assert (weights * ~key.valid[:, None, :] == 0).all()
+    for name in pooled:
+        own = ct if name == "pool->ct" else ehr
+        assert attention[name].shape == (3, 1, own.valid.shape[1])
+        share = attention[name].sum((1, 2))
+        assert (share[own.present] > 0).all()
+        assert (share[own.present] < 1).all(), "the rest is the learned token's"
+        assert (attention[name][:, 0] * ~own.valid == 0).all()

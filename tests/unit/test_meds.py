@@ -195,6 +195,17 @@ def nested(rows, path):
     pl.concat([frame, empty]).write_parquet(path)
 
 
+def test_static_measurements_of_nested_files_are_events_without_a_time(write, tmp_path):
+    nested([(1, datetime(2020, 1, 1), "A", 2.5)], tmp_path / "data" / "0.parquet")
+    table = pl.read_parquet(tmp_path / "data" / "0.parquet")
+    static = pl.Series("static_measurements", [[{"code": "S"}], [{"code": "T"}], None], dtype=pl.List(pl.Struct({"code": pl.String})))
+    table.with_columns(static).write_parquet(tmp_path / "data" / "0.parquet")
+    records = read_events(str(tmp_path), samples(("a", 1, INDEX), ("b", 77, INDEX), ("c", 78, INDEX)))
+    assert [records.events(name).code for name in "abc"] == [("S", "A"), ("T",), ()]
+    assert np.isnan(records.events("a").days_before[0])
+    assert (records.counts.n_null_time, records.counts.n_out_of_order) == (2, 0)
+
+
 def test_every_version_gives_the_same_events(write, tmp_path):
     rows = [(1, None, "S", None), (1, datetime(2020, 1, 1), "A", 2.5), (1, INDEX, "B", None), (2, INDEX, "C", 1.0), (2, INDEX, "D", None)]
     newest = write(meds(rows), "data/0.parquet")
@@ -369,6 +380,12 @@ def test_accepts_dates_categories_wide_numbers_and_no_values(write):
 def test_refuses_what_is_no_meds(write, change, message):
     with pytest.raises(RecordError, match=message):
         read_events(write(change(meds([(1, INDEX, "A", 1.0)]))), samples(("s", 1, INDEX)))
+
+
+def test_names_what_the_samples_lack(write):
+    folder = write(meds([(1, INDEX, "A", None)]))
+    with pytest.raises(RecordError, match="the table of samples lacks sample_id; found subject_id, prediction_time"):
+        read_events(folder, samples(("a", 1, INDEX)).drop("sample_id"))
 
 
 def test_refuses_a_damaged_shard(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from concordant.core.errors import MetricError
 from concordant.metrics.auc import auc_at, cumulative_dynamic_auc
-from concordant.metrics.inference import subtract
+from concordant.metrics.inference import critical_value, subtract
 from survival_fixture import FEW, cohorts
 
 TIMES = np.array([0.25, 0.5, 0.75, 1.0])
@@ -249,7 +249,7 @@ def test_interval_holds_the_estimate_in_its_middle():
     result = cumulative_dynamic_auc(time, event, risk, TIMES)
     band = result.interval()
     np.testing.assert_allclose((band.low + band.high) / 2, result.estimate)
-    np.testing.assert_allclose(band.high - band.low, 2 * 1.959963984540054 * result.standard_error)
+    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error)
 
 
 @pytest.mark.parametrize("moving", [False, True])

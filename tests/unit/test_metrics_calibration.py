@@ -11,6 +11,7 @@ from concordant.core.errors import MetricError
 from concordant.metrics.calibration import d_calibration, log_score, rao_scott
 from concordant.metrics.calibration_curve import integrated_calibration_index, kaplan_meier_calibration, one_calibration
 from concordant.metrics.cox import fit_cox
+from concordant.metrics.inference import critical_value
 from concordant.metrics.inputs import checked_subjects
 from concordant.metrics.weak_calibration import CLIP, calibration_in_the_large, calibration_slope, observed_by, weighted_quantile
 from survival_fixture import jackknife
@@ -387,7 +388,7 @@ def test_d_calibration_influence_is_the_derivative_by_the_weights():
     slow = derivative(lambda w: d_calibration(time, event, curves(signal), TIMES, bins=5, weights=w).estimate, weights)
     np.testing.assert_allclose(result.influence, slow, rtol=0, atol=1e-10)
     band = result.interval()
-    np.testing.assert_allclose(band.high - band.low, 2 * 1.959963984540054 * result.standard_error)
+    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error)
 
 
 def test_d_calibration_at_the_edges():
@@ -457,6 +458,74 @@ def test_log_score_floor_and_influence():
     weights = some_weights(60)
     slow = derivative(lambda w: log_score(time, event, certain, TIMES, weights=w).estimate, weights)
     np.testing.assert_allclose(log_score(time, event, certain, TIMES, weights=weights).influence, slow, rtol=0, atol=1e-8)
+
+
+def two_causes(signal):
+    """One minus the incidence of the first of two proportional causes, and the probability of no event."""
+    hazard = np.exp(signal) + 0.5
+    free = np.exp(-np.outer(hazard, TIMES))
+    return 1 - (np.exp(signal) / hazard)[:, None] * (1 - free), free
+
+
+def of_two_causes(seed, n=60):
+    generator = np.random.default_rng(seed)
+    signal = generator.normal(size=n)
+    first, second, censored = generator.exponential(np.exp(-signal)), generator.exponential(2.0, n), generator.exponential(1.5, n)
+    time = np.minimum(np.minimum(first, second), censored)
+    return time, np.select([time == first, time == second], [1, 2], 0), signal
+
+
+def test_log_score_of_a_cause_by_definition():
+    time, event, signal = of_two_causes(30)
+    survival, free = two_causes(signal)
+    loss = []
+    for i in range(60):
+        k = int(np.searchsorted(TIMES, time[i]))
+        edges, none = np.append(0, TIMES), np.append(1, free[i])
+        if event[i] == 0 or k == len(TIMES):
+            seen = np.interp(time[i], edges, none)
+        else:
+            of_first = np.append(0, 1 - survival[i])
+            gained = of_first if event[i] == 1 else 1 - none - of_first
+            seen = gained[k + 1] - gained[k]
+        loss.append(-np.log(seen))
+    result = log_score(time, event, survival, TIMES, cause=1, event_free=free)
+    assert result.estimate == pytest.approx(np.mean(loss), abs=1e-12)
+    np.testing.assert_allclose(result.influence, (loss - np.mean(loss)) / 60, rtol=0, atol=1e-14)
+    second = log_score(time, event, 1 - (survival - free), TIMES, cause=2, event_free=free)
+    assert second.estimate == pytest.approx(result.estimate, abs=1e-12)  # the same likelihood, seen from the other cause
+
+
+def test_log_score_of_a_cause_is_lowest_for_the_truth():
+    time, event, signal = of_two_causes(31, n=6000)
+    truth, *others = (
+        log_score(time, event, survival, TIMES, cause=1, event_free=free).estimate
+        for survival, free in map(two_causes, (signal, signal + 0.3, 0.6 * signal, 1.6 * signal))
+    )
+    assert all(truth < other for other in others)
+
+
+def test_a_cause_without_competing_events_changes_nothing():
+    time, event, signal = cohort(32)
+    for function in (log_score, d_calibration):
+        plain, of_cause = (function(time, event, curves(signal), TIMES, cause=cause) for cause in (None, 1))
+        np.testing.assert_array_equal(plain.estimate, of_cause.estimate)
+
+
+def test_what_one_cause_alone_cannot_say_is_refused():
+    time, event, signal = of_two_causes(33)
+    survival, free = two_causes(signal)
+    competing = int((event == 2).sum())
+    with pytest.raises(MetricError, match=f"{competing} row.s. have a competing event, for which D-calibration"):
+        d_calibration(time, event, survival, TIMES, cause=1)
+    with pytest.raises(MetricError, match=f"{competing} row.s. have a competing event; the log score then needs `event_free`"):
+        log_score(time, event, survival, TIMES, cause=1)
+    with pytest.raises(MetricError, match="without a cause"):
+        log_score(time, event, survival, TIMES, event_free=free)
+    with pytest.raises(MetricError, match="event_free is above survival"):
+        log_score(time, event, free, TIMES, cause=1, event_free=survival)
+    with pytest.raises(MetricError, match="survival rises"):  # the other causes' incidence would fall
+        log_score(time, event, survival, TIMES, cause=1, event_free=np.minimum(survival, 0.9 * survival[:, -1:]))
 
 
 def test_log_score_is_lowest_for_the_truth():

@@ -74,18 +74,38 @@ def test_the_joint_covariance_holds_every_standard_error_and_every_correlation()
     assert contrast @ covariance @ contrast == pytest.approx(subtract(results[0], results[1]).standard_error ** 2, rel=1e-9)
 
 
+ROWS = 30
+
+
 def difference(value, error):
-    influence = error * np.array([1.0, -1.0]) / np.sqrt(2)
-    return Difference(difference=value, influence=influence, n=2, n_events=1)
+    influence = error * np.tile([1.0, -1.0], ROWS // 2) / np.sqrt(ROWS)
+    return Difference(difference=value, influence=influence, n=ROWS, n_events=1)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_t_distribution_has_the_degrees_of_the_independent_units(clustered):
+    """For the mean of 12 numbers it is Student's test, but for n in place of n - 1 in the variance."""
+    values = np.random.default_rng(8).normal(0.4, 1, 12)
+    influence, cluster = (values - values.mean()) / 12, None
+    if clustered:  # two rows each, the second adds nothing
+        influence, cluster = np.column_stack([influence, np.zeros(12)]).ravel(), np.arange(24) // 2
+    rows = {"influence": influence, "n": len(influence), "n_events": 1, "cluster": cluster}
+    mean, plain = Difference(difference=values.mean(), **rows), stats.ttest_1samp(values, 0)
+    assert mean.degrees == 11
+    assert mean.p_value == pytest.approx(2 * stats.t.sf(plain.statistic * np.sqrt(12 / 11), 11), rel=1e-12)
+    half = stats.t.ppf(0.95, 11) * mean.standard_error
+    expected = (values.mean() - half, values.mean() + half)
+    assert mean.interval(0.9) == pytest.approx(expected, rel=1e-12)
+    assert Estimate(estimate=values.mean(), **rows).interval(0.9) == pytest.approx(expected, rel=1e-12)
 
 
 def test_equivalence_is_the_larger_of_two_one_sided_tests():
     result = equivalence(difference(0.005, 0.01), 0.02)
-    assert result.p_below == pytest.approx(stats.norm.sf((0.005 + 0.02) / 0.01), rel=1e-12)
-    assert result.p_above == pytest.approx(stats.norm.cdf((0.005 - 0.02) / 0.01), rel=1e-12)
+    assert result.p_below == pytest.approx(stats.t.sf((0.005 + 0.02) / 0.01, ROWS - 1), rel=1e-12)
+    assert result.p_above == pytest.approx(stats.t.cdf((0.005 - 0.02) / 0.01, ROWS - 1), rel=1e-12)
     assert result.p_value == result.p_above
     assert equivalence(difference(-0.005, 0.01), 0.02).p_value == pytest.approx(result.p_value, rel=1e-12)
-    as_estimate = Estimate(estimate=0.005, influence=difference(0.005, 0.01).influence, n=2, n_events=1)
+    as_estimate = Estimate(estimate=0.005, influence=difference(0.005, 0.01).influence, n=ROWS, n_events=1)
     assert equivalence(as_estimate, 0.02) == result
 
 
@@ -101,15 +121,19 @@ def test_margins_are_decided_by_the_interval_of_one_minus_two_alpha(value, error
 
 
 def test_at_the_margin_equivalence_is_claimed_as_often_as_alpha_says():
-    observed = np.random.default_rng(0).normal(0.03, 0.01, 5000)
-    assert np.mean([equivalence(difference(value, 0.01), 0.03).p_value < 0.05 for value in observed]) == pytest.approx(0.05, abs=0.01)
-    assert np.mean([non_inferiority(difference(-value, 0.01), 0.03).p_value < 0.05 for value in observed]) == pytest.approx(0.05, abs=0.01)
+    generator = np.random.default_rng(0)
+    observed = [
+        difference(value, 0.01 * np.sqrt(generator.chisquare(ROWS - 1) / (ROWS - 1))) for value in generator.normal(0.03, 0.01, 5000)
+    ]
+    assert np.mean([equivalence(one, 0.03).p_value < 0.05 for one in observed]) == pytest.approx(0.05, abs=0.01)
+    turned = [non_inferiority(one, 0.03, higher_is_better=False).p_value < 0.05 for one in observed]
+    assert np.mean(turned) == pytest.approx(0.05, abs=0.01)
 
 
 def test_non_inferiority_of_an_error_turns_the_difference_round():
     higher, lower = non_inferiority(difference(-0.01, 0.005), 0.02), non_inferiority(difference(0.01, 0.005), 0.02, higher_is_better=False)
     assert lower == higher
-    assert higher.p_value == pytest.approx(stats.norm.sf(2), rel=1e-12)
+    assert higher.p_value == pytest.approx(stats.t.sf(2, ROWS - 1), rel=1e-12)
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.01, np.nan, np.inf])

@@ -191,14 +191,17 @@ def test_differences_of_different_clusters_are_refused():
         simultaneous_differences([])
 
 
+ROWS = 30
+
+
 def difference(value, error):
-    influence = error * np.array([1.0, -1.0]) / np.sqrt(2)
-    return Difference(difference=value, influence=influence, n=2, n_events=1)
+    influence = error * np.tile([1.0, -1.0], ROWS // 2) / np.sqrt(ROWS)
+    return Difference(difference=value, influence=influence, n=ROWS, n_events=1)
 
 
 def test_a_gain_over_both_is_the_weaker_of_the_two():
     result = gain_over_both(difference(0.04, 0.01), difference(0.02, 0.01))
-    assert result.p_value == pytest.approx(stats.norm.sf(2), rel=1e-12)
+    assert result.p_value == pytest.approx(stats.t.sf(2, ROWS - 1), rel=1e-12)
     assert result.gain == 0.02
     turned = gain_over_both(difference(-0.04, 0.01), difference(-0.02, 0.01), higher_is_better=False)
     assert turned.p_value == result.p_value
@@ -224,11 +227,12 @@ def test_choosing_the_better_reference_by_the_same_data_is_biased_and_the_joint_
     generator = np.random.default_rng(3)
     scores = generator.normal(size=(20_000, 3))  # three equal models with standard error 1
     to_a, to_b = scores[:, 0] - scores[:, 1], scores[:, 0] - scores[:, 2]
+    errors = np.sqrt(2 * generator.chisquare(ROWS - 1, len(scores)) / (ROWS - 1))
     claims = np.mean(
-        [gain_over_both(difference(a, np.sqrt(2)), difference(b, np.sqrt(2))).p_value < 0.05 for a, b in zip(to_a, to_b, strict=True)]
+        [gain_over_both(difference(a, e), difference(b, e)).p_value < 0.05 for a, b, e in zip(to_a, to_b, errors, strict=True)]
     )
     assert claims < 0.05
     equal_to_a_only = np.mean(
-        [gain_over_both(difference(a, np.sqrt(2)), difference(b + 20, np.sqrt(2))).p_value < 0.05 for a, b in zip(to_a, to_b, strict=True)]
+        [gain_over_both(difference(a, e), difference(b + 20, e)).p_value < 0.05 for a, b, e in zip(to_a, to_b, errors, strict=True)]
     )
     assert equal_to_a_only == pytest.approx(0.05, abs=0.005)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import event_probability
+from concordant.metrics.inference import critical_value
 from concordant.metrics.net_benefit import compare_net_benefit, net_benefit
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True)
@@ -111,7 +112,7 @@ def test_without_censoring_it_counts_true_and_false_positives():
     np.testing.assert_allclose(curve.standard_error, value.std(1) / np.sqrt(80), rtol=1e-12)
     band = curve.interval(0.9)
     np.testing.assert_allclose((band.low + band.high) / 2, curve.estimate)
-    np.testing.assert_allclose(band.high - band.low, 2 * 1.6448536269514722 * curve.standard_error)
+    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.9, len(time) - 1) * curve.standard_error)
 
 
 def test_a_prediction_equal_to_the_threshold_is_treated():

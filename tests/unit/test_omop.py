@@ -447,6 +447,10 @@ def test_a_missing_column_is_named_with_its_file(tmp_path):
     assert "condition_occurrence.csv: missing column(s) condition_start_date; found person_id, condition_concept_id, started" in message
     row = {"person_id": 1, "condition_start_date": "2010-01-01"}
     assert "missing column(s) condition_concept_id" in _error(write_export(tmp_path / "export", condition_occurrence=[row]))
+    pairs = [{"ancestor_concept_id": MI, "descendant_concept_id": MI}]
+    assert "concept_ancestor.csv: missing column(s) min_levels" in _error(
+        write_export(tmp_path / "levels", condition_occurrence=[condition(1, MI, "2010-01-01")], concept_ancestor=pairs)
+    )
     assert "person.csv: missing column(s) person_id" in _error(write_export(tmp_path / "export", person=[{"year_of_birth": 1950}]))
 
 

@@ -18,7 +18,7 @@ from meds_tasks_fixture import day, index_table, write_meds
 
 DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NAMES = {"a": {"codes": ["A"]}, "b": {"codes": ["B"]}, "start": {"codes": ["START"]}}
-CONTROL = [(99, day(1), "A")]  # a cohort without an outcome is refused
+CONTROL = [(99, day(1), "A")]  # a cohort of nobody is refused
 
 
 def task(**changed):
@@ -89,6 +89,13 @@ def test_death_by_cause(tmp_path):
     assert what_happens(tmp_path, (3, "MEDS_DEATH"), (3, "MEDS_DEATH//B"), **of_b) == (3.0, 1)
     assert what_happens(tmp_path, (3, "MEDS_DEATH"), (3, "MEDS_DEATH//C"), **of_b) == (3.0, 2)
     assert what_happens(tmp_path, (3, "MEDS_DEATH"), (3, "B"), **of_b) == (3.0, 2)
+
+
+def test_a_cause_may_be_a_whole_code_of_death(tmp_path):
+    names = NAMES | {"cvd": {"codes": ["MEDS_DEATH//CVD*"]}}
+    outcome = {"codes": ["a"], "death": {"causes": ["cvd"]}}
+    for number, (code, event) in enumerate((("MEDS_DEATH//CVD/1", 1), ("MEDS_DEATH//OTHER", 0), ("MEDS_DEATH", 0))):
+        assert what_happens(tmp_path / str(number), (4, code), code_sets=names, outcome=outcome) == (4, event)
 
 
 def test_follow_up_ends_at_a_date_or_with_the_observation_period(tmp_path):
@@ -239,6 +246,13 @@ def test_further_columns_are_kept_and_scans_stay_where_they_are(tmp_path):
     assert cohort.ct_path(1) is None
 
 
+def test_columns_with_the_names_that_rules_use_are_kept_and_change_nothing(tmp_path):
+    names = ("index", "birth", "first", "last", "death", "end", "_death", "_index", "start", "row", "time", "code")
+    table = index_table((1, day(0)), **{name: [0] for name in names})
+    built = build_cohort(task(include=[{"history_days": 2}]), write_meds(tmp_path, [(1, day(-2), "B"), (1, day(3), "A")]), index=table)
+    assert built.table.select("time_days", "event", *names).rows() == [(3.0, 1, *[0] * len(names))]
+
+
 def test_an_index_table_takes_the_place_of_index_events(tmp_path):
     meds = write_meds(tmp_path, [(1, day(1), "START"), (1, day(4), "A")])
     cohort = build_cohort(task(index={"codes": ["start"]}), meds, index=index_table((1, day(2))))
@@ -368,6 +382,26 @@ def test_codes_of_another_vocabulary_are_named(tmp_path):
         CohortError, match="no sample of 1 has the outcome; no code of the dataset belongs to a; its codes begin with ICD9, LAB"
     ):
         build_cohort(task(), write_meds(tmp_path, rows), index=index_table((1, day(0))))
+
+
+def test_a_cohort_without_an_outcome_is_written_and_said(tmp_path):
+    meds = write_meds(tmp_path / "meds", [(1, day(-1), "A"), (1, day(3), "OTHER")])
+    built = build_cohort(task(), meds, index=index_table((1, day(0))))
+    assert built.flow.warnings == ("no sample has the outcome; a study needs one",)
+    assert built.write(tmp_path / "cohort.parquet").table.select("time_days", "event").rows() == [(3.0, 0)]
+
+
+def test_a_death_that_nobody_died_is_an_outcome_that_can_be(tmp_path):
+    meds = write_meds(tmp_path, [(1, day(3), "OTHER")])
+    assert build_cohort(task(outcome={"death": True}), meds, index=index_table((1, day(0)))).table["event"].to_list() == [0]
+
+
+def test_paths_may_be_text(tmp_path):
+    meds = write_meds(tmp_path / "meds", CONTROL)
+    index_table((99, day(0))).write_parquet(tmp_path / "index.parquet")
+    built = build_cohort(task(), str(meds), str(tmp_path / "index.parquet"))
+    assert len(built.write(str(tmp_path / "cohort.parquet"))) == 1
+    assert built.folder == tmp_path
 
 
 def test_a_cohort_of_nobody_names_the_step(tmp_path):

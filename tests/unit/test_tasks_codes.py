@@ -117,6 +117,21 @@ def test_without_an_ontology_descendants_are_refused_or_said_to_be_missing(tmp_p
     assert "the descendants of x are not known here" in cohort.flow.warnings[0]
 
 
+def test_a_set_that_the_ontology_does_not_know_is_said(tmp_path):
+    write_codes(tmp_path, {"V/1": [], "V/2": ["V/1"]})
+    found, cohort = who_has_the_outcome(tmp_path, ["V/1", "W/1", "W/2"], task("W/*"))
+    assert found == {"W/1", "W/2"}
+    assert "codes.parquet has none of the codes of x: only the listed codes count" in cohort.flow.warnings[0]
+    assert not who_has_the_outcome(tmp_path, ["V/1", "V/2"], task("V/1"))[1].flow.warnings
+
+
+def test_parents_that_are_no_list_are_refused(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    pl.DataFrame({"code": ["V/2"], "parent_codes": ["V/1"]}).write_parquet(tmp_path / "metadata" / "codes.parquet")
+    with pytest.raises(RecordError, match=r"codes\.parquet: column parent_codes is String; MEDS has a list of codes there"):
+        who_has_the_outcome(tmp_path, ["V/1", "V/2"], task("V/1"))
+
+
 def test_an_incomplete_vocabulary_is_named(tmp_path):
     (tmp_path / "omop").mkdir()
     with pytest.raises(RecordError, match="no table concept_ancestor"):

@@ -108,3 +108,22 @@ def test_visits_of_ones_own_kind(tmp_path):
     cohort = build_cohort(task, write_meds(tmp_path, rows), index=index_table((1, day(0))))
     assert cohort.table.select("time_days", "event").row(0) == (3.0, 1)
     assert cohort.flow.counts["visits: icu"] == 1
+
+
+@pytest.mark.parametrize("kind", ["stay", "inpatient"])
+def test_a_code_set_may_stand_for_a_kind_of_visit(tmp_path, kind):
+    rows = [(1, day(1), "STAY/A"), (1, day(2), "HF"), (1, day(3), "STAY/A/end"), (1, day(4), "HF")]
+    rows += [(2, day(1), "STAY/A"), (2, day(3), "STAY/A/end"), (2, day(4), "HF")]
+    sets = TASK["code_sets"] | {kind: {"codes": ["STAY/*"]}}
+    task = TASK | {"code_sets": sets, "outcome": {"codes": ["hf"], "within": [kind]}}
+    cohort = build_cohort(task, write_meds(tmp_path, rows), index=index_table((1, day(0)), (2, day(0))))
+    assert cohort.table.select("time_days", "event").rows() == [(2.0, 1), (4.0, 0)]
+    assert cohort.flow.counts[f"visits: {kind}"] == 2
+    assert cohort.flow.code_sets[kind] == {"codes": 2, "events": 4}
+
+
+def test_an_admission_called_inpatient_ends_as_admissions_do(tmp_path):
+    rows = [(1, day(1), "HOSPITAL_ADMISSION//EW"), (1, day(2), "HF"), (1, day(3), "HOSPITAL_DISCHARGE//HOME")]
+    task = TASK | {"code_sets": TASK["code_sets"] | {"inpatient": {"codes": ["HOSPITAL_ADMISSION//*"]}}}
+    cohort = build_cohort(task, write_meds(tmp_path, rows), index=index_table((1, day(0))))
+    assert cohort.table.select("time_days", "event").rows() == [(2.0, 1)]

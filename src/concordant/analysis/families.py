@@ -136,7 +136,7 @@ def paired_test(
         "standard_error": paired.standard_error,
         "ci_low": low,
         "ci_high": high,
-        "p_value": known(wald_p_value(paired.estimate, paired.standard_error)),
+        "p_value": known(wald_p_value(paired.estimate, paired.standard_error, degrees=paired.degrees)),
         "p_nadeau_bengio": _over_folds(paired, judging.test_train_ratio),
         "tau_days": paired.tau_days,
         "note": paired.note or None,

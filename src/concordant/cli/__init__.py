@@ -11,6 +11,7 @@ import typer
 from concordant.cli import cohort as _cohort
 from concordant.cli import inspect as _inspect
 from concordant.cli import omop as _omop
+from concordant.cli import pictures as _pictures
 from concordant.cli import pretrain as _pretrain
 from concordant.cli import scans as _scans
 from concordant.cli.console import Group, open_console, progress
@@ -163,6 +164,7 @@ app.command(epilog=_cohort.EPILOG)(_cohort.cohort)
 app.command(epilog=_pretrain.EPILOG)(_pretrain.pretrain)
 app.command(epilog=_scans.EPILOG)(_scans.scans)
 app.command(epilog=_inspect.EPILOG)(_inspect.inspect)
+app.command(epilog=_pictures.EPILOG)(_pictures.pictures)
 
 
 def _read(path: Path, overrides: list[str] | None, imports: list[str] | None) -> Study:

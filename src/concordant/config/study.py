@@ -163,6 +163,17 @@ class Evaluate(_Frozen):
     recalibrate: bool = False
 
 
+class Report(_Frozen):
+    """What the report shows beside the numbers.
+
+    Attributes:
+        attention_pictures: So many pictures of scans with what the best attention model looks at, half of them of the highest risks, half
+            of the lowest. They show patients, so a report with them may not go where the scans may not.
+    """
+
+    attention_pictures: Annotated[int, Field(ge=0, le=20)] = 0
+
+
 class CrossValidation(_Frozen):
     """Folds instead of splits: drawn, or given by a file.
 
@@ -213,6 +224,7 @@ class Study(_Frozen):
         seed: The seed, where the grid does not vary it.
         train: Options of training.
         evaluate: How predictions are judged.
+        report: What the report shows beside the numbers.
         cross_validation: Folds instead of splits, or None.
         max_quarantined: Greatest share of a cohort's scans that may be unreadable.
         foreign: Predictions of others to be judged as well.
@@ -228,6 +240,7 @@ class Study(_Frozen):
     seed: Annotated[int, Field(ge=0)] = 0
     train: TrainOptions = TrainOptions()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     cross_validation: CrossValidation | None = None
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05
     foreign: tuple[Foreign, ...] = ()

@@ -79,6 +79,7 @@ def read_cohort(
     meds: Path | None = None,
     meds_columns: Mapping[str, str] | None = None,
     splits_required: bool,
+    outcome_required: bool = True,
 ) -> Cohort:
     """Read a cohort table and check every invariant that the rest of the house relies on.
 
@@ -90,6 +91,7 @@ def read_cohort(
         meds_columns: What its files call a column, by its name in MEDS: `{"numeric_value": "value"}`.
         splits_required: True where train, tuning and held_out come from the table: each must hold a sample and an event.
             False for an external cohort and under cross-validation.
+        outcome_required: Whether at least one sample must have event 1, without which nothing can be learned or measured.
 
     Raises:
         CohortError: The file cannot be read, or an invariant does not hold.
@@ -97,6 +99,8 @@ def read_cohort(
     table = _typed(_read(path), path)
     _check_identity(table, path)
     _check_outcome(table, path)
+    if outcome_required and not (table["event"] == 1).any():
+        raise CohortError(f"{path}: no sample has event 1 (the event of interest, observed); nothing can be learned or measured")
     _check_splits(table, path)
     if splits_required:
         _check_every_split(table, path)
@@ -193,8 +197,6 @@ def _check_outcome(table: pl.DataFrame, path: Path) -> None:
     wrong = event < 0
     if wrong.fill_null(True).any():
         raise CohortError(f"{path}: event is null or negative in {_first_row(wrong)}; expected 0 censored, 1 observed, 2.. competing")
-    if not (event == 1).any():
-        raise CohortError(f"{path}: no sample has event 1 (the event of interest, observed); nothing can be learned or measured")
 
 
 def _check_splits(table: pl.DataFrame, path: Path) -> None:

@@ -83,6 +83,9 @@ def embed(
     stage = f"{cohort.label}: {name}"
     digests = DigestCache() if digests is None else digests
     origin = origin_of(cohort, modality, source)
+    weights = (
+        source.weights_digest if isinstance(source, Encoder) else None
+    )  # first: weights that are not there are known before hours of reading
     facts = {
         "store_version": STORE_VERSION,
         "encoder": name,
@@ -90,7 +93,7 @@ def embed(
         "options": _content(_effective(options, source), digests),
         "inputs": fingerprint({"digests": origin.digests(digests, partial(report, f"{stage}, digests of inputs"))}),
         "samples": fingerprint({"samples": cohort.table.select("sample_id", pl.col("prediction_time").cast(pl.Int64)).rows()}),
-        "weights": source.weights_digest if isinstance(source, Encoder) else None,
+        "weights": weights,
         "shard_size": shard_size,
     }
     digests.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from concordant.data.volumes import INDEX_SUFFIX, source_files
 from concordant.embeddings.pipeline import encode_scans, sound
 from concordant.embeddings.shards import Encoded, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
+
+_SECONDS_BETWEEN_SAVES = 60.0
 
 Report = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
@@ -104,8 +107,12 @@ class ScanOrigin(Origin):
     def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
         """Return the digest of every sample's scan."""
         digests: list[str | None] = []
+        saved = time.monotonic()
         for path in self._paths:
-            digests.append(None if path is None else path_digest(path, cache))
+            digests.append(None if path is None else _digest_or_none(path, cache))
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:  # a killed run reads no scan twice for its digest
+                cache.save()
+                saved = time.monotonic()
             report(len(digests), len(self._paths))
         return digests
 
@@ -172,6 +179,14 @@ def path_digest(path: Path, cache: DigestCache) -> str | None:
         return None
     folder = path if path.is_dir() else path.parent
     return fingerprint({str(file.relative_to(folder)): cache.digest(file) for file in source_files(path) if file.is_file()})
+
+
+def _digest_or_none(path: Path, cache: DigestCache) -> str | None:
+    """Return the digest of a scan; None for one that cannot be read, which reading it quarantines."""
+    try:
+        return path_digest(path, cache)
+    except OSError:
+        return None
 
 
 def _layout(card: EncoderCard) -> Layout:

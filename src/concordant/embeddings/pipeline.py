@@ -140,11 +140,13 @@ class _Readers:
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._all: list[Worker] = []
         self._starting = Lock()  # a process inherits thread limits that are set for the moment of its start
+        self._closing = False
 
     def submit(self, scan: _Scan) -> Future[Prepared | Encoded]:
         return self._threads.submit(self._read, scan)
 
     def close(self) -> None:
+        self._closing = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._all:
             worker.process.terminate()  # a thread that waits for an answer gets the end of the pipe
@@ -154,7 +156,7 @@ class _Readers:
     def _read(self, scan: _Scan) -> Prepared | Encoded:
         outcome = self._ask(scan)
         for _ in range(1, _ATTEMPTS):
-            if outcome.failure is None or outcome.failure.kind != "WorkerCrash":
+            if self._closing or outcome.failure is None or outcome.failure.kind != "WorkerCrash":
                 break
             outcome = self._ask(scan)
         return _given(outcome)

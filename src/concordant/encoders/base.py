@@ -52,6 +52,7 @@ class Encoder(ABC):
     * The same bytes in give the same tokens out; a batch equals the loop over its members.
     * `card` declares token width, greatest token count, dtype, licence, input spacing and window, training data.
     * Weights are loaded from safetensors or with `weights_only=True`.
+    * An encoder of scans says where in a scan each token lies, or that tokens have no fixed place (`token_boxes`).
     * Nothing is learned from the cohort: `encode` depends on its argument and the options alone.
 
     Attributes:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from concordant.core.errors import ConfigError
+from concordant.core.modality import Modality
 from concordant.core.tokens import Tokens
 
 
@@ -26,16 +27,35 @@ class Attended:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """Result of pooling.
+
+    Attributes:
+        vector: One vector per sample.
+        weights: Share of each token in it; 0 for invalid ones.
+    """
+
+    vector: Float[Tensor, "batch dim"]
+    weights: Float[Tensor, "batch token"]
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one modality read in the other, pooled.
 
     Attributes:
         vector: One vector per sample.
         weights: Attention weights; row 0 belongs to the learned token.
+        pooling: Share of each query in `vector`; column 0 belongs to the learned token.
     """
 
     vector: Float[Tensor, "batch dim"]
     weights: Float[Tensor, "batch query key"]
+    pooling: Float[Tensor, "batch query"]
+
+    def maps(self, query: Modality) -> dict[str, Float[Tensor, "batch query key"]]:
+        """Return both kinds of weights by name: of the other modality's tokens, and of the asking one's own in pooling."""
+        return {f"{query.value}->{query.other.value}": self.weights, f"pool->{query.value}": self.pooling[:, None, 1:]}
 
 
 class MultiHeadAttention(nn.Module):
@@ -142,11 +162,11 @@ class GatedPool(nn.Module):
         self.gate = nn.Linear(width, width)
         self.score = nn.Linear(width, 1)
 
-    def forward(self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]) -> Pooled:
         """Return the weighted mean of the valid tokens; at least one token per sample must be valid."""
         score = self.score(torch.tanh(self.content(values)) * torch.sigmoid(self.gate(values)))[..., 0]
         weights = torch.softmax(score.masked_fill(~valid, torch.finfo(score.dtype).min), dim=-1)
-        return (weights[..., None] * values).sum(1)
+        return Pooled((weights[..., None] * values).sum(1), weights)
 
 
 class Anchored(nn.Module):

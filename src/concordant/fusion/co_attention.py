@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import FusionOutput, Pair, Tokens
-from concordant.fusion.attention import Anchored, EncoderLayer, GatedPool, MultiHeadAttention, Reading
+from concordant.fusion.attention import Anchored, EncoderLayer, GatedPool, MultiHeadAttention, Pooled, Reading
 from concordant.fusion.base import BOTH, FUSIONS, Fusion, FusionDims
 from concordant.fusion.layers import Hidden
 
@@ -25,11 +25,11 @@ class Stream(nn.Module):
         self.layers = nn.ModuleList([EncoderLayer(dims.width, heads, dims.dropout) for _ in range(2)])
         self.pool = GatedPool(dims.width)
 
-    def forward(self, values: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch width"]:
-        """Return one vector per sample."""
+    def forward(self, values: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]) -> Pooled:
+        """Return one vector per sample, and the share of each token in it."""
         for layer in self.layers:
             values = layer(values, valid)
-        pooled: Tensor = self.pool(values, valid)
+        pooled: Pooled = self.pool(values, valid)
         return pooled
 
 
@@ -47,11 +47,13 @@ class Guide(nn.Module):
         self.own_stream = Stream(dims, heads)
 
     def forward(self, guide: Tokens, guided: Tokens) -> Reading:
-        """Return both streams' vectors and the attention weights (row 0 = the learned token)."""
+        """Return both streams' vectors and the weights (place 0 = the learned token), those of pooling as their mean."""
         anchored = self.anchor(guide)
         attended = self.attention(self.norm_guide(anchored.values), self.norm_guided(guided.values), guided.valid)
-        streams = [self.guided_stream(attended.values, anchored.valid), self.own_stream(anchored.values, anchored.valid)]
-        return Reading(torch.cat(streams, 1), attended.weights)
+        guided_side: Pooled = self.guided_stream(attended.values, anchored.valid)
+        own_side: Pooled = self.own_stream(anchored.values, anchored.valid)
+        vector = torch.cat([guided_side.vector, own_side.vector], 1)
+        return Reading(vector, attended.weights, (guided_side.weights + own_side.weights) / 2)
 
 
 @FUSIONS.register("co_attention")
@@ -80,10 +82,11 @@ class CoAttention(Fusion):
         return tuple(modality.other for modality in self.guiding)
 
     def forward(self, pair: Pair) -> FusionOutput:
-        """Return the joint view and the attention of each direction."""
-        vectors, attention = [], {}
+        """Return the joint view, the attention of each direction, and the weights of each pooling."""
+        vectors: list[Tensor] = []
+        attention: dict[str, Tensor] = {}
         for modality in self.guiding:
             reading: Reading = self.guides[modality.value](pair.projected(modality), pair.projected(modality.other))
             vectors.append(reading.vector)
-            attention[f"{modality.value}->{modality.other.value}"] = reading.weights
+            attention |= reading.maps(modality)
         return FusionOutput(self.hidden(torch.cat(vectors, 1))[:, None], attention=attention)

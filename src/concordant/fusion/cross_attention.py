@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import FusionOutput, Pair, Tokens
-from concordant.fusion.attention import Anchored, ChannelDropout, FeedForward, GatedPool, MultiHeadAttention, Reading
+from concordant.fusion.attention import Anchored, ChannelDropout, FeedForward, GatedPool, MultiHeadAttention, Pooled, Reading
 from concordant.fusion.base import BOTH, FUSIONS, Fusion, FusionDims
 from concordant.fusion.layers import Hidden
 
@@ -32,12 +32,13 @@ class CrossBlock(nn.Module):
         self.pool = GatedPool(width)
 
     def forward(self, query: Tokens, key: Tokens) -> Reading:
-        """Return the pooled query side and the attention weights (row 0 = the learned token)."""
+        """Return the pooled query side and the weights (place 0 = the learned token)."""
         anchored = self.anchor(query)
         attended = self.attention(self.norm_query(anchored.values), self.norm_key(key.values), key.valid)
         values = anchored.values + self.dropout(attended.values)
         values = values + self.dropout(self.feed_forward(self.norm_feed_forward(values)))
-        return Reading(self.pool(values, anchored.valid), attended.weights)
+        pooled: Pooled = self.pool(values, anchored.valid)
+        return Reading(pooled.vector, attended.weights, pooled.weights)
 
 
 @FUSIONS.register("cross_attention")
@@ -65,10 +66,11 @@ class CrossAttention(Fusion):
         return tuple(modality.other for modality in self.queries)
 
     def forward(self, pair: Pair) -> FusionOutput:
-        """Return the joint view and the attention of each direction."""
-        pooled, attention = [], {}
+        """Return the joint view, the attention of each direction, and the weights of each pooling."""
+        pooled: list[Tensor] = []
+        attention: dict[str, Tensor] = {}
         for modality in self.queries:
             reading: Reading = self.blocks[modality.value](pair.projected(modality), pair.projected(modality.other))
             pooled.append(reading.vector)
-            attention[f"{modality.value}->{modality.other.value}"] = reading.weights
+            attention |= reading.maps(modality)
         return FusionOutput(self.hidden(torch.cat(pooled, 1))[:, None], attention=attention)

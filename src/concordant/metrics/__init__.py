@@ -25,8 +25,8 @@ from concordant.metrics.concordance import (
     compare_concordance,
     concordance_covariance,
     concordance_index,
-    concordance_index_ipcw,
 )
+from concordant.metrics.concordance_ipcw import compare_concordance_ipcw, concordance_index_ipcw
 from concordant.metrics.inference import (
     Band,
     Difference,
@@ -112,6 +112,7 @@ __all__ = [
     "calibration_in_the_large",
     "calibration_slope",
     "compare_concordance",
+    "compare_concordance_ipcw",
     "compare_net_benefit",
     "concordance_covariance",
     "concordance_index",

@@ -64,8 +64,8 @@ class CumulativeDynamicAUC:
     mean: MeanAUC
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the pointwise normal confidence interval."""
-        return wald_band(self.estimate, self.standard_error, level=level)
+        """Return the pointwise confidence interval by a t quantile."""
+        return wald_band(self.estimate, self.standard_error, level=level, degrees=self.mean.degrees)
 
 
 def cumulative_dynamic_auc(

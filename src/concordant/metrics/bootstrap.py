@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Literal, overload
+from dataclasses import dataclass
+from typing import Literal, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real, Shaped
-from numba import njit
+from jaxtyping import Float, Int, Real, Shaped
+from scipy.special import ndtr, ndtri
 
 from concordant.core.errors import MetricError
 from concordant.metrics.concordance import concordance_index
-from concordant.metrics.inference import Band, Interval, critical_value, wald_band
-from concordant.metrics.inputs import Codes, Subjects, checked_risks, checked_subjects, cluster_numbers
-from concordant.metrics.pairs import pair_sums
+from concordant.metrics.inference import Band, Interval, critical_value, summed_by_cluster, wald_band
+from concordant.metrics.inputs import Codes, checked_risks, checked_subjects, cluster_numbers, followed_for_ever
+from concordant.metrics.resampled_pairs import resampled_concordance
 
-Method = Literal["percentile", "normal"]
+Method = Literal["percentile", "bca", "normal"]
+"""How an interval is read off replicates: percentiles, percentiles corrected for bias and acceleration, or a normal quantile."""
+
 Weights = Float[np.ndarray, " subject"]
-
-_LANES = 64  # resamples per sweep: a place of the tree is four cache lines, and one walk through it serves all of them
-_INT32_TOTAL = 2**30  # below this sum of weights twice any sum in the tree fits into int32
-_ROUNDING = 1e-12  # a total below this share of all pairs is what rounding leaves of none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +30,13 @@ class Bootstrap:
         estimate: The number on the subjects themselves.
         replicates: Its values in the resamples where it could be computed.
         failed: Resamples where it could not.
+        influence: Influence of everything that is drawn (row or cluster) on it, times any constant; None = not known: no "bca".
     """
 
     estimate: float
     replicates: Float[np.ndarray, " replicate"]
     failed: int = 0
+    influence: Float[np.ndarray, " unit"] | None = None
 
     @property
     def standard_error(self) -> float:
@@ -51,8 +50,21 @@ class Bootstrap:
         return float(min(1.0, 2 * (min(below, above) + 1) / (len(self.replicates) + 1)))
 
     def interval(self, level: float = 0.95, method: Method = "percentile") -> Interval:
-        """Return the interval between two percentiles of the replicates, or estimate -+ normal quantile times standard error."""
-        band = _limits(np.array([self.estimate]), self.replicates[:, None], level, method)
+        """Return a confidence interval.
+
+        Args:
+            level: Confidence level.
+            method: "percentile": between two percentiles of the replicates. "bca": percentiles corrected for the bias of the
+                replicates and for the acceleration; more precise where the replicates are skewed, and as indifferent to a monotone
+                map of the number. "normal": estimate -+ normal quantile times standard error.
+
+        Raises:
+            MetricError: A level outside (0, 1), an unknown method, or "bca" without influences.
+
+        Source: "bca": Efron, Journal of the American Statistical Association 82 (1987), 171-185.
+        """
+        influence = None if self.influence is None else self.influence[:, None]
+        band = _limits(np.array([self.estimate]), self.replicates[:, None], influence, level, method)
         return Interval(float(band.low[0]), float(band.high[0]))
 
 
@@ -64,11 +76,13 @@ class JointBootstrap:
         estimate: The numbers on the subjects themselves.
         replicates: Their values in the resamples where they could be computed.
         failed: Resamples where they could not.
+        influence: Influence of everything that is drawn (row or cluster) on each, times any constant; None = not known: no "bca".
     """
 
     estimate: Float[np.ndarray, " statistic"]
     replicates: Float[np.ndarray, "replicate statistic"]
     failed: int = 0
+    influence: Float[np.ndarray, "unit statistic"] | None = None
 
     @property
     def standard_error(self) -> Float[np.ndarray, " statistic"]:
@@ -83,11 +97,16 @@ class JointBootstrap:
 
     def interval(self, level: float = 0.95, method: Method = "percentile") -> Band:
         """Return an interval for each number by itself; see `Bootstrap.interval`."""
-        return _limits(self.estimate, self.replicates, level, method)
+        return _limits(self.estimate, self.replicates, self.influence, level, method)
 
     def component(self, number: int) -> Bootstrap:
         """Return one of the numbers."""
-        return Bootstrap(estimate=float(self.estimate[number]), replicates=self.replicates[:, number], failed=self.failed)
+        return Bootstrap(
+            estimate=float(self.estimate[number]),
+            replicates=self.replicates[:, number],
+            failed=self.failed,
+            influence=None if self.influence is None else self.influence[:, number],
+        )
 
     def difference(self, first: int, second: int) -> Bootstrap:
         """Return the paired difference of two of the numbers, first minus second."""
@@ -95,6 +114,7 @@ class JointBootstrap:
             estimate=float(self.estimate[first] - self.estimate[second]),
             replicates=self.replicates[:, first] - self.replicates[:, second],
             failed=self.failed,
+            influence=None if self.influence is None else self.influence[:, first] - self.influence[:, second],
         )
 
 
@@ -126,6 +146,7 @@ def bootstrap(
     cluster: Shaped[np.ndarray, " subject"] | None = ...,
     seed: int = ...,
     max_failed: float = ...,
+    jackknife: bool = ...,
 ) -> Bootstrap: ...
 @overload
 def bootstrap(
@@ -136,6 +157,7 @@ def bootstrap(
     cluster: Shaped[np.ndarray, " subject"] | None = ...,
     seed: int = ...,
     max_failed: float = ...,
+    jackknife: bool = ...,
 ) -> JointBootstrap: ...
 def bootstrap(
     statistic: Callable[[Weights], float] | Callable[[Weights], Float[np.ndarray, " statistic"]],
@@ -145,6 +167,7 @@ def bootstrap(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     seed: int = 0,
     max_failed: float = 0.05,
+    jackknife: bool = False,
 ) -> Bootstrap | JointBootstrap:
     """Bootstrap anything that takes weights, such as `lambda w: concordance_index_ipcw(..., weights=w).estimate`.
 
@@ -159,9 +182,11 @@ def bootstrap(
         cluster: Rows with one label are resampled together; None = every row its own.
         seed: Seed of the resamples; the same seed gives the same resamples to every statistic.
         max_failed: Share of resamples that may fail; they are left out and counted.
+        jackknife: Also compute the statistic without every row (cluster) in turn, which "bca" intervals need.
 
     Raises:
-        MetricError: The statistic fails on the rows themselves, or in more than `max_failed` of the resamples, or is not finite.
+        MetricError: The statistic fails on the rows themselves, without one of them for the jackknife, or in more than `max_failed`
+            of the resamples; or it is not finite.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993).
     """
@@ -175,7 +200,16 @@ def bootstrap(
             reason = str(error)
     failed = replicates - len(values)
     _check_failed(failed, replicates, max_failed, reason)
-    return _result(estimate, values, failed)
+    return _result(estimate, values, failed, _left_out(statistic, n, cluster) if jackknife else None)
+
+
+def _left_out(
+    statistic: Callable[[Weights], float | Float[np.ndarray, " statistic"]], n: int, cluster: Shaped[np.ndarray, " subject"] | None
+) -> Float[np.ndarray, "unit ..."]:
+    """Return the mean of the statistic without each row (cluster) in turn, minus each: its influence, but for a constant."""
+    numbers = np.arange(n) if cluster is None else cluster_numbers(cluster, n)
+    without = [np.asarray(statistic((numbers != unit).astype(np.float64)), dtype=np.float64) for unit in range(_units(numbers, n))]
+    return np.asarray(np.mean(without, axis=0) - np.stack(without))
 
 
 def bootstrap_concordance(
@@ -188,6 +222,7 @@ def bootstrap_concordance(
     weights: Real[np.ndarray, " subject"] | None = None,
     seed: int = 0,
     max_failed: float = 0.05,
+    cause: int | None = None,
 ) -> JointBootstrap:
     """Bootstrap Harrell's concordance of one or more models on the same subjects, all in the same resamples.
 
@@ -203,21 +238,26 @@ def bootstrap_concordance(
         weights: One weight per row, multiplied by its multiplicity; rows are drawn with the same probability whatever they weigh.
         seed: Seed of the resamples, those of `resamples` and `bootstrap` with the same seed.
         max_failed: Share of resamples that may be without a comparable pair; they are left out and counted.
+        cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`; risks without a model; fewer than two replicates; or too many failed ones.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = followed_for_ever(checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause))
     columns = checked_risks(risks, len(subjects))
     _check_size(len(subjects), replicates)
-    estimate = [concordance_index(time, event, risk, weights=weights, cluster=cluster).estimate for risk in columns]
-    sweep = _prepared(subjects, columns)
+    models = [concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in columns]
     draws = _drawn(_units(subjects.cluster, len(subjects)), replicates, seed)
-    values = np.concatenate([_replicated(sweep, block) for block in _blocks(draws)])[:replicates]
+    values = np.concatenate(list(resampled_concordance(subjects, columns, draws)))[:replicates]
     counted = np.isfinite(values).all(axis=1)
     failed = int(replicates - counted.sum())
     _check_failed(failed, replicates, max_failed, "there was no comparable pair")
-    return JointBootstrap(estimate=np.array(estimate), replicates=values[counted], failed=failed)
+    return JointBootstrap(
+        estimate=np.array([model.estimate for model in models]),
+        replicates=values[counted],
+        failed=failed,
+        influence=np.column_stack([summed_by_cluster(model.influence, model.cluster) for model in models]),
+    )
 
 
 def _check_size(n: int, replicates: int) -> None:
@@ -243,7 +283,10 @@ def _check_failed(failed: int, replicates: int, allowed: float, reason: str) -> 
 
 
 def _result(
-    estimate: Float[np.ndarray, "*statistic"], values: Sequence[Float[np.ndarray, "*statistic"]], failed: int
+    estimate: Float[np.ndarray, "*statistic"],
+    values: Sequence[Float[np.ndarray, "*statistic"]],
+    failed: int,
+    influence: Float[np.ndarray, "unit ..."] | None,
 ) -> Bootstrap | JointBootstrap:
     if estimate.ndim > 1 or any(value.shape != estimate.shape for value in values):
         raise MetricError("the statistic must return a number, or a vector that has one length in all resamples")
@@ -251,8 +294,8 @@ def _result(
     if not (np.isfinite(estimate).all() and np.isfinite(replicates).all()):
         raise MetricError("the statistic returned NaN or infinity; where it cannot be computed it should raise MetricError")
     if estimate.ndim == 0:
-        return Bootstrap(estimate=float(estimate), replicates=replicates, failed=failed)
-    return JointBootstrap(estimate=estimate, replicates=replicates, failed=failed)
+        return Bootstrap(estimate=float(estimate), replicates=replicates, failed=failed, influence=influence)
+    return JointBootstrap(estimate=estimate, replicates=replicates, failed=failed, influence=influence)
 
 
 def _deviation(replicates: Float[np.ndarray, "replicate statistic"]) -> Float[np.ndarray, " statistic"]:
@@ -261,136 +304,48 @@ def _deviation(replicates: Float[np.ndarray, "replicate statistic"]) -> Float[np
 
 
 def _limits(
-    estimate: Float[np.ndarray, " statistic"], replicates: Float[np.ndarray, "replicate statistic"], level: float, method: Method
+    estimate: Float[np.ndarray, " statistic"],
+    replicates: Float[np.ndarray, "replicate statistic"],
+    influence: Float[np.ndarray, "unit statistic"] | None,
+    level: float,
+    method: Method,
 ) -> Band:
-    critical_value(level)  # refuses a level that is none
+    quantile = critical_value(level)  # refuses a level that is none
     if method == "percentile":
         return Band(*np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0))
+    if method == "bca":
+        if influence is None:
+            raise MetricError('"bca" needs influences: use bootstrap_concordance, or bootstrap(..., jackknife=True)')
+        bias, acceleration = _bias(estimate, replicates), _acceleration(influence)
+        return Band(*(_corrected(replicates, bias, acceleration, end) for end in (-quantile, quantile)))
     if method == "normal":
         return wald_band(estimate, _deviation(replicates), level=level)
-    raise MetricError(f"method is {method!r}; expected 'percentile' or 'normal'")
+    raise MetricError(f"method is {method!r}; expected 'percentile', 'bca' or 'normal'")
 
 
-@dataclass(frozen=True, slots=True)
-class _Sweep:
-    """What all resamples share. Rows are in the order in which a sweep back in time meets them.
-
-    Attributes:
-        unit: What is drawn with the row: its cluster, or itself.
-        weights: Weight of the row; integers where none were given.
-        steps: The row to add to the tree, or its complement: the case to compare with what is in the tree.
-        ranks: Per model the rank of the row's risk, from 1.
-        tied: Per model whether another row has the same risk.
-        within: Per model the credit and the total of the pairs inside each unit, which do not count; None without clusters.
-    """
-
-    unit: Int[np.ndarray, " subject"]
-    weights: Real[np.ndarray, " subject"]
-    steps: Int[np.ndarray, " step"]
-    ranks: Int[np.ndarray, "model subject"]
-    tied: Bool[np.ndarray, "model subject"]
-    within: tuple[Float[np.ndarray, "sum unit"] | None, ...]
+def _bias(
+    estimate: Float[np.ndarray, " statistic"], replicates: Float[np.ndarray, "replicate statistic"]
+) -> Float[np.ndarray, " statistic"]:
+    """Return the normal quantile of the share of replicates below the estimate, at least half of one and at most all but half."""
+    below = (replicates < estimate).sum(axis=0) + 0.5 * (replicates == estimate).sum(axis=0)
+    return np.asarray(ndtri(np.clip(below, 0.5, len(replicates) - 0.5) / len(replicates)))
 
 
-def _prepared(subjects: Subjects, risks: Sequence[Float[np.ndarray, " subject"]]) -> _Sweep:
-    cases = np.flatnonzero(subjects.observed)
-    row = np.concatenate([np.arange(len(subjects)), cases])
-    asks = np.arange(row.size) >= len(subjects)
-    # At one time: the censored enter, then the cases ask, then the cases enter.
-    stage = np.where(asks, 1, np.where(subjects.observed[row], 2, 0))
-    order = np.lexsort((stage, -subjects.time[row]))
-    row, asks = row[order], asks[order]
-    met = row[~asks]
-    place = np.empty_like(met)
-    place[met] = np.arange(met.size)
-    ranked = [np.unique(risk[met], return_inverse=True, return_counts=True) for risk in risks]
-    return _Sweep(
-        unit=met if subjects.cluster is None else subjects.cluster[met],
-        weights=subjects.weights[met],
-        steps=np.where(asks, ~place[row], place[row]),
-        ranks=np.stack([number + 1 for _, number, _ in ranked]),
-        tied=np.stack([count[number] > 1 for _, number, count in ranked]),
-        within=tuple(_within(subjects, risk) for risk in risks),
-    )
+def _acceleration(influence: Float[np.ndarray, "unit statistic"]) -> Float[np.ndarray, " statistic"]:
+    """Return the sixth of the skewness of the sum of influences, 0 where nothing has any influence."""
+    square = np.square(influence).sum(axis=0)
+    return np.asarray(np.divide((influence**3).sum(axis=0), 6 * square**1.5, out=np.zeros(len(square)), where=square > 0))
 
 
-def _within(subjects: Subjects, risk: Float[np.ndarray, " subject"]) -> Float[np.ndarray, "sum cluster"] | None:
-    """Sum credit and total over the pairs inside each cluster: all pairs less those of different clusters."""
-    if subjects.cluster is None:
-        return None
-    case_weight = subjects.observed * subjects.weights
-    every, counting = pair_sums(replace(subjects, cluster=None), risk, case_weight), pair_sums(subjects, risk, case_weight)
-    sums = (every.case_credit - counting.case_credit, every.case_total - counting.case_total)
-    return np.stack([np.bincount(subjects.cluster, weights=case_weight * one) for one in sums])
-
-
-def _blocks(draws: Iterator[Int[np.ndarray, " unit"]]) -> Iterator[Int[np.ndarray, "unit lane"]]:
-    """Yield the draws, as many at a time as a sweep takes; the last block is filled up with zeros."""
-    while block := list(islice(draws, _LANES)):
-        multiplicity = np.zeros((block[0].size, _LANES), np.int32)
-        multiplicity[:, : len(block)] = np.stack(block).T
-        yield multiplicity
-
-
-def _replicated(sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]) -> Float[np.ndarray, "lane model"]:
-    """Return each model's concordance in some resamples, NaN where there is no comparable pair."""
-    weight = _lane_weights(sweep, multiplicity)
-    values = np.full((_LANES, len(sweep.ranks)), np.nan)
-    for model, (rank, tied, within) in enumerate(zip(sweep.ranks, sweep.tied, sweep.within, strict=True)):
-        sums = np.zeros((2, _LANES), np.int64 if weight.dtype == np.int32 else np.float64)
-        _sweep_back(sweep.steps, rank, tied, weight, sums)
-        found = sums * np.array([[0.5], [1.0]])
-        credit, total = found if within is None else found - within @ np.square(multiplicity, dtype=np.float64)
-        np.divide(credit, total, out=values[:, model], where=total > _ROUNDING * found[1])
-    return values
-
-
-def _lane_weights(sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]) -> Real[np.ndarray, "subject lane"]:
-    """Return multiplicity times weight of every row, int32 where no weights were given and the sums allow it."""
-    rows = np.take(multiplicity, sweep.unit, axis=0)
-    if np.issubdtype(sweep.weights.dtype, np.integer) and rows.sum(axis=0, dtype=np.int64).max() < _INT32_TOTAL:
-        return rows
-    return np.asarray(rows * sweep.weights[:, None].astype(np.float64))
-
-
-@njit(cache=True)
-def _sweep_back(steps: Any, rank: Any, tied: Any, weight: Any, sums: Any) -> None:
-    """Go back in time over a Fenwick tree of ranks, all resamples at once; add twice the credit, and the total, of every case."""
-    tree = np.zeros((weight.shape[0] + 1, _LANES), weight.dtype)
-    inside = np.zeros(_LANES, weight.dtype)
-    below = np.zeros(_LANES, weight.dtype)
-    for step in steps:
-        if step >= 0:
-            _enter(tree, inside, rank[step], weight[step])
-        else:
-            case = ~step
-            below[:] = 0
-            _count(tree, rank[case] - 1, below)
-            if tied[case]:
-                _count(tree, rank[case], below)
-            else:  # nobody else has this rank: the same sum again
-                for lane in range(_LANES):
-                    below[lane] *= 2
-            for lane in range(_LANES):
-                sums[0, lane] += weight[case, lane] * below[lane]
-                sums[1, lane] += weight[case, lane] * inside[lane]
-
-
-@njit(cache=True)
-def _enter(tree: Any, inside: Any, rank: Any, weight: Any) -> None:
-    """Add a row's weights at its rank."""
-    for lane in range(_LANES):
-        inside[lane] += weight[lane]
-    while rank < tree.shape[0]:
-        for lane in range(_LANES):
-            tree[rank, lane] += weight[lane]
-        rank += rank & -rank
-
-
-@njit(cache=True)
-def _count(tree: Any, rank: Any, found: Any) -> None:
-    """Add up the weights at this rank and below."""
-    while rank > 0:
-        for lane in range(_LANES):
-            found[lane] += tree[rank, lane]
-        rank &= rank - 1
+def _corrected(
+    replicates: Float[np.ndarray, "replicate statistic"],
+    bias: Float[np.ndarray, " statistic"],
+    acceleration: Float[np.ndarray, " statistic"],
+    end: float,
+) -> Float[np.ndarray, " statistic"]:
+    """Return the replicates' quantile that takes the place of the normal one `end`."""
+    stretch = 1 - acceleration * (bias + end)
+    # Where the stretch is not above 0 the corrected quantile lies beyond all replicates.
+    moved = np.divide(bias + end, stretch, out=np.full(len(bias), np.inf * np.sign(end)), where=stretch > 0)
+    shares = ndtr(bias + moved)
+    return np.array([np.quantile(column, share) for column, share in zip(replicates.T, shares, strict=True)])

@@ -12,8 +12,11 @@ from numba import njit
 
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
-from concordant.metrics.inference import Band, Estimate, wald_band
+from concordant.metrics.inference import Band, Estimate, degrees_of_freedom, standard_error, wald_band
 from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_curves, checked_subjects
+from concordant.metrics.ordering import ascending
+
+_TIMES_AT_ONCE = 16  # of the given curves, one subject's values at so many times are two cache lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +28,18 @@ class BrierScores:
         unsupported: The given times left out: nobody is observed, or the censoring curve not known, beyond them.
         estimate: Score at each of `times`.
         standard_error: Its standard error.
+        degrees: Degrees of freedom of the interval's t quantile.
     """
 
     times: Float[np.ndarray, " time"]
     unsupported: Float[np.ndarray, " left_out"]
     estimate: Float[np.ndarray, " time"]
     standard_error: Float[np.ndarray, " time"]
+    degrees: int
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the pointwise normal confidence interval."""
-        return wald_band(self.estimate, self.standard_error, level=level)
+        """Return the pointwise confidence interval by a t quantile."""
+        return wald_band(self.estimate, self.standard_error, level=level, degrees=self.degrees)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +97,12 @@ def brier_score(
     """
     cohort = _Cohort(time, event, weights, cluster, cause)
     supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
+    cluster_now = supported.weighting.subjects.cluster
     values, errors = np.empty(len(supported.times)), np.empty(len(supported.times))
     for number, score in enumerate(supported.scores()):
-        values[number], errors[number] = score.estimate, score.standard_error
-    return BrierScores(supported.times, supported.unsupported, values, errors)
+        values[number], errors[number] = score.value, standard_error(score.influence, cluster_now, score.through_other)
+    degrees = degrees_of_freedom(np.size(time), supported.cluster)
+    return BrierScores(supported.times, supported.unsupported, values, errors, degrees)
 
 
 def brier_score_at(
@@ -132,7 +139,7 @@ def brier_score_at(
     grid = np.array([horizon], dtype=np.float64)
     cohort = _Cohort(time, event, weights, cluster, cause)
     supported = _supported(cohort, column, grid, censoring, pooled=pooled, convention=convention)
-    return next(supported.scores())
+    return Estimate(**supported.fields(next(supported.scores())))
 
 
 def integrated_brier_score(
@@ -170,19 +177,13 @@ def integrated_brier_score(
     grid = supported.times
     if len(grid) < 2:
         raise MetricError(f"an integral needs two supported times or more; only {grid[0]:g} is supported")
-    subjects = supported.weighting.subjects
-    value, influence, through_other = 0.0, np.zeros(len(subjects)), np.zeros(0)
+    value, influence, through_other = 0.0, 0.0, 0.0
     for share, score in zip(_trapezoid(grid), supported.scores(), strict=True):
-        value += share * score.estimate
-        influence += share * score.influence
-        through_other = share * score.censoring_influence + (through_other if through_other.size else 0.0)
+        value += share * score.value
+        influence = influence + share * score.influence
+        through_other = through_other + share * score.through_other
     return IntegratedBrierScore(
-        estimate=float(value),
-        influence=influence,
-        n=len(subjects),
-        n_events=subjects.n_events,
-        cluster=subjects.cluster,
-        censoring_influence=through_other,
+        **supported.fields(_Score(value, np.asarray(influence), np.asarray(through_other))),
         note=f"times {grid[0]:g} to {grid[-1]:g}",
         first_time=float(grid[0]),
         last_time=float(grid[-1]),
@@ -197,25 +198,54 @@ def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
 
 @dataclass(frozen=True, slots=True)
 class _Weighting:
+    """The evaluated cohort in order of time, so that every step through the censoring curve is a step through memory."""
+
+    order: Int[np.ndarray, " subject"]  # the given rows in order of time
     subjects: Subjects
     share: Float[np.ndarray, " subject"]  # of the whole weight
     model: CensoringModel
     events: EventWeights
 
 
+class _Score(NamedTuple):
+    """A score and its influences, in order of time."""
+
+    value: float
+    influence: Float[np.ndarray, " subject"]
+    through_other: Float[np.ndarray, " other"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Supported:
-    """What a score is computed from, at the times that the follow-up supports; one score at a time is in memory."""
+    """What a score is computed from, at the times that the follow-up supports; few scores at a time are in memory."""
 
     weighting: _Weighting
-    survival: Float[np.ndarray, "subject time"]
-    columns: Int[np.ndarray, " supported"]
+    cluster: Int[np.ndarray, " subject"] | None  # as given
+    survival: Float[np.ndarray, "subject time"]  # as given
     times: Float[np.ndarray, " supported"]
     unsupported: Float[np.ndarray, " left_out"]
 
-    def scores(self) -> Iterator[Estimate]:
-        for column, time in zip(self.columns, self.times, strict=True):
-            yield _score(self.weighting, self.survival[:, column], float(time))
+    def scores(self) -> Iterator[_Score]:
+        """Yield the score at each time."""
+        for start in range(0, len(self.times), _TIMES_AT_ONCE):
+            times = self.times[start : start + _TIMES_AT_ONCE]
+            survival = np.ascontiguousarray(self.survival[:, start : start + len(times)].T)
+            for time, column in zip(times.tolist(), survival, strict=True):
+                yield _score(self.weighting, column, time)
+
+    def fields(self, score: _Score) -> dict[str, Any]:
+        """Return the fields of an Estimate, the influence in the order of the given rows."""
+        influence = np.empty_like(score.influence)
+        influence[self.weighting.order] = score.influence
+        subjects = self.weighting.subjects
+        return {
+            "estimate": float(score.value),
+            "influence": influence,
+            "n": len(subjects),
+            "n_events": subjects.n_events,
+            "cluster": self.cluster,
+            "censoring_influence": score.through_other,
+        }
 
 
 class _Cohort(NamedTuple):
@@ -238,53 +268,50 @@ def _supported(
     convention: Convention,
 ) -> _Supported:
     checked_convention(convention)
-    subjects = checked_subjects(cohort.time, cohort.event, weights=cohort.weights, cluster=cohort.cluster, cause=cohort.cause)
-    grid, curves = checked_curves(survival, times, len(subjects))
+    given = checked_subjects(cohort.time, cohort.event, weights=cohort.weights, cluster=cohort.cluster, cause=cohort.cause)
+    grid, curves = checked_curves(survival, times, len(given))
+    order = ascending(given.time)
+    subjects = given.take(order)
     model = censoring_model(subjects, censoring, pooled=pooled, cause=cohort.cause)
     end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
     inside = grid < end
     if not inside.any():
         raise MetricError(f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}")
-    weighting = _Weighting(subjects, subjects.weights / subjects.weights.sum(), model, model.curve.weigh_events(subjects.time, convention))
-    return _Supported(weighting, curves, np.flatnonzero(inside), grid[inside], grid[~inside])
+    share = subjects.weights / subjects.weights.sum()
+    weighting = _Weighting(order, subjects, share, model, model.curve.weigh_events(subjects.time, convention))
+    return _Supported(weighting, given.cluster, curves, grid[inside], grid[~inside])
 
 
-def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> Estimate:
+def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> _Score:
     """Compute the score at one time: its influence is the row's own loss and, through the censoring curve, everybody's."""
     subjects, curve = weighting.subjects, weighting.model.curve
     place_now = int(curve.up_to(np.array([time]))[0])
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
     _losses(
-        (subjects.time, subjects.observed, subjects.censored),
+        (weighting.order, subjects.time, subjects.observed, subjects.censored),
         weighting.events,
         (time, place_now, 1 / float(curve.steps[place_now])),
         survival,
         loss,
         place,
     )
-    share = weighting.share
-    value = float(share @ loss)
+    weighted = weighting.share * loss
+    value = float(weighted.sum())
     # A loss is proportional to 1 / G where it reads the curve: hence the sensitivity -loss.
-    through = weighting.model.influence(place, -share * loss, subjects.weights)
-    return Estimate(
-        estimate=value,
-        influence=share * (loss - value) + through.own,
-        n=len(subjects),
-        n_events=subjects.n_events,
-        cluster=subjects.cluster,
-        censoring_influence=through.other,
-    )
+    through = weighting.model.influence(place, -weighted, subjects.weights)
+    return _Score(value, weighted - weighting.share * value + through.own, through.other)
 
 
 @njit(cache=True)
 def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, place: Any) -> None:
-    """Fill every subject's weighted loss at a time, and the place at which it reads the censoring curve."""
-    times, observed, censored = outcome
+    """Fill every subject's weighted loss at a time, and the place at which it reads the censoring curve, in order of time."""
+    order, times, observed, censored = outcome
     place_of_event, event_weight = reading
     time, place_now, weight_now = now
     for row in range(times.size):
         known = times[row] <= time and not censored[row]  # the event, or a competing one, by this time
         place[row] = place_of_event[row] if known else place_now
         weight = event_weight[row] if known else weight_now if times[row] > time else 0.0
-        error = survival[row] if known and observed[row] else 1.0 - survival[row]
+        predicted = survival[order[row]]
+        error = predicted if known and observed[row] else 1.0 - predicted
         loss[row] = error * error * weight

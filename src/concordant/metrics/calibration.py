@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy.special import chdtrc
 
 from concordant.core.errors import MetricError, did_you_mean
-from concordant.metrics.inference import Band, Estimate, standard_error, wald_band
+from concordant.metrics.inference import Band, Estimate, degrees_of_freedom, standard_error, wald_band
 from concordant.metrics.inputs import Codes, Subjects, checked_curves, checked_subjects
 
 DCalibrationTest = Literal["pearson", "robust"]
@@ -60,8 +60,8 @@ class DCalibration:
         return np.array([standard_error(row, self.cluster) for row in self.influence])
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return each bin's normal confidence interval; a rare bin's may reach below 0."""
-        return wald_band(self.estimate, self.standard_error, level=level)
+        """Return each bin's confidence interval by a t quantile; a rare bin's may reach below 0."""
+        return wald_band(self.estimate, self.standard_error, level=level, degrees=degrees_of_freedom(self.n, self.cluster))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,7 @@ def d_calibration(
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     test: DCalibrationTest | None = None,
+    cause: int | None = None,
 ) -> DCalibration:
     """Count in which bin of its predicted survival probability each subject's event came, and test that the bins are equally full.
 
@@ -107,13 +108,22 @@ def d_calibration(
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
         test: "pearson" as published, or "robust"; None = "pearson", with weights or clusters "robust".
+        cause: None = event 1 is the event and every other code is censored; else the code of the event, competing events being
+            refused: D-calibration of one cause is not defined, as the bins of its cumulative incidence are not equally full where
+            some never have the event, and a subject censored or with another event has no known share in them.
 
     Raises:
-        MetricError: Invalid outcomes or curves, fewer than two bins, no event, or "pearson" with weights or clusters.
+        MetricError: Invalid outcomes or curves, fewer than two bins, no event, "pearson" with weights or clusters, or competing
+            events with a `cause`.
 
     Source: Haider, Hoehn, Davis and Greiner, JMLR 21 (2020), 85, on D-calibration; see `rao_scott` for the robust test.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    if subjects.competing.any():
+        raise MetricError(
+            f"{int(subjects.competing.sum())} row(s) have a competing event, for which D-calibration of one cause is not defined; use "
+            "integrated_calibration_index(..., cause=...) at a horizon, or d_calibration of event-free curves with events of any kind"
+        )
     curves = checked_survival(survival, times, len(subjects))
     chosen = _checked_test(test, plain=weights is None and cluster is None)
     if int(bins) != bins or bins < 2:
@@ -149,6 +159,8 @@ def log_score(
     floor: float = LOG_SCORE_FLOOR,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
+    cause: int | None = None,
+    event_free: Real[np.ndarray, "subject time"] | None = None,
 ) -> LogScore:
     """Compute the mean of -log of the probability that the curve gave to what was seen.
 
@@ -164,18 +176,26 @@ def log_score(
         floor: Smaller probabilities are raised to it, in (0, 1); the result counts them.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
+        cause: None = event 1 is the event and every other code is censored; else the code of the event, `survival` being one minus
+            its cumulative incidence. Who had another event adds -log of that interval's probability of another event, who was
+            censored -log `event_free`, as does (its last value) who had any event beyond the last time.
+        event_free: Probability of no event of any kind until each of the times; needed where competing events were observed, as one
+            cause's incidence alone does not say how probable it is that nothing has happened yet. Not above `survival`.
 
     Raises:
-        MetricError: Invalid outcomes or curves, or a floor outside (0, 1).
+        MetricError: Invalid outcomes or curves, a floor outside (0, 1), competing events without `event_free`, `event_free` without a
+            cause, or curves by which the incidence of the other causes falls.
 
     Source: Rindt, Hu, Steinsaltz and Sejdinovic, AISTATS 2022 (the right-censored log-likelihood is strictly proper where
     censoring does not depend on the event time given the predictors).
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     curves = checked_survival(survival, times, len(subjects))
+    if event_free is not None and cause is None:
+        raise MetricError("event_free is given without a cause; expected the code of the event whose incidence is 1 - survival")
     if not 0 < floor < 1:
         raise MetricError(f"floor is {floor}; expected a small probability between 0 and 1, such as {LOG_SCORE_FLOOR}")
-    seen = np.where(subjects.observed, curves.interval_probability(subjects.time), curves.at(subjects.time))
+    seen = _probability_of_what_was_seen(subjects, curves, times, event_free)
     floored = int((seen < floor).sum())
     loss = -np.log(np.maximum(seen, floor))
     share = subjects.weights / subjects.weights.sum()
@@ -189,6 +209,33 @@ def log_score(
         note=f"{floored} probability(ies) raised to {floor:g}" if floored else "",
         n_floored=floored,
     )
+
+
+def _probability_of_what_was_seen(
+    subjects: Subjects,
+    curves: SurvivalCurves,
+    times: Real[np.ndarray, " time"],
+    event_free: Real[np.ndarray, "subject time"] | None,
+) -> Float[np.ndarray, " subject"]:
+    if event_free is None:
+        if subjects.competing.any():
+            raise MetricError(
+                f"{int(subjects.competing.sum())} row(s) have a competing event; the log score then needs `event_free`, the probability of "
+                "no event of any kind until each of the times"
+            )
+        return np.where(subjects.observed, curves.interval_probability(subjects.time), curves.at(subjects.time))
+    free = checked_survival(event_free, times, len(subjects))
+    others = checked_survival(_without_other_event(curves, free), free.times, len(subjects))
+    seen = np.where(subjects.observed, curves.interval_probability(subjects.time), others.interval_probability(subjects.time))
+    beyond = subjects.time > free.times[-1]
+    return np.where(subjects.censored | beyond, free.at(subjects.time), seen)
+
+
+def _without_other_event(curves: SurvivalCurves, free: SurvivalCurves) -> Float[np.ndarray, "subject time"]:
+    """Return one minus the incidence of all other causes, which is the part of `survival` that is not event-free."""
+    if bool((free.survival > curves.survival + _RISE).any()):
+        raise MetricError("event_free is above survival in some row(s); expected it to be at most one minus the incidence of the cause")
+    return np.asarray(np.minimum(1 - curves.survival + free.survival, 1.0))
 
 
 class SurvivalCurves(NamedTuple):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
+from numba import njit
 
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.metrics.inference import Band, critical_value
 from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_outcomes, checked_subjects, checked_target
+from concordant.metrics.ordering import ascending
 
 Convention = Literal["default", "sksurv"]
 """Where an event at T reads the censoring curve: `default` G(T-), as R does; `sksurv` G(T), as scikit-survival 0.28 does."""
@@ -43,19 +45,17 @@ class CensoringCurve:
         times: Distinct censoring times, ascending.
         steps: G before the first of them, then after each.
         at_risk: Weight still under observation at each of them, the events of that time gone.
-        censored: Weight censored at each of them.
+        drift: What each of them takes from log G per weight still under observation: censored / (at_risk (at_risk - censored)).
         last: Largest time of the sample the curve was estimated from.
-        own_place: Per row of that sample, the censoring times before its own time.
-        is_censored: Per row of that sample, True where it was censored.
+        row_place: Per row of that sample, the censoring times before its own time, plus the number of places if it was censored.
     """
 
     times: Float[np.ndarray, " censoring_time"]
     steps: Float[np.ndarray, " place"]
     at_risk: Float[np.ndarray, " censoring_time"]
-    censored: Float[np.ndarray, " censoring_time"]
+    drift: Float[np.ndarray, " censoring_time"]
     last: float
-    own_place: Int[np.ndarray, " subject"]
-    is_censored: Bool[np.ndarray, " subject"]
+    row_place: Int[np.ndarray, " subject"]
 
     def before(self, time: Float[np.ndarray, " any"]) -> Int[np.ndarray, " any"]:
         """Return the place of G(t-)."""
@@ -84,38 +84,49 @@ class CensoringCurve:
 
         Source: derivative of log G = sum log(1 - q / Y), with q the censored and Y the weight at risk.
         """
-        count = len(self.times)
-        read = np.bincount(place, weights=sensitivity, minlength=count + 1)
-        beyond = np.cumsum(read[::-1])[::-1][1:]  # at each censoring time: the sensitivity that reads the curve after it
-        remaining = self.at_risk - self.censored
-        stays = remaining > 0
-        per_time = np.zeros(count)
-        per_time[stays] = (self.censored * beyond)[stays] / (self.at_risk * remaining)[stays]
-        staying = np.concatenate([[0.0], np.cumsum(per_time)])
-        by_place = np.stack([staying, staying - np.append(beyond / self.at_risk, 0.0)])  # of who is not, of who is censored there
-        return np.asarray(by_place[self.is_censored.astype(np.int8), self.own_place])
+        influence = np.empty(len(self.row_place))
+        _influence_of_rows(place, sensitivity, self.at_risk, self.drift, self.row_place, influence)
+        return influence
+
+
+@njit(cache=True)
+def _influence_of_rows(place: Any, sensitivity: Any, at_risk: Any, drift: Any, row_place: Any, influence: Any) -> None:
+    """Fill the influence of every row: two walks along the curve, the first back in time."""
+    places = drift.size + 1
+    beyond = np.zeros(places)  # the sensitivity that reads the curve at this place or later
+    for number in range(place.size):
+        beyond[place[number]] += sensitivity[number]
+    for number in range(drift.size, 0, -1):
+        beyond[number - 1] += beyond[number]
+    by_place = np.zeros(2 * places)  # of who stays beyond a place's censoring time, then of who is censored there
+    for number in range(drift.size):
+        by_place[number + 1] = by_place[number] + drift[number] * beyond[number + 1]
+        by_place[places + number] = by_place[number] - beyond[number + 1] / at_risk[number]
+    for row in range(row_place.size):
+        influence[row] = by_place[row_place[row]]
 
 
 def censoring_curve(subjects: Subjects) -> CensoringCurve:
     """Estimate the Kaplan-Meier curve of censoring; a weight counts as so many copies."""
-    weights = subjects.weights.astype(np.float64)
-    counted = weights > 0
-    is_censored = subjects.censored
-    times, index = np.unique(subjects.time[is_censored & counted], return_inverse=True)
-    censored = np.bincount(index, weights=weights[is_censored & counted], minlength=len(times)).astype(np.float64)
-    at_risk = _weight_after(subjects.time, weights, times) + censored
-    steps = np.concatenate([[1.0], np.cumprod((at_risk - censored) / at_risk)])
-    last = float(subjects.time[counted].max())
-    return CensoringCurve(times, steps, at_risk, censored, last, np.searchsorted(times, subjects.time), is_censored)
-
-
-def _weight_after(
-    time: Float[np.ndarray, " subject"], weights: Float[np.ndarray, " subject"], at: Float[np.ndarray, " time"]
-) -> Float[np.ndarray, " time"]:
-    """Return the weight of the rows whose time is beyond each of `at`."""
-    order = np.argsort(time)
-    beyond = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
-    return np.asarray(beyond[np.searchsorted(time[order], at, side="right")])
+    order = ascending(subjects.time)
+    time, weights, is_censored = subjects.time[order], subjects.weights[order].astype(np.float64), subjects.censored[order]
+    counted = is_censored & (weights > 0)
+    times, index = np.unique(time[counted], return_inverse=True)
+    censored = np.bincount(index, weights=weights[counted], minlength=len(times)).astype(np.float64)
+    beyond = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
+    at_risk = beyond[np.searchsorted(time, times, side="right")] + censored
+    remaining = at_risk - censored
+    steps = np.concatenate([[1.0], np.cumprod(remaining / at_risk)])
+    row_place = np.empty(len(order), np.int64)
+    row_place[order] = np.searchsorted(times, time) + len(steps) * is_censored
+    return CensoringCurve(
+        times=times,
+        steps=steps,
+        at_risk=at_risk,
+        drift=np.divide(censored, at_risk * remaining, out=np.zeros(len(times)), where=remaining > 0),
+        last=float(time[weights > 0][-1]),
+        row_place=row_place,
+    )
 
 
 class SplitInfluence(NamedTuple):

@@ -58,9 +58,14 @@ class Estimate:
         """Infinitesimal-jackknife standard error, influences summed within clusters first."""
         return standard_error(self.influence, self.cluster, self.censoring_influence)
 
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of its t quantile; see `degrees_of_freedom`."""
+        return degrees_of_freedom(len(self.influence), self.cluster)
+
     def interval(self, level: float = 0.95) -> Interval:
-        """Return the normal confidence interval; near the end of a metric's range it may reach beyond it."""
-        return wald_interval(self.estimate, self.standard_error, level=level)
+        """Return the confidence interval by a t quantile; near the end of a metric's range it may reach beyond it."""
+        return wald_interval(self.estimate, self.standard_error, level=level, degrees=self.degrees)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +95,17 @@ class Difference:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of "no difference"."""
-        return wald_p_value(self.difference, self.standard_error)
+        """Two-sided p-value of "no difference" by the t distribution."""
+        return wald_p_value(self.difference, self.standard_error, degrees=self.degrees)
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of its t distribution; see `degrees_of_freedom`."""
+        return degrees_of_freedom(len(self.influence), self.cluster)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Return the normal confidence interval."""
-        return wald_interval(self.difference, self.standard_error, level=level)
+        """Return the confidence interval by a t quantile."""
+        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
 
 
 def subtract(first: Estimate, second: Estimate) -> Difference:
@@ -142,9 +152,14 @@ def _same_clusters(first: Int[np.ndarray, " subject"] | None, second: Int[np.nda
     return first is second or np.array_equal(first, second)
 
 
-def independent_units(result: Estimate | Difference) -> int:
-    """Return the number of clusters, or of rows where every row is its own; degrees of freedom of a t quantile are one less."""
-    return len(result.influence) if result.cluster is None else len(np.unique(result.cluster))
+def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -> int:
+    """Return the number of clusters, or of rows where every row is its own, less one.
+
+    The variance of an estimate is itself estimated from so many independent influences that sum to 0. For a mean the t distribution
+    is Student's; for a sum over clusters it is the usual one (Cameron and Miller, Journal of Human Resources 50 (2015), 317-372,
+    section VI). Another cohort that only gave the censoring curve is not counted.
+    """
+    return (rows if cluster is None else len(np.unique(cluster))) - 1
 
 
 def joint_covariance(results: Sequence[Estimate | Difference]) -> Float[np.ndarray, "result result"]:
@@ -201,9 +216,11 @@ def wald_interval(estimate: float, error: float, *, level: float = 0.95, degrees
     return Interval(estimate - half, estimate + half)
 
 
-def wald_band(estimates: Float[np.ndarray, " time"], errors: Float[np.ndarray, " time"], *, level: float = 0.95) -> Band:
-    """Return the normal interval of each estimate by itself."""
-    half = critical_value(level) * errors
+def wald_band(
+    estimates: Float[np.ndarray, " time"], errors: Float[np.ndarray, " time"], *, level: float = 0.95, degrees: float | None = None
+) -> Band:
+    """Return the interval of each estimate by itself (normal, or t where `degrees` is given)."""
+    half = critical_value(level, degrees) * errors
     return Band(estimates - half, estimates + half)
 
 
@@ -218,14 +235,16 @@ def wald_p_value(estimate: float, error: float, *, degrees: float | None = None)
     return float(2 * (ndtr(statistic) if degrees is None else stdtr(degrees, statistic)))
 
 
-def one_sided_p_value(estimate: float, error: float) -> float:
+def one_sided_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
     """Return the one-sided p-value of "the true value is at most 0", small where the estimate is large.
+
+    Normal, or t where `degrees` is given.
 
     With a standard error of 0 there is nothing to test with: 1 for an estimate of 0, else NaN.
     """
     if error == 0:
         return 1.0 if estimate == 0 else float("nan")
-    return float(ndtr(-estimate / error))
+    return float(ndtr(-estimate / error) if degrees is None else stdtr(degrees, -estimate / error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +257,7 @@ class Equivalence:
         margin: The smallest difference that would matter, > 0.
         p_below: One-sided p-value of "the true difference is -margin or less".
         p_above: One-sided p-value of "the true difference is margin or more".
+        degrees: Degrees of freedom of the t distribution.
     """
 
     difference: float
@@ -245,6 +265,7 @@ class Equivalence:
     margin: float
     p_below: float
     p_above: float
+    degrees: int
 
     @property
     def p_value(self) -> float:
@@ -253,7 +274,7 @@ class Equivalence:
 
     def interval(self, level: float = 0.9) -> Interval:
         """Return the interval that decides: p < alpha exactly where the one of level 1 - 2 alpha lies within the margin."""
-        return wald_interval(self.difference, self.standard_error, level=level)
+        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,16 +286,18 @@ class NonInferiority:
         standard_error: Its standard error.
         margin: The smallest loss that would matter, > 0.
         p_value: One-sided; small: the loss, if there is one, is less than the margin. NaN where there is no standard error.
+        degrees: Degrees of freedom of the t distribution.
     """
 
     difference: float
     standard_error: float
     margin: float
     p_value: float
+    degrees: int
 
     def interval(self, level: float = 0.9) -> Interval:
         """Return the interval whose lower limit decides: p < alpha exactly where that of level 1 - 2 alpha is above -margin."""
-        return wald_interval(self.difference, self.standard_error, level=level)
+        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
 
 
 def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence:
@@ -290,13 +313,14 @@ def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence
     Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680.
     """
     _check_margin(margin)
-    estimate, error = value(difference), difference.standard_error
+    estimate, error, degrees = value(difference), difference.standard_error, difference.degrees
     return Equivalence(
         difference=estimate,
         standard_error=error,
         margin=margin,
-        p_below=one_sided_p_value(margin + estimate, error),
-        p_above=one_sided_p_value(margin - estimate, error),
+        p_below=one_sided_p_value(margin + estimate, error, degrees=degrees),
+        p_above=one_sided_p_value(margin - estimate, error, degrees=degrees),
+        degrees=degrees,
     )
 
 
@@ -314,8 +338,9 @@ def non_inferiority(difference: Difference | Estimate, margin: float, *, higher_
     Source: Piaggio et al., Journal of the American Medical Association 308 (2012), 2594-2604.
     """
     _check_margin(margin)
-    gain, error = (value(difference) if higher_is_better else -value(difference)), difference.standard_error
-    return NonInferiority(difference=gain, standard_error=error, margin=margin, p_value=one_sided_p_value(margin + gain, error))
+    gain, error, degrees = (value(difference) if higher_is_better else -value(difference)), difference.standard_error, difference.degrees
+    p_value = one_sided_p_value(margin + gain, error, degrees=degrees)
+    return NonInferiority(difference=gain, standard_error=error, margin=margin, p_value=p_value, degrees=degrees)
 
 
 def _check_margin(margin: float) -> None:

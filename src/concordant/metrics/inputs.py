@@ -40,6 +40,11 @@ class Subjects:
         """Return the number of rows."""
         return len(self.time)
 
+    def take(self, rows: Int[np.ndarray, " row"]) -> Subjects:
+        """Return some rows, in that order."""
+        cluster = None if self.cluster is None else self.cluster[rows]
+        return Subjects(self.time[rows], self.observed[rows], self.censored[rows], self.weights[rows], cluster)
+
     @property
     def competing(self) -> Bool[np.ndarray, " subject"]:
         """True where a competing event was observed: it is known that the event of interest never comes."""
@@ -120,6 +125,8 @@ def checked_outcomes(outcomes: Outcomes) -> SurvivalTarget:
 
 
 def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
+    if codes.dtype.kind in "bi" and bool((codes >= 0).all()):  # what most callers give, without a detour
+        return codes.astype(np.int64)
     try:
         values = codes.astype(np.float64)
     except (ValueError, TypeError):
@@ -192,7 +199,7 @@ def checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.nd
     curves = np.asarray(survival, dtype=np.float64)
     if curves.shape != (count, grid.size):
         raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
-    if not bool(((curves >= 0) & (curves <= 1)).all()):
+    if not (curves.min() >= 0 and curves.max() <= 1):  # false for NaN; no table of flags beside the curves
         raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
     return Curves(grid, curves)
 

@@ -16,7 +16,6 @@ from concordant.metrics.inference import (
     Estimate,
     check_paired,
     critical_value,
-    independent_units,
     joint_covariance,
     one_sided_p_value,
     value,
@@ -216,7 +215,7 @@ def simultaneous_differences(
     return simultaneous(
         np.array([value(difference) for difference in differences]),
         joint_covariance(differences),
-        degrees=independent_units(differences[0]) - 1,
+        degrees=differences[0].degrees,
         level=level,
         seed=seed,
         draws=draws,
@@ -233,6 +232,7 @@ class GainOverBoth:
         p_to_a: One-sided p-value of "no better than the first".
         p_to_b: One-sided p-value of "no better than the second".
         standard_errors: Of the two differences.
+        degrees: Degrees of freedom of the t distribution.
     """
 
     to_a: float
@@ -240,6 +240,7 @@ class GainOverBoth:
     p_to_a: float
     p_to_b: float
     standard_errors: tuple[float, float]
+    degrees: int
 
     @property
     def gain(self) -> float:
@@ -253,7 +254,7 @@ class GainOverBoth:
 
     def lower_limit(self, level: float = 0.95) -> float:
         """Return a one-sided limit that the true gain over the better reference exceeds with at least this probability."""
-        quantile = critical_value(2 * level - 1)
+        quantile = critical_value(2 * level - 1, self.degrees)
         return min(difference - quantile * error for difference, error in zip((self.to_a, self.to_b), self.standard_errors, strict=True))
 
 
@@ -277,13 +278,14 @@ def gain_over_both(
     check_paired([difference_to_a, difference_to_b])
     sign = 1 if higher_is_better else -1
     to_a, to_b = sign * value(difference_to_a), sign * value(difference_to_b)
-    errors = (difference_to_a.standard_error, difference_to_b.standard_error)
+    errors, degrees = (difference_to_a.standard_error, difference_to_b.standard_error), difference_to_a.degrees
     return GainOverBoth(
         to_a=to_a,
         to_b=to_b,
-        p_to_a=one_sided_p_value(to_a, errors[0]),
-        p_to_b=one_sided_p_value(to_b, errors[1]),
+        p_to_a=one_sided_p_value(to_a, errors[0], degrees=degrees),
+        p_to_b=one_sided_p_value(to_b, errors[1], degrees=degrees),
         standard_errors=errors,
+        degrees=degrees,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import EventTimeline, check_support, event_timeline, incidence
-from concordant.metrics.inference import Band, Difference, Estimate, subtract, wald_band
+from concordant.metrics.inference import Band, Difference, Estimate, subtract
 from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
 
 
@@ -47,8 +48,8 @@ class DecisionCurve:
         return np.array([point.standard_error for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the normal confidence interval at each threshold by itself; too narrow where only a few are treated."""
-        return wald_band(self.estimate, self.standard_error, level=level)
+        """Return the confidence interval at each threshold by itself; too narrow where only a few are treated."""
+        return _band(self.points, level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,13 @@ class NetBenefitDifference:
         return np.array([point.p_value for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the normal confidence interval at each threshold by itself."""
-        return wald_band(self.difference, self.standard_error, level=level)
+        """Return the confidence interval at each threshold by itself."""
+        return _band(self.points, level)
+
+
+def _band(points: Sequence[Estimate | Difference], level: float) -> Band:
+    intervals = [point.interval(level) for point in points]
+    return Band(np.array([one.low for one in intervals]), np.array([one.high for one in intervals]))
 
 
 def net_benefit(

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Real
 from numba import njit
 
 from concordant.metrics.inputs import Subjects
+from concordant.metrics.ordering import ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class PairSums:
     Attributes:
         case_credit: As case: sum of the controls' weights times credit.
         case_total: As case: sum of the controls' weights.
-        case_count: As case: number of controls.
+        case_count: As case: number of controls of weight above 0.
         control_credit: As control: sum of the cases' weights times credit.
         control_total: As control: sum of the cases' weights.
     """
@@ -64,37 +65,37 @@ def _sweep_groups(
     group: Int[np.ndarray, " subject"] | None,
 ) -> Float[np.ndarray, "sum subject"]:
     """Return the five sums over the pairs within each group (None: all rows are one group)."""
-    order = _sorted_rows(subjects.time, group)
-    starts = _starts(group, order)
-    ordered = np.zeros((5, len(order)))
-    ranks = _local_ranks(risk, group)
-    _sweep(starts, subjects.time[order], subjects.observed[order], ranks[order], subjects.weights[order], case_weight[order], ordered)
-    sums = np.empty_like(ordered)
-    sums[:, order] = ordered
-    return sums
+    rank = np.empty(len(subjects), np.int32)
+    rows = _sorted_rows(risk, group)
+    _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
+    rows = _sorted_rows(subjects.time, group)
+    sums = np.zeros((5, len(rows)))
+    ordered = (subjects.time[rows], subjects.observed[rows], rank[rows], subjects.weights[rows], case_weight[rows])
+    _sweep(_starts(group, rows), *ordered, sums)
+    place = np.empty_like(rows)
+    place[rows] = np.arange(len(rows))
+    return np.take(sums, place, axis=1)  # takes half the time of scattering the columns
 
 
 def _sorted_rows(values: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"] | None) -> Int[np.ndarray, " subject"]:
-    return np.argsort(values) if group is None else np.lexsort((values, group))
+    return ascending(values) if group is None else np.lexsort((values, group))
 
 
-def _starts(group: Int[np.ndarray, " subject"] | None, order: Int[np.ndarray, " subject"]) -> Int[np.ndarray, " bound"]:
+def _starts(group: Int[np.ndarray, " subject"] | None, rows: Int[np.ndarray, " subject"]) -> Int[np.ndarray, " bound"]:
     if group is None:
-        return np.array([0, len(order)])
-    return np.concatenate([[0], np.flatnonzero(np.diff(group[order])) + 1, [len(order)]])
+        return np.array([0, len(rows)])
+    return np.concatenate([[0], np.flatnonzero(np.diff(group[rows])) + 1, [len(rows)]])
 
 
-def _local_ranks(risk: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"] | None) -> Int[np.ndarray, " subject"]:
-    """Rank from 1 within each group; equal risks share a rank."""
-    order = _sorted_rows(risk, group)
-    starts = _starts(group, order)
-    higher = np.concatenate([[1], (np.diff(risk[order]) != 0).astype(np.int32)])
-    higher[starts[:-1]] = 1
-    ranks = np.cumsum(higher, dtype=np.int32)
-    ranks -= np.repeat(ranks[starts[:-1]] - 1, np.diff(starts)).astype(np.int32)
-    result = np.empty_like(ranks)
-    result[order] = ranks
-    return result
+@njit(cache=True)
+def _fill_ranks(starts: Any, rows: Any, values: Any, rank: Any) -> None:
+    """Rank from 1 within each group; equal values share a rank."""
+    for group in range(starts.size - 1):
+        current = 1
+        for place in range(starts[group], starts[group + 1]):
+            if place > starts[group] and values[place] != values[place - 1]:
+                current += 1
+            rank[rows[place]] = current
 
 
 @njit(cache=True)
@@ -109,8 +110,7 @@ def _sweep(starts: Any, time: Any, observed: Any, rank: Any, weight: Any, case_w
 @njit(cache=True)
 def _as_cases(time: Any, observed: Any, rank: Any, weight: Any, sums: Any) -> None:
     """Go back in time: what stands in the tree when an event is met are its controls."""
-    tree = np.zeros(time.size + 1, weight.dtype)
-    tied = np.zeros(time.size + 1, weight.dtype)
+    tree, tied = _empty_trees(rank, weight)
     total = weight[0] - weight[0]  # a zero of the tree's type
     count = 0
     stop = time.size
@@ -122,25 +122,24 @@ def _as_cases(time: Any, observed: Any, rank: Any, weight: Any, sums: Any) -> No
             if not observed[row]:
                 _add(tree, tied, rank[row], weight[row])
                 total += weight[row]
-                count += 1
+                count += weight[row] > 0
         for row in range(start, stop):
             if observed[row]:
-                sums[0, row] = _below(tree, rank[row]) + 0.5 * tied[rank[row]]
+                sums[0, row] = _below(tree, rank[row]) + _half_tied(tied, rank[row])
                 sums[1, row] = total
                 sums[2, row] = count
         for row in range(start, stop):
             if observed[row]:
                 _add(tree, tied, rank[row], weight[row])
                 total += weight[row]
-                count += 1
+                count += weight[row] > 0
         stop = start
 
 
 @njit(cache=True)
 def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: Any) -> None:
     """Go forward in time: what stands in the tree when a subject is met are its cases."""
-    tree = np.zeros(time.size + 1, case_weight.dtype)
-    tied = np.zeros(time.size + 1, case_weight.dtype)
+    tree, tied = _empty_trees(rank, case_weight)
     total = case_weight[0] - case_weight[0]  # a zero of the tree's type
     start = 0
     while start < time.size:
@@ -150,7 +149,7 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
         for observed_now in (True, False):  # events are met before, censorings after the events of the same time are in
             for row in range(start, stop):
                 if observed[row] == observed_now:
-                    sums[0, row] = total - _below(tree, rank[row]) - 0.5 * tied[rank[row]]
+                    sums[0, row] = total - _below(tree, rank[row]) - _half_tied(tied, rank[row])
                     sums[1, row] = total
             for row in range(start, stop):
                 if observed_now and observed[row]:
@@ -160,9 +159,17 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
 
 
 @njit(cache=True)
+def _empty_trees(rank: Any, weight: Any) -> Any:
+    """Return a tree over the ranks and the weight at each rank, the latter empty where no two risks are equal."""
+    highest = rank.max()
+    return np.zeros(highest + 1, weight.dtype), np.zeros(highest + 1 if highest < rank.size else 0, weight.dtype)
+
+
+@njit(cache=True)
 def _add(tree: Any, tied: Any, rank: Any, weight: Any) -> None:
     """Add a weight at a rank (from 1)."""
-    tied[rank] += weight
+    if tied.size > 0:
+        tied[rank] += weight
     place = rank
     while place < tree.size:
         tree[place] += weight
@@ -178,3 +185,9 @@ def _below(tree: Any, rank: Any) -> Any:
         total += tree[place]
         place &= place - 1
     return total
+
+
+@njit(cache=True)
+def _half_tied(tied: Any, rank: Any) -> float:
+    """Return half the weight at this rank, the credit of equal risks."""
+    return 0.5 * tied[rank] if tied.size > 0 else 0.0

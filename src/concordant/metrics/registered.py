@@ -14,7 +14,8 @@ from concordant.metrics.auc import auc_at
 from concordant.metrics.base import METRICS, Metric, Setting
 from concordant.metrics.brier import brier_score_at, integrated_brier_score
 from concordant.metrics.calibration_curve import integrated_calibration_index
-from concordant.metrics.concordance import concordance_index, concordance_index_ipcw
+from concordant.metrics.concordance import concordance_index
+from concordant.metrics.concordance_ipcw import concordance_index_ipcw
 from concordant.metrics.inference import Estimate
 from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope
 

@@ -54,7 +54,7 @@ class SeedAverage(Estimate):
     @property
     def p_value(self) -> float:
         """Two-sided p-value of "the true mean is 0"; for a mean of differences."""
-        return wald_p_value(self.estimate, self.standard_error)
+        return wald_p_value(self.estimate, self.standard_error, degrees=self.degrees)
 
 
 def nadeau_bengio(differences: Float[np.ndarray, "repeat fold"], test_train_ratio: float) -> FoldDifference:

@@ -18,6 +18,7 @@ from concordant.report.facts import StudyFacts
 from concordant.report.forest import concordance_panels, gain_panels
 from concordant.report.headline import headline
 from concordant.report.judging import further_tests, gain_over_both_details, method_of, tau_sentence
+from concordant.report.pictures import AttentionPictures, read_pictures
 from concordant.report.rows import Kind, RunTables
 from concordant.report.scatter import gain_scatter
 from concordant.report.sections import cohort_rows, flat, left_out, strategy_tables, subgroup_tables
@@ -44,7 +45,7 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         ConcordantError: An artifact of the run is missing or damaged.
     """
-    write_text(run.report, render_report(read_run(run)))
+    write_text(run.report, render_report(read_run(run), read_pictures(run)))
     return run.report
 
 
@@ -60,7 +61,7 @@ def write_forest_svg(run: RunFolder, path: Path) -> Path:
     return path
 
 
-def render_report(tables: RunTables) -> str:
+def render_report(tables: RunTables, attention: AttentionPictures | None = None) -> str:
     """Return the page as text; every text from the run is escaped."""
     top = headline(tables)
     return (
@@ -69,6 +70,7 @@ def render_report(tables: RunTables) -> str:
         .render(
             study=tables.study,
             audit=tables.audit,
+            attention=attention,
             headline=top,
             concordance=wording.metric_name(tables.concordance),
             concordances=concordance_panels(tables, top.featured),

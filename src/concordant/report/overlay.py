@@ -6,7 +6,6 @@ which is not why it predicts what it predicts (Jain and Wallace, Attention is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +27,10 @@ _RAMP = np.array([[59, 15, 112], [140, 41, 129], [213, 62, 79], [253, 141, 60], 
 _OPACITY = 0.7
 _TILE = 256
 _GAP = 6
-_HEADER, _CAPTION, _FOOTER = 30, 22, 34
+_HEADER, _CAPTION, _LINE = 30, 34, 22
 _GROUND, _INK, _FAINT = (18, 18, 20), (235, 235, 235), (150, 150, 155)
-_BAR = (180, 14)
+_BAR = (150, 14)
+_LETTER = 12  # ten pixels and two between
 _AXIAL, _CORONAL = 0, 1
 
 
@@ -70,13 +70,20 @@ def attention_picture(
     relative = weights * len(weights)
     top = max(float(relative.max()), LEAST_TOP)
     cuts = most_attended(boxes, weights, volume.stored.shape)
-    canvas = np.empty((_HEADER + 2 * _TILE + _GAP + _CAPTION + _FOOTER, len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8)
+    beyond = _outside(boxes, weights)
+    notes = [f"{beyond:.0%} of it fell beyond the scan"] if beyond >= 0.005 else []
+    high = _HEADER + 2 * _TILE + _GAP + _CAPTION
+    canvas = np.empty((high + _LINE * (1 + len(notes)), len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8)
     canvas[:] = _GROUND
+    window = f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU"
     write_text(canvas, title, top=9, left=_GAP, colour=_INK)
+    write_text(canvas, window, top=9, left=canvas.shape[1] - _LETTER * len(window) - _GAP, colour=_FAINT)
     for place, cut in enumerate(cuts):
         left = _GAP + place * (_TILE + _GAP)
         _draw_cut(canvas, left, volume, cut, window_hu, _Paint(boxes, relative, top))
-    _draw_legend(canvas, top, window_hu, _outside(boxes, weights))
+    _draw_scale(canvas, high, top)
+    for note in notes:
+        write_text(canvas, note, top=high + _LINE, left=_GAP, colour=_FAINT)
     return canvas
 
 
@@ -128,7 +135,8 @@ def _draw_cut(
         tile[:] = 0
         up, aside = ((_TILE - size) // 2 for size in slice_.shape[:2])
         tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = np.rint(slice_[::-1, ::-1])
-        write_text(tile, "R", top=4, left=4, colour=_FAINT)
+        tile[:22, :18] = _GROUND
+        write_text(tile, "R", top=4, left=4, colour=_INK)
     distance = (cut.index + 0.5) * volume.spacing_mm[origin]
     write_text(canvas, f"{name} {distance:.0f} mm", top=_HEADER + 2 * _TILE + _GAP + 6, left=left, colour=_INK)
 
@@ -192,23 +200,12 @@ def _outside(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarray, "
     return float(weights[(boxes[:, 1] <= boxes[:, 0]).any(1)].sum())
 
 
-def _draw_legend(canvas: UInt8[np.ndarray, "row column 3"], top: float, window_hu: tuple[float, float], outside: float) -> None:
-    rows = canvas.shape[0] - _FOOTER
+def _draw_scale(canvas: UInt8[np.ndarray, "row column 3"], row: int, top: float) -> None:
+    """Say which colour is how many times the even share."""
     wide, high = _BAR
+    before, after = "attention  1x ", f" {top:.1f}x even share"
+    left = _GAP + _LETTER * len(before)
+    write_text(canvas, before, top=row, left=_GAP, colour=_INK)
     scale = np.broadcast_to(np.linspace(1.0, top, wide), (high, wide))
-    left = _GAP
-    for text in _texts(top):
-        write_text(canvas, text, top=rows + 8, left=left, colour=_INK)
-        left += 12 * len(text) + _GAP
-        if text == "1x":
-            canvas[rows + 8 : rows + 8 + high, left : left + wide] = np.rint(_blend(np.full(scale.shape, 128.0), scale, top))
-            left += wide + _GAP
-    low, up = window_hu
-    beyond = f", {outside:.0%} beyond the scan" if outside >= 0.005 else ""
-    write_text(canvas, f"window {low:.0f} to {up:.0f} HU{beyond}", top=rows + 8, left=left + 18, colour=_FAINT)
-
-
-def _texts(top: float) -> Iterator[str]:
-    yield "attention"
-    yield "1x"
-    yield f"{top:.1f}x even share"
+    canvas[row : row + high, left : left + wide] = np.rint(_blend(np.full(scale.shape, 128.0), scale, top))
+    write_text(canvas, after, top=row, left=left + wide, colour=_INK)

@@ -18,6 +18,7 @@ from concordant.engine import run_tasks
 from concordant.report.html import write_report
 from concordant.study.cohorts import Stores, StudyData, audit_data, check_inputs, counted_records, embed_all, read_data, records_of
 from concordant.study.members import MemberPlan, collect, git_revision, plan_members, refuse_without_events, versions
+from concordant.study.pictures import refresh_pictures
 from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign, write_tables
 from concordant.study.units import run_unit
 from concordant.training.fit import torch_device
@@ -139,6 +140,7 @@ def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: 
         "name": study.name,
         "task": study.task.model_dump(mode="json"),
         "evaluate": study.evaluate.model_dump(mode="json"),
+        "report": study.report.model_dump(mode="json"),
         "cohorts": {cohort.label: file_digest(cohort.path) for cohort in data.cohorts},
         "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
         "reasons": {plan.member.name: plan.reason for plan in plans},
@@ -186,6 +188,7 @@ def _judge(
         "quarantine": quarantine_facts(stores),
     }
     write_json(study.run_folder.study, described | {"fingerprint": "unfinished"})
+    refresh_pictures(study, data)
     write_report(study.run_folder)
     write_json(study.run_folder.study, described)
     say("tables", 3, 3)

@@ -101,7 +101,7 @@ def fit(train: Samples, tuning: Samples, spec: ModelSpec, options: TrainOptions 
     """
     options = options or TrainOptions()
     device = torch_device(options.device)
-    scaling = {modality: fit_scaling(train.table(modality)) for modality in BOTH}
+    scaling = {modality: fit_scaling(train.table(modality), minimum_samples=options.min_code_samples) for modality in BOTH}
     events = int(train.target.observed.sum())
     strength = regularisation(options, events)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -70,7 +70,12 @@ class InspectCohort:
 
 
 def inspect_cohort(
-    aimi: Path, out: Path, *, meds: Path | None = None, ctpa: Path | None = None, options: InspectOptions | None = None
+    aimi: Path | str,
+    out: Path | str,
+    *,
+    meds: Path | str | None = None,
+    ctpa: Path | str | None = None,
+    options: InspectOptions | None = None,
 ) -> InspectCohort:
     """Build a cohort from the files of INSPECT.
 
@@ -90,13 +95,14 @@ def inspect_cohort(
         RecordError: The records cannot be read.
     """
     options = options or InspectOptions()
+    aimi, out, meds = Path(aimi), Path(out), None if meds is None else Path(meds)
     mapping, splits = read_mapping(aimi), read_splits(aimi)
     labels = read_labels(aimi, options.outcome, window_names(options.outcome))
     outcomes = with_outcome(labels.table, options.outcome, labels.path, unit=options.time_unit)
     joined = mapping.table.join(splits.table, on="impression_id", how="left").join(outcomes, on="impression_id", how="left")
     _check_patients(joined)
     chosen, steps = _choose(joined, mapping, options)
-    scans = ctpa or aimi / "CTPA"
+    scans = aimi / "CTPA" if ctpa is None else Path(ctpa)
     table = _table(chosen, scans, out)
     warnings = (*_repeated(mapping, splits, labels), *_about_scans(table, scans), *_about_records(table, meds), *_about_tuning(table))
     flow = Flow(steps, events_by_name(table["event"], 0), warnings=warnings, made_from={"inspect": aimi, **asdict(options)})

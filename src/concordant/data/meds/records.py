@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from concordant.core.errors import RecordError
 from concordant.core.events import Events, PackedEvents, Texts
 from concordant.data.meds.quality import RecordCounts, total
 from concordant.data.meds.shards import scan_shards
@@ -71,7 +72,7 @@ class RecordSet:
 
 
 def read_events(
-    meds: Path,
+    meds: Path | str,
     samples: pl.DataFrame,
     *,
     look_back_days: float | None = None,
@@ -94,6 +95,9 @@ def read_events(
     Raises:
         RecordError: No parquet file, an unknown version, a missing or ill-typed column, a subject in two shards, an event without a code.
     """
+    absent = [name for name in ("sample_id", "subject_id", "prediction_time") if name not in samples.columns]
+    if absent:
+        raise RecordError(f"{meds}: the table of samples lacks {', '.join(absent)}; found {', '.join(samples.columns)}")
     part_of, place_of = np.full(samples.height, -1, np.int64), np.zeros(samples.height, np.int64)
     n_events = np.zeros(samples.height, np.int64)
     parts, counts, in_memory, spilled = [], [], 0, None
@@ -114,7 +118,7 @@ def read_events(
     return records
 
 
-def count_events(meds: Path, samples: pl.DataFrame, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
+def count_events(meds: Path | str, samples: pl.DataFrame, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
     """Count what `read_events` meets, without keeping an event; arguments and errors as there."""
     found, counts = np.zeros(samples.height, bool), []
     for part in stream_events(meds, samples, columns=columns):
@@ -123,7 +127,7 @@ def count_events(meds: Path, samples: pl.DataFrame, *, columns: Mapping[str, str
     return replace(total(counts), n_subjects_without_record=samples.filter(pl.Series(~found))["subject_id"].n_unique())
 
 
-def data_quality(meds: Path, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
+def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
     """Count what a whole dataset holds, each of its subjects once and nothing cut.
 
     Raises:

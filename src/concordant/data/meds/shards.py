@@ -26,6 +26,8 @@ COLUMNS = ("subject_id", "time", "code", "numeric_value", "text_value")
 
 _REQUIRED = ("subject_id", "time", "code")
 _BEFORE_0_3_3 = "patient_id"
+_STATIC = "static_measurements"
+"""Column of nested files: facts of a patient that have no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Shard:
     present: frozenset[str]
 
 
-def scan_shards(meds: Path, *, columns: Mapping[str, str] | None = None) -> tuple[Shard, ...]:
+def scan_shards(meds: Path | str, *, columns: Mapping[str, str] | None = None) -> tuple[Shard, ...]:
     """Open every shard of a dataset lazily; no event is read yet.
 
     Args:
@@ -54,6 +56,7 @@ def scan_shards(meds: Path, *, columns: Mapping[str, str] | None = None) -> tupl
     Raises:
         RecordError: No parquet file, an unknown version, a missing or ill-typed column.
     """
+    meds = Path(meds)
     names = _checked(columns or {}, meds)
     _check_version(meds)
     return tuple(_scan(path, names) for path in shard_paths(meds))
@@ -131,10 +134,14 @@ def _scan(path: Path, columns: Mapping[str, str]) -> Shard:
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per event: a nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is."""
-    nested = frame.collect_schema().get("events")
+    schema = frame.collect_schema()
+    nested = schema.get("events")
     if not (isinstance(nested, pl.List) and isinstance(nested.inner, pl.Struct)):
         return frame
-    frame = frame.drop("static_measurements", strict=False)
+    if isinstance(schema.get(_STATIC), pl.List):
+        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(nested.inner)  # by name: what it lacks is null, the time too
+        frame = frame.with_columns(events=pl.concat_list(without_time, pl.col("events").fill_null([])))
+    frame = frame.drop(_STATIC, strict=False)
     times = frame.explode("events").filter(pl.col("events").is_not_null()).unnest("events")
     return times.explode("measurements").filter(pl.col("measurements").is_not_null()).unnest("measurements")
 

@@ -45,7 +45,7 @@ class RecordPart:
 
 
 def stream_events(
-    meds: Path,
+    meds: Path | str,
     samples: pl.DataFrame,
     *,
     look_back_days: float | None = None,

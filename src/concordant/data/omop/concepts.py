@@ -102,6 +102,7 @@ def _edges(source: OmopSource) -> pl.DataFrame:
 
 
 def _one_level(columns: Columns) -> pl.Expr:
+    columns.require("min_levels_of_separation")
     return columns.integer("min_levels_of_separation") == 1
 
 

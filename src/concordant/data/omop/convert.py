@@ -53,7 +53,7 @@ class OmopConversion:
 
 
 def convert_omop(
-    omop: Path, out: Path, options: OmopOptions | None = None, *, overwrite: bool = False, progress: Progress | None = None
+    omop: Path | str, out: Path | str, options: OmopOptions | None = None, *, overwrite: bool = False, progress: Progress | None = None
 ) -> OmopConversion:
     """Convert an OMOP export to a MEDS dataset, which appears whole or not at all.
 
@@ -72,7 +72,7 @@ def convert_omop(
         ConfigError: An option is wrong.
     """
     options = options or OmopOptions()
-    out = out.absolute()
+    omop, out = Path(omop), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise RecordError(f"{out} is there already; give another place, or ask to overwrite it")
     out.parent.mkdir(parents=True, exist_ok=True)

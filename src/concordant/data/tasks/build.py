@@ -48,7 +48,7 @@ class BuiltCohort:
     task: Task
     folder: Path | None = None
 
-    def write(self, out: Path) -> Cohort:
+    def write(self, out: Path | str) -> Cohort:
         """Write the table, and `flow.json` beside it; `ct_path` is made relative to where the table lies.
 
         Returns:
@@ -57,29 +57,29 @@ class BuiltCohort:
         Raises:
             CohortError: The table breaks an invariant of cohort tables, through a column of the index table; nothing is written.
         """
-        table = self.table
+        out, table = Path(out), self.table
         if "ct_path" in table.columns:
             table = table.with_columns(ct_path=_rebased(table["ct_path"], (self.folder or Path()).absolute(), out.parent.absolute()))
         with atomic_path(out) as temporary:
             table.write_parquet(temporary)
             _check_readable(temporary, out)
         write_json(out.with_name(_FLOW), self.flow.to_json())
-        return read_cohort(out, splits_required=False)
+        return read_cohort(out, splits_required=False, outcome_required=False)
 
 
 def _check_readable(temporary: Path, out: Path) -> None:
     try:
-        read_cohort(temporary, splits_required=False)
+        read_cohort(temporary, splits_required=False, outcome_required=False)
     except CohortError as error:
         raise CohortError(str(error).replace(str(temporary), str(out))) from None
 
 
 def build_cohort(
     task: Task | Mapping[str, Any] | Path | str,
-    meds: Path,
+    meds: Path | str,
+    index: Path | str | pl.DataFrame | None = None,
     *,
-    index: Path | pl.DataFrame | None = None,
-    vocabulary: Path | None = None,
+    vocabulary: Path | str | None = None,
     split: SplitDraw | None = None,
     columns: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -102,8 +102,10 @@ def build_cohort(
     Raises:
         ConfigError: The task is wrong, or asks for what is not there.
         RecordError: The dataset cannot be read, or a subject lies in two shards.
-        CohortError: The index table is wrong, or no sample or no outcome remains.
+        CohortError: The index table is wrong, no sample remains, or no code of the dataset can be the outcome.
     """
+    meds, vocabulary = Path(meds), None if vocabulary is None else Path(vocabulary)
+    index = index if index is None or isinstance(index, pl.DataFrame) else Path(index)
     task = _with_index(_as_task(task), index)
     shards = scan_shards(meds, columns=columns)
     source = task.index.table if index is None else index
@@ -159,7 +161,7 @@ class _Building:
     def finished(self, split: SplitDraw | None, *, folder: Path | None) -> BuiltCohort:
         """Put the shards' samples together, give them splits, and check that a cohort remains."""
         self._tally.check_shards()
-        table = self._with_splits(pl.concat(self._parts), split)
+        table = self._with_splits(self._with_kept_columns(pl.concat(self._parts)), split)
         self._check(table)
         first = [name for name in _FIRST if name in table.columns]
         table = table.select(*first, pl.all().exclude(first)).sort("subject_id", "prediction_time", "sample_id")
@@ -168,10 +170,16 @@ class _Building:
             events=events_by_name(table["event"], len(self._task.competing)),
             counts={name: count for name, count in (self._tally.counts + self._flow.counts).items() if count},
             code_sets=self._tally.code_sets(),
-            warnings=(*self._codes.notes, *self._tally.warnings(), *_empty_splits(table)),
+            warnings=(*self._codes.notes, *self._tally.warnings(), *_without_outcome(table)),
             made_from={"meds": str(self._meds), "task": self._task.model_dump(mode="json")},
         )
         return BuiltCohort(table, flow, self._task, folder)
+
+    def _with_kept_columns(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Add the further columns of the index table."""
+        if self._table is None:
+            return table
+        return table.join(self._table.drop("subject_id", "prediction_time"), on="sample_id", how="left", maintain_order="left")
 
     def _with_splits(self, table: pl.DataFrame, split: SplitDraw | None) -> pl.DataFrame:
         stated = read_splits(self._meds)
@@ -193,16 +201,18 @@ class _Building:
             steps = self._flow.steps()
             last = next((step for step in steps if not step.samples), steps[-1])
             raise CohortError(f"no sample remains after the step {last.name!r}, which removed {last.removed_samples}; {self._hint()}")
-        if not (table["event"] == 1).any():
+        if not (table["event"] == 1).any() and not self._tally.outcome_is_possible():
             raise CohortError(f"no sample of {table.height} has the outcome; {self._hint()}")
 
     def _hint(self) -> str:
         return "; ".join((*self._codes.notes, *self._tally.warnings())) or self._tally.vocabularies()
 
 
-def _empty_splits(table: pl.DataFrame) -> Iterator[str]:
-    """Say which splits a study cannot use: each needs an outcome."""
-    if "split" in table.columns:
+def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
+    """Say what a study cannot use: the cohort, and each of its splits, needs an outcome."""
+    if not (table["event"] == 1).any():
+        yield "no sample has the outcome; a study needs one"
+    elif "split" in table.columns:
         with_outcome = set(table.filter(pl.col("event") == 1)["split"])
         absent = [name for name in SPLITS if name not in with_outcome]
         if absent:

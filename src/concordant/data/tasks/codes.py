@@ -61,11 +61,12 @@ def resolve_codes(task: Task, meds: Path, vocabulary: Path | None) -> TaskCodes:
     asking = [name for name, one in used.items() if one.descendants]
     roots = CodeMatcher.of(pattern for name in asking for pattern in used[name].codes)
     ontology = read_ontology(meds, vocabulary, roots) if asking else None
-    notes = [_check_ontology(used, ontology, meds)] if asking else []
+    notes = [] if ontology is None else [_check_ontology(used, ontology, meds), _unknown_to(ontology, used)]
+    sets = {name: _matcher(one, ontology) for name, one in used.items()}
     visits = task.visits_used
     return TaskCodes(
-        sets={name: _matcher(one, ontology) for name, one in used.items()},
-        starts={kind: CodeMatcher.of(one.start) for kind, one in visits.items()},
+        sets=sets,
+        starts={kind: sets[kind] if kind in task.sets_as_visits else CodeMatcher.of(one.start) for kind, one in visits.items()},
         ends={kind: CodeMatcher.of(one.end) for kind, one in visits.items()},
         birth=CodeMatcher.of(task.birth_codes),
         death=CodeMatcher.of(task.death_codes),
@@ -95,3 +96,10 @@ def _check_ontology(used: Mapping[str, CodeSet], ontology: Ontology | None, meds
         )
     asking = ", ".join(name for name, one in used.items() if one.descendants)
     return f"the descendants of {asking} are not known here ({where}): only the listed codes count"
+
+
+def _unknown_to(ontology: Ontology, used: Mapping[str, CodeSet]) -> str:
+    """Return a note on the sets that ask for descendants of codes that the ontology does not have."""
+    asking = {name: CodeMatcher.of(one.codes) for name, one in used.items() if one.descendants is True and ontology}
+    unknown = ", ".join(name for name, one in asking.items() if one.among(ontology.codes).is_empty())
+    return f"{' and '.join(ontology.names)} has none of the codes of {unknown}: only the listed codes count" if unknown else ""

@@ -23,7 +23,8 @@ from concordant.core.messages import complaint
 
 DEATH_CODES = (DEATH_CODE, f"{DEATH_CODE}//*", "SNOMED/419620001")
 """Codes of death in MEDS 0.3 and later (with or without its cause) and before."""
-_ENTRY = ("entry", "entry_days", "entry_time", "delayed_entry", "left_truncation")
+ENTRY = ("entry", "entry_days", "entry_time", "delayed_entry", "left_truncation")
+"""Keys and columns by which a user would ask for left truncation."""
 
 
 class _Frozen(BaseModel):
@@ -69,7 +70,7 @@ class Visits(_Frozen):
 
     Attributes:
         start: Codes of the event that begins one.
-        end: Codes of the event that ends one; a code that matches both ends it.
+        end: Codes of the event that ends one; a code that matches both ends it, and so does a starting code with `/end` after it.
     """
 
     start: Patterns
@@ -84,6 +85,7 @@ INPATIENT = Visits(
     ),
 )
 """Inpatient visits in OMOP (9201 inpatient, 262 emergency and inpatient) and in MIMIC."""
+_INPATIENT = "inpatient"
 
 
 class Index(_Frozen):
@@ -243,7 +245,7 @@ class Task(_Frozen):
     Attributes:
         name: What it is called.
         code_sets: Codes by name.
-        visits: Kinds of visits by name, beyond `inpatient` or in its place.
+        visits: Kinds of visits by name, beyond `inpatient` or in its place. A code set may stand for one too: its codes begin a visit.
         index: Where prediction starts.
         include: Who takes part: all of these must hold.
         exclude: Who does not: any of these.
@@ -271,7 +273,7 @@ class Task(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _no_entry_times(cls, given: Any) -> Any:
-        found = [key for key in _ENTRY if isinstance(given, Mapping) and key in given]
+        found = [key for key in ENTRY if isinstance(given, Mapping) and key in given]
         if found:
             raise complaint(f"{found[0]}: {NO_ENTRY_TIMES}")
         return given
@@ -307,20 +309,29 @@ class Task(_Frozen):
 
     @property
     def all_visits(self) -> dict[str, Visits]:
-        """Every kind of visit by name, `inpatient` always among them."""
-        return {"inpatient": INPATIENT} | self.visits
+        """Every kind of visit by name: `inpatient`, the code sets as such, and the visits defined; the later in place of the earlier."""
+        as_visits = {name: Visits(start=one.codes, end=INPATIENT.end if name == _INPATIENT else ()) for name, one in self.code_sets.items()}
+        return {_INPATIENT: INPATIENT} | as_visits | self.visits
 
     @property
     def visits_used(self) -> dict[str, Visits]:
         """The kinds of visits that a criterion or an event asks for."""
-        names = {name for place, names, _ in self._references() if place.endswith("within") for name in names or ()}
-        return {name: visits for name, visits in self.all_visits.items() if name in names}
+        return {name: visits for name, visits in self.all_visits.items() if name in self._named(within=True)}
+
+    @property
+    def sets_as_visits(self) -> tuple[str, ...]:
+        """The code sets that stand for a kind of visit."""
+        return tuple(name for name in self.code_sets if name in self._named(within=True) and name not in self.visits)
 
     @property
     def sets_used(self) -> tuple[str, ...]:
         """The code sets that anything names, in the order of definition."""
-        used = {name for place, names, _ in self._references() if not place.endswith("within") for name in names or ()}
+        used = self._named(within=False) | set(self.sets_as_visits)
         return tuple(name for name in self.code_sets if name in used)
+
+    def _named(self, *, within: bool) -> set[str]:
+        """List the names of visits (`within`), or those of code sets, that anything asks for."""
+        return {name for place, names, _ in self._references() if place.endswith("within") == within for name in names or ()}
 
     @property
     def asks_causes(self) -> bool:

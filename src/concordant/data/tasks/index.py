@@ -7,12 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import CohortError
-from concordant.data.tasks.definition import NO_ENTRY_TIMES, Index
+from concordant.data.tasks.definition import ENTRY, NO_ENTRY_TIMES, Index
 from concordant.data.tasks.records import ShardRecords
 from concordant.data.tasks.times import microseconds
 
 _MADE_HERE = ("time_days", "event")
-_ENTRY = ("entry", "entry_days", "entry_time", "delayed_entry", "left_truncation")
 
 
 def read_index(source: Path | pl.DataFrame) -> pl.DataFrame:
@@ -56,7 +55,7 @@ def _check_columns(table: pl.DataFrame, name: str) -> None:
     absent = [column for column in ("subject_id", "prediction_time") if column not in table.columns]
     if absent:
         raise CohortError(f"{name}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}")
-    entry = [column for column in _ENTRY if column in table.columns]
+    entry = [column for column in ENTRY if column in table.columns]
     if entry:
         raise CohortError(f"{name}: column {entry[0]}: {NO_ENTRY_TIMES}")
     made = [column for column in _MADE_HERE if column in table.columns]

@@ -68,8 +68,11 @@ def _from_metadata(meds: Path) -> tuple[str, pl.DataFrame] | None:
     try:
         frame = pl.scan_parquet(path, hive_partitioning=False)
         schema = frame.collect_schema()
-        if not isinstance(schema.get("parent_codes"), pl.List):
+        kind = schema.get("parent_codes", pl.Null())
+        if kind == pl.Null:
             return None
+        if not isinstance(kind, pl.List):
+            raise RecordError(f"{path}: column parent_codes is {kind}; MEDS has a list of codes there")
         if "code" not in schema:
             raise RecordError(f"{path}: missing column code; found {', '.join(schema)}")
         edges = frame.select(parent=pl.col("parent_codes").cast(pl.List(pl.String)), child=pl.col("code").cast(pl.String))

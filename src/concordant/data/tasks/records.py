@@ -8,7 +8,9 @@ import polars as pl
 
 from concordant.core.errors import RecordError
 from concordant.data.meds import Shard
+from concordant.data.meds.shards import unreadable
 from concordant.data.tasks.codes import TaskCodes
+from concordant.data.tasks.matcher import CodeMatcher
 from concordant.data.tasks.visits import VisitTable, visits_of
 
 _PERIOD_CODES = pl.Series("code", ["OBSERVATION_PERIOD_START", "OBSERVATION_PERIOD_END"])
@@ -22,7 +24,7 @@ class ShardRecords:
         subjects: `subject_id`, `birth`, `first` (event other than birth), `last`, `death` (null where there is none): each subject once.
         events: `subject_id`, `time` (null = static), `code`, `visit_id`, `end` of the events that the task looks for.
         sets: By name, the codes of the shard that belong to a code set.
-        causes: By name of a code set, the codes of death that state such a cause.
+        causes: By name of a code set, the codes of death that state such a cause, or belong to it themselves.
         death: The codes of death.
         visits: By kind, the visits.
         periods: `subject_id`, `start`, `end` of the observation periods.
@@ -72,25 +74,37 @@ def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecord
         birth, death = wanted.birth.among(present), wanted.death.among(present)
         sets = {name: one.among(present) for name, one in wanted.sets.items()}
         starts = {kind: one.among(present) for kind, one in wanted.starts.items()}
-        ends = {kind: one.among(present) for kind, one in wanted.ends.items()}
+        ends = {kind: _ending(wanted.starts[kind], one, present) for kind, one in wanted.ends.items()}
         marks = _PERIOD_CODES if periods else _PERIOD_CODES.clear()
         looked_for = pl.concat([death, marks, *sets.values(), *starts.values(), *ends.values()]).unique()
         subjects, events = _collected(shard, birth, death, looked_for, with_visits=bool(starts))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecordError(f"{shard.path}: not readable as a MEDS shard ({str(error).partition(chr(10))[0]})") from None
+        raise unreadable(shard.path, error) from None
     stated = wanted.causes(death).drop_nulls("cause")
     with_cause = codes.join(stated, on="code", how="semi")["len"].sum()
     return ShardRecords(
         subjects=subjects,
         events=events,
         sets=sets,
-        causes={name: stated.filter(one.matches(pl.col("cause")))["code"] for name, one in wanted.sets.items()},
+        causes={name: _with_cause(stated, one, death) for name, one in wanted.sets.items()},
         death=death,
         visits={kind: visits_of(events, starts[kind], ends[kind]) for kind in starts},
         periods=visits_of(events, _PERIOD_CODES[:1], _PERIOD_CODES[1:]).intervals,
         codes=codes.select("code", "len"),
         n_deaths_with_cause=int(with_cause),
     )
+
+
+def _ending(starts: CodeMatcher, ends: CodeMatcher, present: pl.Series) -> pl.Series:
+    """Return the codes that end a visit; where the starting one has a name, its end may have the same and `/end`."""
+    code = pl.col("code")
+    named = code.str.ends_with("/end") & starts.matches(code.str.strip_suffix("/end"))
+    return present.to_frame("code").filter(ends.matches(code) | named)["code"]
+
+
+def _with_cause(stated: pl.DataFrame, wanted: CodeMatcher, death: pl.Series) -> pl.Series:
+    """Return the codes of death whose cause belongs to a code set, or which belong to it whole."""
+    return pl.concat([stated.filter(wanted.matches(pl.col("cause")))["code"], wanted.among(death)]).unique()
 
 
 def _check_complete(codes: pl.DataFrame, shard: Shard) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from concordant.core.errors import CohortError, ConfigError, RecordError, did_you_mean
 from concordant.data.cohort import SPLITS
+from concordant.data.tasks.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,7 @@ def read_splits(meds: Path) -> pl.DataFrame | None:
     path = meds / "metadata" / "subject_splits.parquet"
     if not path.is_file():
         return None
-    try:
-        table = pl.read_parquet(path, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecordError(f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})") from None
-    absent = [name for name in ("subject_id", "split") if name not in table.columns]
-    if absent:
-        raise RecordError(f"{path}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}")
-    if not table["subject_id"].dtype.is_integer():
-        raise RecordError(f"{path}: column subject_id is {table['subject_id'].dtype}; MEDS has an integer there")
-    table = table.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String)).drop_nulls().unique()
+    table = read_table(path, ("split",)).with_columns(pl.col("split").cast(pl.String)).drop_nulls().unique()
     unknown = table.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort()
     if len(unknown):
         raise RecordError(f"{path}: split is {unknown[0]!r}; MEDS has {', '.join(SPLITS)}.{did_you_mean(unknown[0], SPLITS)}")

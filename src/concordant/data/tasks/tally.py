@@ -9,7 +9,7 @@ import polars as pl
 
 from concordant.core.errors import RecordError
 from concordant.data.meds import Shard
-from concordant.data.tasks.definition import Task
+from concordant.data.tasks.definition import Causes, Task
 from concordant.data.tasks.records import ShardRecords
 
 _SHOWN = 8
@@ -38,7 +38,7 @@ class Tally:
         self._subjects.append(records.subjects["subject_id"].to_numpy())
         codes = records.codes
         for name, found in records.sets.items():
-            found = pl.concat([found, records.causes[name]])
+            found = pl.concat([found, records.causes[name]]).unique()
             self._codes[name] |= set(found)
             self._events[name] += int(codes.join(found.to_frame("code"), on="code", how="semi")["len"].sum())
         vocabulary = codes.group_by(pl.col("code").str.splitn("/", 2).struct.field("field_0").alias("name")).agg(pl.col("len").sum())
@@ -91,6 +91,12 @@ class Tally:
             ahead = [str(criterion) for criterion in getattr(self._task, part) if criterion.looks_ahead]
             found += [f"{part}: {one}: the window reaches beyond the index, so who takes part depends on the future" for one in ahead]
         return tuple(found)
+
+    def outcome_is_possible(self) -> bool:
+        """Tell whether any code of the dataset could be the outcome; a death always could."""
+        parts = [part for _, part in self._task.outcome.parts("")]
+        named = [name for part in parts for name in (*(part.codes or ()), *(part.death.causes if isinstance(part.death, Causes) else ()))]
+        return any(part.death is True for part in parts) or any(self._codes[name] for name in named)
 
     def vocabularies(self) -> str:
         """Say how the codes of the dataset begin, the most frequent first."""

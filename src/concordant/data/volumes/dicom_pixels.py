@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from concordant.core.errors import ConcordantError, VolumeError
 from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, UNDEFINED_LENGTH, Pixels
@@ -40,7 +41,27 @@ def _native(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column
         raise VolumeError("truncated file")
     if pixels.length < count * pixels.dtype.itemsize:
         raise VolumeError("absurd header: fewer pixels than rows times columns")
-    return np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape)
+    return _used_bits(np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape), pixels)
+
+
+def _used_bits(stored: Shaped[np.ndarray, "frame row column"], pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
+    """Clear the bits above the stored ones, which may hold anything (an overlay, no sign), and extend the sign. Source: DICOM PS3.5, 8.1.1.
+
+    Declared padding stays as it is: it may need more bits, and what is left of it without them would be a measurement.
+    """
+    unused = pixels.bits_allocated - pixels.bits_stored
+    if not unused:
+        return stored
+    used = stored << unused >> unused
+    return used if pixels.padding is None else np.where(is_padding(stored, pixels.padding), stored, used)
+
+
+def is_padding(stored: Shaped[np.ndarray, "*size"], padding: tuple[int, int]) -> Bool[np.ndarray, "*size"]:
+    """Say which stored values stand for no measurement."""
+    low, high = padding
+    if low == high:
+        return np.asarray(stored == low)
+    return np.asarray((stored >= low) & (stored <= high))
 
 
 def _compressed(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column"]:
@@ -125,6 +146,8 @@ def _decoded(encoded: bytes, pixels: Pixels) -> Shaped[np.ndarray, "frame row co
     except NotImplementedError as error:
         raise VolumeError("unknown transfer syntax") from error
     if not decoder.is_available:
+        if find_spec("gdcm") is not None:
+            raise VolumeError("unknown transfer syntax")
         raise ConcordantError("reading compressed DICOM needs python-gdcm; install it with: pip install 'concordant[dicom]'")
     options: dict[str, Any] = {
         "rows": pixels.rows,

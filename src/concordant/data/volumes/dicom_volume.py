@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume
 from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, Image, Plane
-from concordant.data.volumes.dicom_pixels import decode
+from concordant.data.volumes.dicom_pixels import decode, is_padding
 from concordant.data.volumes.dicom_stack import Stack, regular
 from concordant.data.volumes.limits import refuse_bomb, refuse_size
 from concordant.data.volumes.stored import on_grid
@@ -103,13 +103,6 @@ def _converted(
         values = values * dtype.type(plane.slope) + dtype.type(plane.intercept)
     if padding is None:
         return values
-    outside = _outside(stored, padding)
+    outside = is_padding(stored, padding)
     air = AIR_HU if rescale is None else rescale.air
     return np.where(outside, dtype.type(air), values) if outside.any() else values
-
-
-def _outside(stored: Shaped[np.ndarray, "row column"], padding: tuple[int, int]) -> Bool[np.ndarray, "row column"]:
-    low, high = padding
-    if low == high:
-        return np.asarray(stored == low)
-    return np.asarray((stored >= low) & (stored <= high))

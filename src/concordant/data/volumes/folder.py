@@ -16,6 +16,7 @@ CHOSEN = "chosen.series"
 
 LEAVES_FOLDER = "a path that leaves the folder"
 _START = 132
+_APPLE_DOUBLE = "._"  # "._x.dcm" holds attributes of "x.dcm"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_INDEX_BYTES = 1 << 24
 
@@ -36,8 +37,8 @@ class Found:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files in a folder and below, sorted; folders that are links are not entered."""
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    """Return all files in a folder and below, sorted; folders that are links are not entered, and what macOS leaves beside files is no file."""
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names if not name.startswith(_APPLE_DOUBLE))
 
 
 def find_images(files: Sequence[Path], folder: Path) -> Found:

@@ -60,6 +60,8 @@ def open_volume(path: Path | str) -> StoredVolume:
         return _open(path)
     except VolumeError as error:
         raise VolumeError(error.reason, path) from error.__cause__
+    except OSError as error:  # a name that is too long, say
+        raise VolumeError("unreadable file", path) from error
 
 
 def _open(path: Path) -> StoredVolume:
@@ -70,7 +72,7 @@ def _open(path: Path) -> StoredVolume:
     if path.suffix == INDEX_SUFFIX:
         return _open_index(path)
     if is_dicom(first_bytes(path)):
-        return _open_files([path], path.parent)
+        return _open_files([path], path.resolve().parent)  # a link that is named itself may lead anywhere
     return open_nifti(path)
 
 
@@ -94,7 +96,11 @@ def _open_folder(folder: Path) -> StoredVolume:
         return _open_index(folder / CHOSEN)
     found = find_images(files_below(folder), folder)
     if not found.images and not found.refused:
-        raise VolumeError("no DICOM images in this folder; name a NIfTI file itself" if found.others else "an empty folder")
+        raise VolumeError(
+            "no DICOM images in this folder; name a NIfTI file itself"
+            if found.others
+            else "an empty folder (links to folders are not entered)"
+        )
     _refuse_unread(found)
     series = group_series(found.images)
     chosen = choose(series)

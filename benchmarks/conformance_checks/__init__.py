@@ -1,0 +1,1 @@
+"""The comparisons of benchmarks/conformance.py: importing a module of checks registers them."""

@@ -1,0 +1,66 @@
+"""The order of many numbers, by a radix sort: the metrics' kernels sweep through time or risk and sort more than they compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numba import njit
+
+_DIGIT_BITS = 11  # 2,048 places: what a first-level cache holds
+_DIGITS = 4
+_LEAST_NUMBER_BITS = 64 - _DIGITS * _DIGIT_BITS  # enough for a million rows
+
+
+def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+    """Return the rows in ascending order of their values, equal values in the order of the rows (-0.0 before 0.0): a fast np.argsort.
+
+    Args:
+        values: Any but NaN.
+    """
+    number_bits = max(_LEAST_NUMBER_BITS, (len(values) - 1).bit_length())
+    words = np.empty((2, len(values)), np.uint64)  # made here, as compiled code does not ask for large pages of memory
+    rows = np.empty(len(values), np.int64)
+    _sort_by_leading_bits(np.ascontiguousarray(values).view(np.uint64), number_bits, words, rows)
+    # Values that agree in their leading bits may still be out of order: a few as a rule, many only in unusual data.
+    return rows if _settle(rows, values) else np.argsort(values, kind="stable")
+
+
+@njit(cache=True)
+def _sort_by_leading_bits(bits: Any, number_bits: int, space: Any, rows: Any) -> None:
+    """Sort by all but the last bits of each number, which make room for its row; a radix sort, least digit first."""
+    words, moved = space[0], space[1]
+    counts = np.zeros((_DIGITS, 1 << _DIGIT_BITS), np.int64)
+    sign, row_mask, digit_mask = np.uint64(1 << 63), np.uint64((1 << number_bits) - 1), np.uint64((1 << _DIGIT_BITS) - 1)
+    for row in range(bits.size):
+        key = ~bits[row] if bits[row] & sign else bits[row] | sign  # ascends with the number
+        words[row] = (key & ~row_mask) | np.uint64(row)
+        for digit in range(_DIGITS):
+            counts[digit, (words[row] >> np.uint64(number_bits + _DIGIT_BITS * digit)) & digit_mask] += 1
+    for digit in range(_DIGITS):
+        shift = np.uint64(number_bits + _DIGIT_BITS * digit)
+        place = np.cumsum(counts[digit]) - counts[digit]
+        for word in words:
+            value = (word >> shift) & digit_mask
+            moved[place[value]] = word
+            place[value] += 1
+        words, moved = moved, words
+    for place_now in range(rows.size):
+        rows[place_now] = words[place_now] & row_mask
+
+
+@njit(cache=True)
+def _settle(rows: Any, values: Any) -> bool:
+    """Sort almost sorted rows by insertion; give up, False, where that would take more than one move per row."""
+    moves = rows.size
+    for place in range(1, rows.size):
+        row = rows[place]
+        while place > 0 and values[rows[place - 1]] > values[row]:
+            rows[place] = rows[place - 1]
+            place -= 1
+            moves -= 1
+            if moves < 0:
+                return False
+        rows[place] = row
+    return True

@@ -1,0 +1,101 @@
+"""The share of credit in weighted pairs of a case and a control, and how much every subject moves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from concordant.core.errors import MetricError
+from concordant.metrics.inputs import Subjects
+from concordant.metrics.pairs import PairSums
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of a case and a control, each weighing the product of two factors and of the two rows' weights.
+
+    Attributes:
+        sums: Per row its sums over the pairs: the other row's factor and weight are in them, its own are not.
+        case_factor: Of every row as case; 0 where it does not count as one.
+        control_factor: Of every row as control.
+        case_reads: How many times 1 / G, read at the row's place on the censoring curve, is in its factor as case.
+        control_reads: The same as control.
+    """
+
+    sums: PairSums
+    case_factor: Real[np.ndarray, " subject"]
+    control_factor: Real[np.ndarray, " subject"] | int = 1
+    case_reads: int = 0
+    control_reads: int = 0
+
+    def as_case(self, value: float) -> Float[np.ndarray, " subject"]:
+        """Return every row's credit as case beyond what a share expects."""
+        return np.asarray(self.case_factor * (self.sums.case_credit - value * self.sums.case_total))
+
+    def as_control(self, value: float) -> Float[np.ndarray, " subject"]:
+        """Return every row's credit as control beyond what a share expects."""
+        return np.asarray(self.control_factor * (self.sums.control_credit - value * self.sums.control_total))
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that count."""
+        return int(self.sums.case_count[self.case_factor > 0].sum())
+
+    @property
+    def n_comparable(self) -> int:
+        """Number of pairs that would count if every case did."""
+        return int(self.sums.case_count.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class PairShare:
+    """The share of credit in all pairs.
+
+    Attributes:
+        value: The share.
+        influence: Influence of every row, the censoring curve taken as known.
+        sensitivity: Derivative with respect to log G where the row reads the censoring curve.
+        n_pairs: Pairs that count.
+        n_comparable: Pairs that would count if every case did.
+    """
+
+    value: float
+    influence: Float[np.ndarray, " subject"]
+    sensitivity: Float[np.ndarray, " subject"]
+    n_pairs: int
+    n_comparable: int
+
+
+def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
+    """Compute the share of credit in several kinds of pairs together.
+
+    Raises:
+        MetricError: No pair counts.
+    """
+    weights = subjects.weights
+    total = float(sum(np.sum(weights * pairs.case_factor * pairs.sums.case_total) for pairs in kinds))
+    if total == 0:
+        raise MetricError(_nothing_to_compare(subjects, kinds[0].case_factor))
+    value = float(sum(np.sum(weights * pairs.case_factor * pairs.sums.case_credit) for pairs in kinds)) / total
+    influence, sensitivity = np.zeros(len(subjects)), np.zeros(len(subjects))
+    for pairs in kinds:
+        as_case, as_control = pairs.as_case(value), pairs.as_control(value)
+        influence += as_case + as_control
+        if pairs.case_reads:
+            sensitivity -= pairs.case_reads * as_case + pairs.control_reads * as_control
+    return PairShare(
+        value=value,
+        influence=weights * influence / total,
+        sensitivity=weights * sensitivity / total,
+        n_pairs=sum(pairs.n_pairs for pairs in kinds),
+        n_comparable=sum(pairs.n_comparable for pairs in kinds),
+    )
+
+
+def _nothing_to_compare(subjects: Subjects, case_factor: Real[np.ndarray, " subject"]) -> str:
+    if subjects.n_events == 0:
+        return f"none of the {len(subjects)} rows has event 1: without an event there is no comparable pair"
+    counting = int((case_factor > 0).sum())
+    return f"no comparable pair among {len(subjects)} rows; {counting} of {subjects.n_events} event(s) count as cases"

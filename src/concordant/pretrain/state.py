@@ -1,0 +1,124 @@
+"""The state of a run on disk, so that one that was stopped goes on as if it had not been; and the finished checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from concordant.core.errors import ConfigError
+from concordant.core.files import atomic_folder, atomic_path, differing_keys, read_json, write_json
+from concordant.encoders.clmbr.checkpoint import HEAD, TRUNK
+from concordant.encoders.clmbr.config import CONFIG, DICTIONARY, MODEL, CheckpointConfig, config_content
+from concordant.encoders.clmbr.network import ClmbrNetwork
+from concordant.pretrain.objectives import Head
+
+_STATE = "resume"
+_PROGRESS = "progress.json"
+_TENSORS = "state.safetensors"
+RECORD = "pretraining.json"
+
+
+@dataclass
+class Run:
+    """How far a run is.
+
+    Attributes:
+        epoch: The epoch it is in.
+        batch: Batches done in it.
+        step: Batches done in all.
+        best: Least loss on tuning, nats per term.
+        since_best: Rounds since then.
+        history: One entry per round.
+        done: Whether it has ended.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = float("inf")
+    since_best: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is trained, and its optimiser.
+
+    Attributes:
+        network: The network.
+        head: The head.
+        optimiser: AdamW over both.
+    """
+
+    network: ClmbrNetwork
+    head: Head
+    optimiser: torch.optim.Optimizer
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters under the names of a checkpoint."""
+        trunk = {f"{TRUNK}{name}": value for name, value in self.network.state_dict().items()}
+        return trunk | {f"{HEAD}{name}": value for name, value in self.head.state_dict().items()}
+
+
+def save_state(out: Path, trained: Trained, run: Run, facts: Mapping[str, Any]) -> None:
+    """Keep everything that the next batch depends on, in one rename."""
+    moments = trained.optimiser.state_dict()["state"]
+    tensors = trained.parameters() | {f"adam.{number}.{name}": value for number, of in moments.items() for name, value in of.items()}
+    with atomic_folder(out / _STATE) as folder:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / _TENSORS)
+        write_json(folder / _PROGRESS, {"facts": dict(facts), "run": vars(run)})
+
+
+def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
+    """Go on from a kept state, or start where there is none.
+
+    Raises:
+        ConfigError: The state is of a run with other options or records.
+    """
+    path = out / _STATE / _PROGRESS
+    if not path.is_file():
+        return Run()
+    kept = read_json(path)
+    differing = differing_keys(kept["facts"], facts)
+    if differing:
+        raise ConfigError(
+            f"{out} holds a run with other {', '.join(differing)}; give the same to go on with it, another folder, or restart to begin anew"
+        )
+    tensors = load_file(out / _STATE / _TENSORS)
+    trained.network.load_state_dict({name.removeprefix(TRUNK): value for name, value in tensors.items() if name.startswith(TRUNK)})
+    trained.head.load_state_dict({name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, number, kind = name.split(".")
+            moments.setdefault(int(number), {})[kind] = value
+    trained.optimiser.load_state_dict({**trained.optimiser.state_dict(), "state": moments})
+    return Run(**kept["run"])
+
+
+def save_checkpoint(out: Path, trained: Trained, config: CheckpointConfig, dictionary: Mapping[str, Any]) -> None:
+    """Write the three files that every loader of CLMBR and MOTOR reads."""
+    write_json(out / CONFIG, config_content(config))
+    with atomic_path(out / DICTIONARY) as path:
+        path.write_bytes(msgpack.dumps(dictionary))
+    with atomic_path(out / MODEL) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in trained.parameters().items()}, path)
+
+
+def save_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write `pretraining.json`: options, counts, versions, and the history."""
+    write_json(out / RECORD, record)
+
+
+def forget(out: Path) -> None:
+    """Remove the state that a run would go on from."""
+    shutil.rmtree(out / _STATE, ignore_errors=True)

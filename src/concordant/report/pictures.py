@@ -1,0 +1,104 @@
+"""Attention pictures in the report: read from the run folder and embedded, without anything that names a sample."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from concordant.core.artifacts import RunFolder
+from concordant.core.errors import StoreError
+from concordant.core.files import read_json
+
+ABOUT = "about.json"
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class PictureFacts(_Facts):
+    """One picture.
+
+    Attributes:
+        file: Its name in the folder.
+        group: `highest` or `lowest` predicted risk.
+        rank: 1 for the most extreme one.
+    """
+
+    file: str
+    group: Literal["highest", "lowest"]
+    rank: int
+
+
+class AboutPictures(_Facts):
+    """What the pictures of a folder show.
+
+    Attributes:
+        fusion: Label of the strategy.
+        ct_encoder: Label of the scan's encoder.
+        ehr_encoder: Label of the record's encoder.
+        cohort: Label of the cohort.
+        source: Whose attention it is: the record's, or that of pooling.
+        window_hu: Hounsfield units that are black and white.
+        pictures: The pictures, in order.
+    """
+
+    fusion: str
+    ct_encoder: str | None = None
+    ehr_encoder: str | None = None
+    cohort: str
+    source: Literal["record", "pooling"]
+    window_hu: tuple[float, float]
+    pictures: tuple[PictureFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPicture:
+    """A picture inside the page.
+
+    Attributes:
+        title: What it shows.
+        data: The PNG file as a data address.
+    """
+
+    title: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPictures:
+    """The pictures of a run.
+
+    Attributes:
+        about: What they show.
+        pictures: The pictures, in order.
+    """
+
+    about: AboutPictures
+    pictures: tuple[EmbeddedPicture, ...]
+
+
+def read_pictures(run: RunFolder) -> AttentionPictures | None:
+    """Return the attention pictures of a run; None where it has none.
+
+    Raises:
+        StoreError: The folder is damaged.
+    """
+    if not run.pictures.is_dir():
+        return None
+    try:
+        about = AboutPictures.model_validate(read_json(run.pictures / ABOUT))
+        shown = tuple(_embedded(run, one) for one in about.pictures)
+    except (OSError, ValueError, ValidationError) as error:
+        raise StoreError(f"{run.pictures}: not readable ({type(error).__name__}); delete the folder and run the study again") from None
+    return AttentionPictures(about, shown) if shown else None
+
+
+def _embedded(run: RunFolder, one: PictureFacts) -> EmbeddedPicture:
+    content = (run.pictures / PurePath(one.file).name).read_bytes()
+    title = f"{one.group.capitalize()} predicted risk, number {one.rank}"
+    return EmbeddedPicture(title, f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}")
