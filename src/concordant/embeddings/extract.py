@@ -83,9 +83,8 @@ def embed(
     stage = f"{cohort.label}: {name}"
     digests = DigestCache() if digests is None else digests
     origin = origin_of(cohort, modality, source)
-    weights = (
-        source.weights_digest if isinstance(source, Encoder) else None
-    )  # first: weights that are not there are known before hours of reading
+    # first, so that weights that are not there are known before hours of reading
+    weights = source.weights_digest if isinstance(source, Encoder) else None
     facts = {
         "store_version": STORE_VERSION,
         "encoder": name,

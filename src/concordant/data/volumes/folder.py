@@ -37,7 +37,7 @@ class Found:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files in a folder and below, sorted; folders that are links are not entered, and what macOS leaves beside files is no file."""
+    """Return all files below a folder, sorted; folders that are links are not entered, what macOS leaves beside files is no file."""
     return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names if not name.startswith(_APPLE_DOUBLE))
 
 
