@@ -109,7 +109,7 @@ def test_against_a_margin_every_concordance_is_tested_and_nothing_else():
     for row, name in zip(own.to_dicts(), FUSIONS, strict=True):
         difference = alone[name].estimate - alone[CT].estimate
         error = np.sqrt((summed(alone[name].influence - alone[CT].influence) ** 2).sum())
-        below, above = stats.norm.sf((difference + 0.05) / error), stats.norm.cdf((difference - 0.05) / error)
+        below, above = stats.t.sf((difference + 0.05) / error, N // 2 - 1), stats.t.cdf((difference - 0.05) / error, N // 2 - 1)
         assert row["margin"] == 0.05
         assert row["p_non_inferiority"] == pytest.approx(below, rel=1e-9)
         assert row["p_equivalence"] == pytest.approx(max(below, above), rel=1e-9)
@@ -168,8 +168,9 @@ def test_a_gain_over_both_is_the_worse_of_two_one_sided_tests():
     for row, name in zip(own.to_dicts(), FUSIONS, strict=True):
         differences = [alone[name].estimate - alone[other].estimate for other in (CT, EHR)]
         errors = [np.sqrt((summed(alone[name].influence - alone[other].influence) ** 2).sum()) for other in (CT, EHR)]
-        p = [stats.norm.sf(one / error) for one, error in zip(differences, errors, strict=True)]
-        limit = min(one - 1.6448536 * error for one, error in zip(differences, errors, strict=True))
+        p = [stats.t.sf(one / error, N // 2 - 1) for one, error in zip(differences, errors, strict=True)]
+        quantile = stats.t.ppf(0.95, N // 2 - 1)
+        limit = min(one - quantile * error for one, error in zip(differences, errors, strict=True))
         assert (row["gain_over_ct"], row["gain_over_ehr"]) == pytest.approx(tuple(differences), abs=1e-14)
         assert (row["p_over_ct"], row["p_over_ehr"], row["p_value"]) == pytest.approx((*p, max(p)), rel=1e-9)
         assert (row["gain"], row["lower_limit"]) == pytest.approx((min(differences), limit), abs=1e-7)
