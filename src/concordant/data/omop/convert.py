@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 
-from concordant import __version__
 from concordant.core.errors import RecordError
 from concordant.core.files import atomic_folder, write_json
 from concordant.data.omop.concepts import code_table, read_concepts, used_concepts
@@ -152,7 +152,7 @@ class _Conversion:
         return {
             "dataset_name": self.source.root.name,
             "etl_name": "concordant omop",
-            "etl_version": __version__,
+            "etl_version": version("concordant"),
             "meds_version": MEDS_VERSION,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "other_extension_columns": _BEYOND_MEDS,
