@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRBigEndian, HTJ2KLossless, ImplicitVRLittleEndian
 
 from concordant.data.volumes import VolumeError, open_volume, read_volume
 from dicom_fixture import Geometry, body, enhanced, image, save, set_pixels, tilted, transcode, write_series
@@ -243,6 +244,40 @@ def test_padding_written_without_its_sign_and_a_range_of_padding(tmp_path):
     assert volume.voxels[:, -1, :-3].min() == 103 - 1024
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [None, "RLELossless", "JPEGLosslessProcess14_1"])
+def test_bits_above_the_stored_ones_do_not_count(tmp_path, signed, syntax):
+    """Of 16 bits, 12 are the value: the rest holds an overlay, or no sign."""
+    geometry = Geometry(origin=(-30.0, -40.0, -1000.0))
+    low = 2048 if signed else 0
+
+    def store(index, made):
+        stored = np.rint(geometry.hounsfield(index)) + 1024 - low
+        overlay = 0x3000 * (np.indices(stored.shape).sum(0) % 3 == 0) if syntax is None else 0
+        set_pixels(made, ((stored.astype(np.int64) & 0x0FFF) | overlay).astype(np.uint16))
+        made.BitsStored, made.HighBit, made.PixelRepresentation, made.RescaleIntercept = 12, 11, int(signed), low - 1024
+
+    written = write_series(tmp_path, geometry, edit=store)
+    for file in written.files if syntax else ():
+        transcode(file, syntax)
+    known = expected(geometry)
+    assert known.min() > -1024
+    np.testing.assert_array_equal(read_volume(tmp_path).voxels, known)
+
+
+def test_padding_may_need_more_bits_than_are_stored(tmp_path):
+    def pad(index, made):
+        stored = np.full((8, 9), 1024 + index, np.int16)
+        stored[0, :3] = -32768  # its lowest 12 bits are those of 0
+        set_pixels(made, stored)
+        made.BitsStored, made.HighBit = 12, 11
+        made.add_new("PixelPaddingValue", "SS", -32768)
+
+    volume = read_volume(write_series(tmp_path, edit=pad).folder)
+    np.testing.assert_array_equal(volume.voxels[:, -1, -3:], -1024.0)
+    np.testing.assert_array_equal(volume.voxels[:, 0, 0], np.arange(10.0))
+
+
 @pytest.mark.parametrize(
     ("syntax", "dtype"),
     [
@@ -423,6 +458,16 @@ def test_a_series_that_claims_gigabytes_in_small_files_is_refused(tmp_path):
         made.Rows = made.Columns = 4096
         made.save_as(file)
     assert reason(tmp_path).startswith("absurd header: more than 1 GiB")
+
+
+def test_a_transfer_syntax_without_a_decoder_is_this_scans_fault(tmp_path):
+    def high_throughput(index, made):
+        header = struct.pack(">4s2H8LH3B", b"\xff\x4f\xff\x51", 41, 0, 9, 8, 0, 0, 9, 8, 0, 0, 1, 15, 1, 1)
+        made.file_meta.TransferSyntaxUID = HTJ2KLossless
+        made.PixelData = encapsulate([header + bytes(21)])
+        made["PixelData"].is_undefined_length = True
+
+    assert reason(write_series(tmp_path, edit=high_throughput).folder) == "unknown transfer syntax"
 
 
 def test_deflated_files_are_refused_without_inflating_them(tmp_path):

@@ -213,6 +213,19 @@ def test_links_that_leave_the_folder_are_refused_others_are_read(tmp_path):
     assert reason(folder) == "a path that leaves the folder"
 
 
+def test_a_file_that_is_named_itself_may_be_a_link(tmp_path):
+    far = write_series(tmp_path / "far", LONG).files[0]
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "one.dcm").symlink_to(far)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan" / "one.dcm").voxels, read_volume(far).voxels)
+
+
+def test_what_macos_leaves_beside_files_is_no_scan(tmp_path):
+    folder = write_series(tmp_path, LONG).folder
+    (folder / "._0000.dcm").write_bytes(b"\x00\x05\x16\x07" + bytes(200))
+    assert len(read_volume(folder).voxels) == len(LONG.heights)
+
+
 def test_a_link_to_a_folder_is_not_entered(tmp_path):
     folder = write_series(tmp_path / "scan", LONG).folder
     write_series(tmp_path / "elsewhere", THIN, series="1.9")

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,16 +18,17 @@ import pytest
 
 import concordant.encoders  # noqa: F401 - registers them
 from concordant.core.embedding import TokenEmbedding
-from concordant.core.errors import CohortError, FeatureError, RecordError, StoreError, VolumeError
+from concordant.core.errors import CohortError, FeatureError, RecordError, StoreError, VolumeError, WeightsError
 from concordant.core.files import DigestCache
 from concordant.core.modality import Modality
 from concordant.data.cohort import read_cohort
 from concordant.data.features import FeatureOptions
 from concordant.data.meds import read_events
 from concordant.data.volumes import read_volume
+from concordant.embeddings import origins
 from concordant.embeddings.extract import embed
 from concordant.embeddings.making import ShardEngine
-from concordant.embeddings.pipeline import NOT_FINITE
+from concordant.embeddings.pipeline import CRASHED, NOT_FINITE, _Readers, _Scan
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
 
 INDEX = datetime(2020, 1, 10)
@@ -324,6 +327,53 @@ def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path):
     assert reasons["reason"].to_list()[1] == "the process that read it died twice: the worker process exited with code 1"
     (tmp_path / "die").unlink()
     assert embed_moody(cohort, tmp_path, retry_quarantined=True).quarantine.height == 1
+
+
+class Slow(Moody):
+    """An encoder that notes each attempt and takes its time."""
+
+    def encode(self, volumes):
+        with (self.folder / "attempts").open("a") as stream:
+            stream.write("x")
+        time.sleep(30)
+        return super().encode(volumes)
+
+
+def test_a_run_that_is_stopped_does_not_try_again(cohort, tmp_path):
+    readers = _Readers(1)
+    waiting = readers.submit(_Scan(Slow(tmp_path), cohort.ct_path(0)))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "attempts").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    readers.close()
+    assert waiting.result().quarantine.startswith(CRASHED)
+    assert (tmp_path / "attempts").read_text() == "x"
+
+
+def test_digests_are_kept_on_the_way(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(origins, "_SECONDS_BETWEEN_SAVES", 0.0)
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(DigestCache(tmp_path / "digests.json"), stop)
+    assert len(json.loads((tmp_path / "digests.json").read_text())) == 3
+
+
+def test_a_path_that_cannot_be_looked_at_costs_one_scan(cohort, tmp_path):
+    longer = replace(cohort, table=cohort.table.with_columns(ct_path=pl.col("ct_path").str.replace("ct/0.nii.gz", "x" * 300, literal=True)))
+    store = embed_moody(longer, tmp_path)
+    assert store.quarantine.filter(pl.col("sample_id") == "s0")["reason"].to_list() == ["unreadable file"]
+
+
+def test_weights_are_looked_at_before_the_scans(cohort, tmp_path):
+    stages = []
+    encoder = ENCODERS.create("tiny_ct", weights=tmp_path / "absent")
+    with pytest.raises(WeightsError):
+        embed(cohort, Modality.CT, encoder, tmp_path / "e", name="t", options={}, progress=lambda stage, *_: stages.append(stage))
+    assert stages == []
 
 
 def test_a_process_that_dies_once_costs_nothing(cohort, tmp_path):

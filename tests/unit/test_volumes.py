@@ -298,6 +298,7 @@ def test_impossible_voxels_are_refused(tmp_path, value, expected):
 
 def test_what_is_no_scan_says_so(tmp_path):
     assert reason(tmp_path) == "an empty folder (links to folders are not entered)"
+    assert reason(tmp_path / ("x" * 300)) == "unreadable file"
     assert reason(tmp_path / "absent.nii.gz") == "not a file"
     write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
     assert reason(tmp_path) == "no DICOM images in this folder; name a NIfTI file itself"
