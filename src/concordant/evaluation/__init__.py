@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from concordant.evaluation.averages import KEY, MetricEstimate, align, averaged, on_shared_samples, over_folds
-from concordant.evaluation.computing import WEIGHT, survival_at
-from concordant.evaluation.measures import TRUNCATED, CensoringSource, Measure, higher_is_better, is_concordance, measures
+from concordant.evaluation.measures import CensoringSource, Measure, higher_is_better, is_concordance, measures
 from concordant.evaluation.reading import column_names, read_judged
 from concordant.evaluation.support import Tau, common_tau, support_days, tau_days
 from concordant.evaluation.tables import RESULT_SCHEMA, evaluate, subgroups
 from concordant.metrics import METRICS
+from concordant.metrics.base import WEIGHT
+from concordant.metrics.registered import survival_at
 
 __all__ = [
     "KEY",
     "METRICS",
     "RESULT_SCHEMA",
-    "TRUNCATED",
     "WEIGHT",
     "CensoringSource",
     "Measure",

@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 
 from concordant.core.errors import ConfigError, MetricError, PredictionsError, did_you_mean
 from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation.computing import compute
-from concordant.evaluation.measures import TRUNCATED, CensoringSource
+from concordant.evaluation.measures import CensoringSource
 from concordant.evaluation.support import support_days
 from concordant.metrics import METRICS, Estimate, Setting, subtract
+from concordant.metrics.base import compute
 
 KEY = ("sample_id", "repeat", "fold")
 """Columns that name a row of a predictions table."""
@@ -30,7 +30,7 @@ class MetricEstimate(Estimate):
         sample_id: Sample that each influence belongs to.
         subject_id: Subject of each of these samples.
         by_fold: The value in each fold it could be computed in, repeat by repeat; one value without folds.
-        tau_days: Time that the metric runs up to, for the metrics of `TRUNCATED`; else None.
+        tau_days: Time that the metric runs up to, where it does; else None.
     """
 
     sample_id: pl.Series
@@ -60,7 +60,7 @@ def averaged(
         horizon_days: For a metric at a horizon.
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which the metrics of `TRUNCATED` run; None = all that is supported. One that is not supported is no error: the
+        tau: Days up to which a metric with `runs_to_tau` runs; None = all that is supported. One that is not supported is no error: the
             metric runs up to what is, and the note says so.
         reference: Another model's predictions for the same samples: the result is the paired difference, `predictions` minus
             `reference`, over the folds in which both can be computed.
@@ -70,12 +70,12 @@ def averaged(
         MetricError: It can be computed in no fold.
         PredictionsError: `reference` holds other samples, folds or outcomes.
     """
-    setting = _setting(horizon_days, censoring, train)
+    setting = _setting(horizon_days, censoring, train, tau)
     other = None if reference is None else _comparable(metric, reference, predictions)
 
     def on_rows(rows: Int[np.ndarray, " row"]) -> Estimate:
-        first = compute(metric, _take(predictions, rows), setting, tau)
-        return first if other is None else _paired(first, compute(metric, _take(other, rows), setting, tau))
+        first = compute(metric, _take(predictions, rows), setting)
+        return first if other is None else _paired(first, compute(metric, _take(other, rows), setting))
 
     return over_folds(predictions, on_rows, *_truncation(metric, predictions, censoring, train, tau))
 
@@ -164,14 +164,14 @@ class _FoldEstimate:
     estimate: Estimate
 
 
-def _setting(horizon_days: float | None, censoring: str, train: SurvivalTarget | None) -> Setting:
+def _setting(horizon_days: float | None, censoring: str, train: SurvivalTarget | None, tau: float | None) -> Setting:
     if censoring not in get_args(CensoringSource):
         raise ConfigError(f"unknown censoring source {censoring!r}.{did_you_mean(censoring, get_args(CensoringSource))}")
     if censoring == "cohort":
-        return Setting(horizon_days)
+        return Setting(horizon_days, tau=tau)
     if train is None:
         raise ConfigError(f"censoring {censoring!r} needs train's outcomes; give `train`, or censoring 'cohort'")
-    return Setting(horizon_days, train, censoring == "pooled")
+    return Setting(horizon_days, train, censoring == "pooled", tau)
 
 
 def _truncation(
@@ -180,7 +180,7 @@ def _truncation(
     """Return the time that a truncated metric runs up to, and what has to be said where that is less than was asked for."""
     if tau is not None and not (np.isfinite(tau) and tau > 0):
         raise ConfigError(f"tau is {tau}; expected a number of days > 0")
-    if metric not in TRUNCATED or predictions.table.is_empty():
+    if not METRICS.get(metric).runs_to_tau or predictions.table.is_empty():
         return None, ""
     supported = support_days(predictions, censoring=censoring, train=train)
     if tau is None or tau <= supported:

@@ -11,9 +11,6 @@ from concordant.metrics import METRICS
 CensoringSource = Literal["cohort", "train", "pooled"]
 """Whose censoring curve a metric weighs by: the evaluated cohort's, train's, or one of both together."""
 
-TRUNCATED = ("concordance_index_ipcw", "integrated_brier_score")
-"""Metrics whose value depends on the time tau they run up to."""
-
 _HIGHER = ("concordance_index", "cumulative_dynamic_auc")
 _LOWER = ("brier_score", "integrated_brier_score", "integrated_calibration_index")
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from concordant.core.errors import PredictionsError, did_you_mean
 from concordant.core.survival import Predictions, read_predictions
-from concordant.evaluation.computing import WEIGHT
+from concordant.metrics.base import WEIGHT
 
 CLUSTER = "cluster"
 """Column that names the clusters of a file without `subject_id`."""

@@ -9,8 +9,8 @@ import polars as pl
 
 from concordant.core.errors import ConfigError, PredictionsError
 from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation.computing import WEIGHT
 from concordant.evaluation.measures import CensoringSource
+from concordant.metrics.base import WEIGHT
 
 Tau = Literal["common", "cohort"] | float
 """Up to which time Uno's C and the integrated Brier score run: `common` = the greatest time that every cohort supports, so that

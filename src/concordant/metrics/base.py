@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from concordant.core.errors import ConfigError
 from concordant.core.registry import Registry
 from concordant.core.survival import Predictions, SurvivalTarget
 from concordant.metrics.inference import Estimate
+
+WEIGHT = "weight"
+"""Column of a predictions table that, where it is there, weighs its rows: a weight of 2 equals two copies of the subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,13 @@ class Setting:
         horizon_days: Days from the prediction time, for a metric at a horizon; else None.
         censoring: The cohort whose censoring curve is used; None = the evaluated one.
         pooled: One censoring curve from both cohorts together.
+        tau: A metric with `runs_to_tau` counts only cases, and integrates only over times, before it; None = all that is supported.
     """
 
     horizon_days: float | None = None
     censoring: SurvivalTarget | None = None
     pooled: bool = False
+    tau: float | None = None
 
 
 class Metric(ABC):
@@ -38,10 +44,14 @@ class Metric(ABC):
     Attributes:
         at_horizons: True where the metric has one value per horizon.
         over_curve_times: True where its value depends on which times the survival curves are read at.
+        runs_to_tau: True where its value depends on the time tau that it runs up to.
+        takes_weights: True where it reads the column `weight` of the predictions; else a table with that column is refused.
     """
 
     at_horizons: ClassVar[bool] = False
     over_curve_times: ClassVar[bool] = False
+    runs_to_tau: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = False
 
     @abstractmethod
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
@@ -50,3 +60,22 @@ class Metric(ABC):
 
 METRICS: Registry[Metric] = Registry("metric")
 """Metrics by name; an unknown name is a ConfigError that suggests one."""
+
+
+def compute(metric: str, predictions: Predictions, setting: Setting) -> Estimate:
+    """Compute a metric on all rows, taken as one cohort.
+
+    Args:
+        metric: A name from `METRICS`.
+        predictions: The rows; a column `weight` weighs them.
+        setting: Horizon, censoring curve and tau.
+
+    Raises:
+        ConfigError: An unknown metric, or weights for a metric that takes none.
+        MetricError: It cannot be computed from these rows.
+    """
+    chosen = METRICS.create(metric)
+    if WEIGHT in predictions.table.columns and not chosen.takes_weights:
+        weighted = [name for name in METRICS if METRICS.get(name).takes_weights]
+        raise ConfigError(f"{metric} takes no weights; those that do: {', '.join(weighted)}")
+    return chosen.compute(predictions, setting)

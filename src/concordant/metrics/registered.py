@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
 from concordant.metrics.auc import auc_at
-from concordant.metrics.base import METRICS, Metric, Setting
+from concordant.metrics.base import METRICS, WEIGHT, Metric, Setting
 from concordant.metrics.brier import brier_score_at, integrated_brier_score
 from concordant.metrics.calibration_curve import integrated_calibration_index
 from concordant.metrics.concordance import concordance_index
@@ -20,56 +20,53 @@ from concordant.metrics.inference import Estimate
 from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope
 
 
+class _Registered(Metric):
+    """One of this library's metrics: all of them take weights."""
+
+    takes_weights = True
+
+
 @METRICS.register("concordance_index")
-class HarrellConcordance(Metric):
+class HarrellConcordance(_Registered):
     """Harrell's concordance index of `risk`."""
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        target = predictions.target
-        return concordance_index(target.time, target.event, predictions.risk, cluster=_subjects(predictions.table))
+        return concordance_index(risk=predictions.risk, **_rows(predictions))
 
 
 @METRICS.register("concordance_index_ipcw")
-class UnoConcordance(Metric):
-    """Uno's concordance index of `risk` over the times that the censoring curve supports."""
+class UnoConcordance(_Registered):
+    """Uno's concordance index of `risk` over the times that the censoring curve supports, or up to tau."""
+
+    runs_to_tau = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index."""
-        target = predictions.target
-        return concordance_index_ipcw(
-            target.time,
-            target.event,
-            predictions.risk,
-            censoring=setting.censoring,
-            pooled=setting.pooled,
-            cluster=_subjects(predictions.table),
-        )
+        return concordance_index_ipcw(risk=predictions.risk, tau=setting.tau, **_rows(predictions), **_curve(setting))
 
 
 @METRICS.register("integrated_brier_score")
-class IntegratedBrier(Metric):
-    """The mean Brier score over the supported range of the survival curves' times."""
+class IntegratedBrier(_Registered):
+    """The mean Brier score over the supported range of the survival curves' times, or those before tau."""
 
     over_curve_times = True
+    runs_to_tau = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the score."""
-        curves = _curves(predictions)
-        target = predictions.target
-        return integrated_brier_score(
-            target.time,
-            target.event,
-            curves.survival,
-            curves.times,
-            censoring=setting.censoring,
-            pooled=setting.pooled,
-            cluster=_subjects(predictions.table),
-        )
+        times, survival = _curves(predictions)
+        if setting.tau is not None:
+            before = times < setting.tau
+            if before.sum() < 2:
+                starts = f"the survival curves start at {times[0]:g}"
+                raise MetricError(f"an integral needs two times or more before tau = {setting.tau:g}; {starts}")
+            survival, times = survival[:, before], times[before]
+        return integrated_brier_score(survival=survival, times=times, **_rows(predictions), **_curve(setting))
 
 
 @METRICS.register("brier_score")
-class BrierAtHorizon(Metric):
+class BrierAtHorizon(_Registered):
     """The Brier score at a horizon."""
 
     at_horizons = True
@@ -77,74 +74,84 @@ class BrierAtHorizon(Metric):
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the score; a curve without the horizon among its times is read at the last time before it."""
         horizon = _horizon("brier_score", setting)
-        target = predictions.target
-        return brier_score_at(
-            target.time,
-            target.event,
-            _survival_at(_curves(predictions), horizon),
-            horizon,
-            censoring=setting.censoring,
-            pooled=setting.pooled,
-            cluster=_subjects(predictions.table),
-        )
+        return brier_score_at(survival=survival_at(predictions, horizon), horizon=horizon, **_rows(predictions), **_curve(setting))
 
 
 @METRICS.register("cumulative_dynamic_auc")
-class DynamicAUC(Metric):
+class DynamicAUC(_Registered):
     """The cumulative/dynamic AUC of `risk` at a horizon: cases by then against those followed beyond it."""
 
     at_horizons = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the AUC."""
-        target = predictions.target
-        return auc_at(
-            target.time,
-            target.event,
-            predictions.risk,
-            _horizon("cumulative_dynamic_auc", setting),
-            censoring=setting.censoring,
-            pooled=setting.pooled,
-            cluster=_subjects(predictions.table),
-        )
+        horizon = _horizon("cumulative_dynamic_auc", setting)
+        return auc_at(risk=predictions.risk, horizon=horizon, **_rows(predictions), **_curve(setting))
 
 
 @METRICS.register("integrated_calibration_index")
-class CalibrationIndex(Metric):
+class CalibrationIndex(_Registered):
     """The mean distance between predicted and observed probability at a horizon: 0 = calibrated."""
 
     at_horizons = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        return integrated_calibration_index(
-            *_at_horizon("integrated_calibration_index", predictions, setting), cluster=_subjects(predictions.table)
-        )
+        return integrated_calibration_index(**_at_horizon("integrated_calibration_index", predictions, setting))
 
 
 @METRICS.register("calibration_slope")
-class Slope(Metric):
+class Slope(_Registered):
     """How much spread the predicted probabilities at a horizon should have: below 1 = too extreme, 1 = right."""
 
     at_horizons = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the slope; it uses no censoring curve."""
-        given = _at_horizon("calibration_slope", predictions, setting)
-        return calibration_slope(*given, cluster=_subjects(predictions.table))
+        return calibration_slope(**_at_horizon("calibration_slope", predictions, setting))
 
 
 @METRICS.register("calibration_in_the_large")
-class InTheLarge(Metric):
+class InTheLarge(_Registered):
     """Observed over expected probability of the event by a horizon: 1 = right, above 1 = the model promises too much survival."""
 
     at_horizons = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the ratio; it uses no censoring curve."""
-        return calibration_in_the_large(
-            *_at_horizon("calibration_in_the_large", predictions, setting), cluster=_subjects(predictions.table)
-        )
+        return calibration_in_the_large(**_at_horizon("calibration_in_the_large", predictions, setting))
+
+
+def survival_at(predictions: Predictions, days: float) -> Float[np.ndarray, " row"]:
+    """Read right-continuous curves: S at the last of their times <= days, 1 before the first.
+
+    Raises:
+        MetricError: Not every row has a curve, or the curves end before.
+    """
+    times, survival = _curves(predictions)
+    if days > times[-1]:
+        raise MetricError(f"the survival curves end at {times[-1]:g} days, before the horizon of {days:g}")
+    column = int(np.searchsorted(times, days, side="right")) - 1
+    return survival[:, column] if column >= 0 else np.ones(len(survival))
+
+
+def _rows(predictions: Predictions) -> dict[str, Any]:
+    """Return outcomes, clusters and weights as the library's functions call them."""
+    table, target = predictions.table, predictions.target
+    if table["subject_id"].null_count():
+        raise MetricError("subject_id holds nulls; expected a subject for every row, or no such column in the file")
+    weights = table[WEIGHT].cast(pl.Float64).to_numpy() if WEIGHT in table.columns else None
+    return {"time": target.time, "event": target.event, "cluster": table["subject_id"].to_numpy(), "weights": weights}
+
+
+def _curve(setting: Setting) -> dict[str, Any]:
+    return {"censoring": setting.censoring, "pooled": setting.pooled}
+
+
+def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> dict[str, Any]:
+    """Return the rows, the horizon and the predicted probability of the event by then."""
+    horizon = _horizon(metric, setting)
+    return {**_rows(predictions), "horizon": horizon, "predicted": 1 - survival_at(predictions, horizon)}
 
 
 def _horizon(metric: str, setting: Setting) -> float:
@@ -153,28 +160,9 @@ def _horizon(metric: str, setting: Setting) -> float:
     return setting.horizon_days
 
 
-class _AtHorizon(NamedTuple):
-    time: Float[np.ndarray, " subject"]
-    event: Int[np.ndarray, " subject"]
-    predicted: Float[np.ndarray, " subject"]
-    horizon: float
-
-
-def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> _AtHorizon:
-    """Read the predicted probability of the event by the horizon; a curve is read at the last of its times before it."""
-    horizon, target = _horizon(metric, setting), predictions.target
-    return _AtHorizon(target.time, target.event, 1 - _survival_at(_curves(predictions), horizon), horizon)
-
-
 class _Curves(NamedTuple):
     times: Float[np.ndarray, " time"]
-    survival: Float[np.ndarray, "subject time"]
-
-
-def _subjects(table: pl.DataFrame) -> Int[np.ndarray, " subject"]:
-    if table["subject_id"].null_count():
-        raise MetricError("subject_id holds nulls; expected a subject for every row, or no such column in the file")
-    return table["subject_id"].to_numpy()
+    survival: Float[np.ndarray, "row time"]
 
 
 def _curves(predictions: Predictions) -> _Curves:
@@ -182,15 +170,3 @@ def _curves(predictions: Predictions) -> _Curves:
     if survival is None or predictions.survival_times_days is None:
         raise MetricError("not every row has a survival curve")
     return _Curves(predictions.survival_times_days, survival)
-
-
-def _survival_at(curves: _Curves, days: float) -> Float[np.ndarray, " subject"]:
-    """Read right-continuous curves: S at the last time <= days, 1 before the first.
-
-    Raises:
-        MetricError: The curves end before.
-    """
-    if days > curves.times[-1]:
-        raise MetricError(f"the survival curves end at {curves.times[-1]:g} days, before the horizon of {days:g}")
-    column = int(np.searchsorted(curves.times, days, side="right")) - 1
-    return curves.survival[:, column] if column >= 0 else np.ones(len(curves.survival))
