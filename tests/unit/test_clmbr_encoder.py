@@ -177,6 +177,13 @@ def test_next_to_no_known_event_is_refused_unless_forced_and_what_is_encoded_is_
     assert store.manifest["vocabulary"]["share"] == pytest.approx(8 / 168)
 
 
+def test_a_store_that_was_forced_is_refused_again_without_force(tmp_path, folder):
+    cohort = write_study(tmp_path, [f"ICD10CM/{n}" for n in range(5)])
+    run(cohort, tmp_path, folder, given={"force": True})
+    with pytest.raises(StoreError, match="less than the 10% that are required"):
+        run(cohort, tmp_path, folder)
+
+
 def test_a_record_without_birth_is_quarantined_with_its_reason(tmp_path, folder):
     cohort = write_study(tmp_path, ["LAB//3", "LAB//4"], no_birth=(2,))
     with pytest.raises(StoreError, match=r"1 of 8 samples cannot be encoded.*1 x no dated birth event"):

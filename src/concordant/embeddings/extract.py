@@ -20,12 +20,12 @@ from concordant.core.files import DigestCache, differing_keys, fingerprint
 from concordant.core.modality import Modality
 from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions
-from concordant.embeddings.coverage import check_coverage, coverage_of
+from concordant.embeddings.coverage import VocabularyCoverage, check_coverage, coverage_of
 from concordant.embeddings.making import ShardEngine, ShardTask, make_shards
 from concordant.embeddings.origins import Opened, origin_of, path_digest
 from concordant.embeddings.shards import read_index_part
 from concordant.embeddings.store import EmbeddingStore, read_manifest, read_parts, reopen, seal, write_quarantine
-from concordant.encoders.base import Encoder
+from concordant.encoders.base import Encoder, RecordEncoder
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def embed(
         _finish(job, opened, {"encoder": name, "options": dict(options), "facts": facts, "card": _card(source), "versions": _versions()})
     store = EmbeddingStore.open(job.folder)
     _check_quarantine(job, store.quarantine["reason"], store.manifest["n_inputs"])
+    if store.manifest["vocabulary"] is not None and isinstance(source, RecordEncoder):
+        check_coverage(VocabularyCoverage(**store.manifest["vocabulary"]), source.required_coverage, stage)
     report(stage, len(cohort), len(cohort))
     return store
 
@@ -177,8 +179,6 @@ def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:
     write_quarantine(job.folder, parts)
     _check_quarantine(job, parts["reason"], opened.n_inputs)
     coverage = coverage_of(parts)
-    if coverage is not None:
-        check_coverage(coverage, opened.required_coverage, job.stage)
     records = None if opened.records is None else asdict(opened.records)
     for abandoned in job.folder.glob(".*.tmp"):  # by a run that was killed while writing
         abandoned.unlink(missing_ok=True)

@@ -49,7 +49,6 @@ class Opened:
         encode: Turns the inputs of shards into embeddings, in order; it and the inputs can be sent to another process.
         records: What reading records met, or None.
         reads_ahead: Whether `encode` has processes of its own; if not, whole shards are made in several processes.
-        required_coverage: Share of the events that the encoder's vocabulary must have.
     """
 
     layout: Layout
@@ -58,7 +57,6 @@ class Opened:
     encode: EncodeShards
     records: RecordCounts | None = None
     reads_ahead: bool = False
-    required_coverage: float = 0.0
 
 
 class Origin(ABC):
@@ -146,8 +144,7 @@ class RecordOrigin(Origin):
         records = read_events(self._meds, self._cohort.table, columns=self._cohort.meds_columns, text=self._encoder.reads_text)
         encode = partial(_each, partial(_encode_records, self._encoder))
         n_inputs = int((records.n_events > 0).sum())
-        required = self._encoder.required_coverage
-        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts, required_coverage=required)
+        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts)
 
 
 class FeatureOrigin(Origin):
