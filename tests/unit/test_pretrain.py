@@ -335,7 +335,7 @@ def test_the_command_trains_and_says_what_it_did(tmp_path):
     assert "48 train and 6 tuning records, 1 epochs" in done.output
     refused = CliRunner().invoke(app, [*arguments, "--column", "value"])
     assert refused.exit_code == 2
-    assert "expected NAME=COLUMN" in refused.output
+    assert "expected MEDS_NAME=NAME_IN_THE_FILE, such as numeric_value=value" in refused.output
 
 
 def test_a_piece_at_the_end_of_a_record_looks_no_further():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from concordant.cli.columns import Columns, renamed_columns
 from concordant.cli.console import progress
 from concordant.cli.flows import show_flow
 from concordant.core.errors import ConfigError
@@ -38,9 +39,7 @@ def cohort(
         str | None, typer.Option(metavar="DAYS", help="Also write MEDS labels at these horizons, for example 30,365.", show_default=False)
     ] = None,
     labels_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the labels go.", show_default=False)] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=NAME", help="What the files call a MEDS column: time=when. Repeatable.")
-    ] = None,
+    column: Columns = None,
 ) -> None:
     """Build a cohort table from a time-to-event task and a MEDS dataset, and count whom each step removed.
 
@@ -51,7 +50,7 @@ def cohort(
 
     with progress() as report:
         built = build_cohort(
-            task, meds, index=index, vocabulary=vocabulary, split=_draw(split, seed), columns=_columns(column or []), progress=report
+            task, meds, index=index, vocabulary=vocabulary, split=_draw(split, seed), columns=renamed_columns(column), progress=report
         )
     built, labels = _with_labels(built, horizons)
     built.write(out)
@@ -77,16 +76,6 @@ def _numbers(option: str, text: str, example: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"{option}: given {text!r}, expected numbers with commas between them, such as {example}") from None
-
-
-def _columns(given: list[str]) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given]
-    for name, equals, stored in pairs:
-        if not (name and equals and stored):
-            raise ConfigError(
-                f"--column: given {name + equals + stored!r}, expected MEDS_NAME=NAME_IN_THE_FILE, such as numeric_value=value"
-            )
-    return {name: stored for name, _, stored in pairs}
 
 
 def _with_labels(built: BuiltCohort, horizons: tuple[float, ...]) -> tuple[BuiltCohort, tuple[HorizonLabels, ...]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from concordant.cli.columns import Columns, renamed_columns
 from concordant.cli.console import open_console, progress
 
 EPILOG = "Example: concordant pretrain clmbr --meds data/meds --out weights/clmbr --splits data/pe/cohort.parquet"
@@ -24,9 +25,7 @@ def pretrain(
             show_default="the dataset's own, else drawn",
         ),
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="What the files call a column: numeric_value=value. Repeatable.")
-    ] = None,
+    column: Columns = None,
     hidden: Annotated[int, typer.Option(min=1, help="Width of a hidden state.")] = 128,
     layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
@@ -69,19 +68,9 @@ def pretrain(
         device=device,  # type: ignore[arg-type]
     )
     with progress() as report:
-        done = run(meds, out, options, splits=splits, columns=_columns(column or []), restart=restart, progress=report)
+        done = run(meds, out, options, splits=splits, columns=renamed_columns(column) or None, restart=restart, progress=report)
     open_console().print(
         f"{done.n_tokens} tokens, {done.n_train} train and {done.n_tuning} tuning records, {done.epochs} epochs: "
         f"{done.tuning_loss:.4f} nats on tuning"
     )
     typer.echo(f"weights: {out}")
-
-
-def _columns(given: list[str]) -> dict[str, str] | None:
-    from concordant.core.errors import ConfigError
-
-    pairs = [one.partition("=") for one in given]
-    for (name, equals, column), text in zip(pairs, given, strict=True):
-        if not (name and equals and column):
-            raise ConfigError(f"--column {text!r}: expected NAME=COLUMN, such as numeric_value=value")
-    return {name: column for name, _, column in pairs} or None
