@@ -40,6 +40,15 @@ class RecordTransformer(RecordEncoder):
       the same as of the whole record.
     * On a GPU the network runs in bfloat16 (autocast), on a CPU in float32; what it returns is float32.
 
+    Args:
+        weights: The folder with `config.json`, `dictionary.msgpack` and `model.safetensors`: released ones, those of
+            `concordant pretrain`, or a reference to the hub.
+        max_tokens: Hidden states kept, the last of the record.
+        batch_tokens: Events that go through the network together.
+        device: "auto" takes a GPU where there is one.
+        ontology: Codes and their parents, for a hierarchical vocabulary; a parquet file with the columns code and parent_codes.
+        force: Encode even where the vocabulary has less than a tenth of the cohort's events.
+
     Attributes:
         task: The task of the checkpoints it reads.
     """
@@ -49,7 +58,16 @@ class RecordTransformer(RecordEncoder):
     has_vocabulary: ClassVar[bool] = True
     options_of_no_effect: ClassVar[frozenset[str]] = frozenset({"force"})
 
-    def __init__(self, weights: Path | str, max_tokens: int, batch_tokens: int, device: Device, ontology: Path | None, force: bool) -> None:
+    def __init__(
+        self,
+        *,
+        weights: WeightsOption,
+        max_tokens: int = 64,
+        batch_tokens: int = 8192,
+        device: Device = "auto",
+        ontology: Path | None = None,
+        force: bool = False,
+    ) -> None:
         for name, value in (("max_tokens", max_tokens), ("batch_tokens", batch_tokens)):
             if value < 1:
                 raise ConfigError(f"encoder {self.task!r}, option {name}: {value} given, expected at least 1")
@@ -189,26 +207,7 @@ def _check_fit(path: Path, dictionary: Dictionary, vocab_size: int, is_hierarchi
 class Clmbr(RecordTransformer):
     """Encode a record with CLMBR (Steinberg et al. 2021): a token per event, the last of them, and the very last as the pooled vector.
 
-    Args:
-        weights: The folder with `config.json`, `dictionary.msgpack` and `model.safetensors`: released ones, those of
-            `concordant pretrain clmbr`, or `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).
-        max_tokens: Hidden states kept, the last of the record.
-        batch_tokens: Events that go through the network together.
-        device: "auto" takes a GPU where there is one.
-        ontology: Codes and their parents, for a hierarchical vocabulary; a parquet file with the columns code and parent_codes.
-        force: Encode even where the vocabulary has less than a tenth of the cohort's events.
+    Options are those of `RecordTransformer`; weights on the hub: `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).
     """
 
     task = CLMBR
-
-    def __init__(
-        self,
-        *,
-        weights: WeightsOption,
-        max_tokens: int = 64,
-        batch_tokens: int = 8192,
-        device: Device = "auto",
-        ontology: Path | None = None,
-        force: bool = False,
-    ) -> None:
-        super().__init__(weights, max_tokens, batch_tokens, device, ontology, force)
