@@ -20,7 +20,7 @@ from concordant.data.meds import RecordCounts, count_events
 from concordant.embeddings.extract import Progress, embed
 from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import EmbeddingStore
-from concordant.encoders.base import ENCODERS
+from concordant.encoders.base import ENCODERS, Encoder
 from concordant.training.folds import assign_folds
 
 INTERNAL = "held_out"
@@ -177,11 +177,12 @@ def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quara
     stores: dict[tuple[Modality, str], dict[str, EmbeddingStore]] = {}
     for modality in (Modality.EHR, Modality.CT):
         for choice in study.encoder_choices(modality):
+            source = _source(choice)  # one for all cohorts: the digest of its weights is computed once
             stores[modality, choice.label] = {
                 cohort.label: embed(
                     cohort,
                     modality,
-                    FeatureOptions(**choice.options) if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options),
+                    source,
                     study.embeddings_root,
                     name=choice.name,
                     options=choice.options,
@@ -211,10 +212,13 @@ def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts
     )
 
 
+def _source(choice: Component) -> Encoder | FeatureOptions:
+    return FeatureOptions(**choice.options) if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options)
+
+
 def _training_data(choice: Component) -> tuple[str, ...]:
-    if choice.name == FEATURES:
-        return FeatureOptions(**choice.options).training_data
-    return ENCODERS.create(choice.name, **choice.options).card.training_data
+    source = _source(choice)
+    return source.card.training_data if isinstance(source, Encoder) else source.training_data
 
 
 def counted_records(study: Study, data: StudyData) -> dict[str, RecordCounts]:

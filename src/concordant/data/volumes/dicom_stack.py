@@ -19,7 +19,6 @@ from jaxtyping import Float, Int, Shaped
 
 from concordant.core.errors import VolumeError
 from concordant.data.volumes.dicom_header import Plane
-from concordant.data.volumes.grid import obliquity_degrees
 from concordant.data.volumes.limits import MAX_SPACING_MM, MIN_SPACING_MM, refuse_spacing
 
 SAME_POSITION_MM = 0.01
@@ -62,11 +61,6 @@ class Stack:
         """Distance of slices, rows and columns."""
         between_columns, between_rows, between_slices = (float(step) for step in np.linalg.norm(self.affine_mm[:3, :3], axis=0))
         return between_slices, between_rows, between_columns
-
-    @property
-    def tilt_degrees(self) -> float:
-        """Angle between the grid and the body axes: the tilt of the gantry, or of the patient."""
-        return obliquity_degrees(self.affine_mm)
 
 
 def stack_planes(planes: Sequence[Plane], *, distance_mm: float = float("nan"), thickness_mm: float = float("nan")) -> Stack:
