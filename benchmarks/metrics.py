@@ -1,11 +1,13 @@
 """Times the metrics beside other libraries, in one run and on one thread; writes metrics.csv beside this file.
 
-Usage: python benchmarks/metrics.py [--peers DIR] [--out benchmarks/metrics.csv]
+Usage: python benchmarks/metrics.py [--peers DIR] [--out benchmarks/metrics.csv] [--overwrite]
 
 `--peers` is a folder filled by `pip install --no-deps --target DIR fast-cindex comprisk greenwood compare-concordance survival pycox
-torchtuples h5py feather-format`; a peer that is not there gets a row that says so. Medians of five; what takes longer than ten seconds is
-timed once (`repeats`). Seconds are those of the processor, so that other work on the machine counts little. A loop of a thousand
-bootstrap replicates is not waited for: a few are timed and multiplied (`note`). `peak_mb` is what a call allocates through numpy at most.
+torchtuples h5py feather-format`; a peer that is not there gets a row that says so. A table that has times of such a peer is kept as it is
+(its rows are of one run and cannot be mixed with those of another), unless `--overwrite` is given. Medians of five; what takes longer than
+ten seconds is timed once (`repeats`). Seconds are those of the processor, so that other work on the machine counts little. A loop of a
+thousand bootstrap replicates is not waited for: a few are timed and multiplied (`note`). `peak_mb` is what a call allocates through numpy
+at most.
 """
 
 from __future__ import annotations
@@ -145,6 +147,14 @@ class Table:
         self.rows.append(row)
         print(f"{task:55} {package:20} {row['seconds'] or '-':>10} s  x {row['ratio_to_concordant'] or '-':>8}  {note}", flush=True)
 
+    def lost_from(self, path: Path) -> list[str]:
+        """Return the packages that the table at `path` has times of where the new rows have none."""
+        if not path.exists():
+            return []
+        with path.open(newline="") as stream:
+            before = {(row["task"], row["package"]) for row in csv.DictReader(stream) if row["seconds"]}
+        return sorted({package for _, package in before - {(row["task"], row["package"]) for row in self.rows if row["seconds"]}})
+
     def write(self, path: Path) -> None:
         """Write the rows as CSV."""
         with path.open("w", newline="") as stream:
@@ -248,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, help="folder with more peers, as filled by pip --target")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--overwrite", action="store_true", help="write the table even where it has times of a peer that is not here now")
     options = parser.parse_args()
     if not ONE_THREAD.items() <= os.environ.items():  # libraries read them as they are imported: start again
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)  # noqa: S606 - this interpreter, this script
@@ -256,7 +267,11 @@ def main() -> None:
     table = Table()
     for part in (growth, start, over_time, discrimination, differences, resampling):
         part(table)
-    table.write(options.out)
+    lost = table.lost_from(options.out)
+    if lost and not options.overwrite:
+        print(f"{options.out} is kept: it has times of {', '.join(lost)}, not measured now; give --peers DIR with them, or --overwrite")
+    else:
+        table.write(options.out)
 
 
 if __name__ == "__main__":

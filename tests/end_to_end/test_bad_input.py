@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Fault, list[str]]] = {
     ),
     "predictions of others in words": (
         score(lambda table: table.with_columns(risk=pl.lit("high"))),
-        ["score.parquet: risk is String", "finite"],
+        ["score.parquet: risk holds String values that are no numbers", "write the column with the right type"],
     ),
     "attention over nothing": (
         in_study(grid={"fusion": [{"name": "cross_attention", "query": "ct"}]}),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
-from candidates_fixture import CT, EHR, TIMES, N, candidates
+from candidates_fixture import CT, EHR, TIMES, N, candidates, predictions
 from concordant.analysis.calibration import CALIBRATION_METRICS, GROUP_SCHEMA, calibration_groups, calibration_table
 from concordant.analysis.candidates import Candidate
 from concordant.analysis.decision import DECISION_SCHEMA, THRESHOLDS, TREAT_ALL, TREAT_NONE, decision_curves
+from concordant.core.survival import Predictions
 from concordant.evaluation import averaged
-from concordant.metrics import compare_net_benefit, kaplan_meier, net_benefit
+from concordant.metrics import aalen_johansen, compare_net_benefit, kaplan_meier, net_benefit
 
 
 def models(**options):
@@ -145,3 +148,94 @@ def test_the_table_of_calibration_is_that_of_the_metrics():
         expected = averaged(made[2].predictions["west"], metric, horizon_days=200)
         assert (row["value"], row["standard_error"]) == pytest.approx((expected.estimate, expected.standard_error))
     assert calibration_table(made, horizons_days=()).is_empty()
+
+
+# Models of others
+
+
+def with_score(**options):
+    """A study's models and somebody's score that covers one cohort."""
+    score = Candidate("score", None, None, None, 0, {"west": predictions(0.8, 70, cohort=1)}, {})
+    return [*models(**options), score], score.predictions["west"]
+
+
+def test_a_model_of_others_stands_beside_ours_on_the_cohorts_it_covers():
+    made, score = with_score()
+    curves = decision_curves(made, horizons_days=(200,))
+    assert at(curves, cohort="west")["fusion"].unique(maintain_order=True).to_list() == ["concat", CT, EHR, "score", TREAT_ALL, TREAT_NONE]
+    assert "score" not in at(curves, cohort="held_out")["fusion"]
+    own = at(curves, fusion="score").drop_nulls("net_benefit")
+    assert own.height > 40
+    for row in own.to_dicts()[::7]:
+        assert row["net_benefit"] == pytest.approx(by_hand(score, 200, row["threshold"]), abs=1e-12)
+    assert own["reference"].null_count() == own["ct_encoder"].null_count() == own.height
+    groups = at(calibration_groups(made, horizons_days=(200,)), fusion="score")
+    assert (groups["cohort"].unique().to_list(), groups["n"].sum()) == (["west"], N)
+    metrics = at(calibration_table(made, horizons_days=(200,)), fusion="score")
+    assert metrics["metric"].to_list() == list(CALIBRATION_METRICS)
+    assert metrics["value"][0] == averaged(score, CALIBRATION_METRICS[0], horizon_days=200).estimate
+
+
+def test_a_model_of_others_changes_nothing_of_ours():
+    made, _ = with_score()
+    for table in (decision_curves, calibration_groups, calibration_table):
+        assert table(made, horizons_days=(200,)).filter(pl.col("fusion") != "score").equals(table(made[:-1], horizons_days=(200,)))
+    alone = decision_curves([*made[:2], made[-1]], horizons_days=(200,))
+    assert at(alone, cohort="west")["fusion"].unique(maintain_order=True).to_list() == [CT, EHR, "score", TREAT_ALL, TREAT_NONE]
+
+
+# Competing events
+
+
+def compete(candidate, cohort="west"):
+    """Give every third sample of a cohort, by its number, another event where it had one."""
+    other = pl.col("sample_id").str.extract(r"-(\d+)$").cast(pl.Int64) % 3 == 0
+    given = candidate.predictions[cohort]
+    table = given.table.with_columns(event=pl.when(other & (pl.col("event") == 1)).then(2).otherwise("event").cast(pl.Int8))
+    return replace(candidate, predictions={cohort: Predictions(table, given.survival_times_days)})
+
+
+def incidence_by(horizon, part, rows, cause):
+    return aalen_johansen(part.target.time[rows], part.target.event[rows], cause=cause).at(np.array([horizon]))[0]
+
+
+def test_with_a_cause_observed_and_worth_are_by_aalen_johansen():
+    made = [compete(one) for one in models()]
+    part = made[3].predictions["west"]
+    predicted = 1 - part.survival[:, 1]
+    groups = at(calibration_groups(made, horizons_days=(200,), cause=1), fusion="concat")
+    for row, rows in zip(groups.to_dicts(), np.argsort(predicted).reshape(10, 12), strict=True):
+        assert row["observed"] == pytest.approx(incidence_by(200.0, part, rows, 1), abs=1e-12)
+    curves = at(decision_curves(made, horizons_days=(200,), cause=1), cohort="west")
+    own = at(curves, fusion="concat").drop_nulls("net_benefit")
+    for row in own.to_dicts()[::7]:
+        treated = predicted >= row["threshold"]
+        event = incidence_by(200.0, part, treated, 1) if treated.any() else 0.0
+        worth = treated.mean() * (event - (1 - event) * row["threshold"] / (1 - row["threshold"]))
+        assert row["net_benefit"] == pytest.approx(worth, abs=1e-12)
+    everybody = at(curves, fusion=TREAT_ALL)
+    overall = incidence_by(200.0, part, np.arange(N), 1)
+    np.testing.assert_allclose(everybody["net_benefit"], overall - (1 - overall) * THRESHOLDS / (1 - THRESHOLDS), rtol=1e-10, atol=1e-12)
+    metrics = at(calibration_table(made, horizons_days=(200,), cause=1), fusion="concat")
+    in_the_large = metrics.row(by_predicate=pl.col("metric") == "calibration_in_the_large", named=True)
+    assert in_the_large["value"] == pytest.approx(overall / predicted.mean(), rel=1e-12)
+    assert at(metrics, metric="calibration_slope")["value"].to_list() == [None]
+    censored = calibration_groups(made, horizons_days=(200,))
+    assert (at(censored, fusion="concat")["observed"] >= groups["observed"]).all()
+
+
+def test_what_a_predicted_probability_is_taken_for_is_said_where_events_compete_and_nowhere_else():
+    made = [compete(one) for one in models()]
+    said = "1 - survival is read as the cumulative incidence of event 1"
+    curves = decision_curves(made, horizons_days=(200,), cause=1).filter(pl.col("net_benefit").is_not_null())
+    ours = ~pl.col("fusion").is_in([TREAT_ALL, TREAT_NONE])
+    assert curves.filter(ours)["note"].str.starts_with(said).all()
+    assert curves.filter(~ours)["note"].null_count() == 2 * len(THRESHOLDS)
+    assert calibration_groups(made, horizons_days=(200,), cause=1)["note"].str.starts_with(said).all()
+    for table in (decision_curves, calibration_groups, calibration_table):
+        assert said not in " ".join(table(made, horizons_days=(200,))["note"].drop_nulls())
+
+
+@pytest.mark.parametrize("table", [decision_curves, calibration_groups, calibration_table])
+def test_where_nothing_competes_a_cause_changes_nothing(table):
+    assert table(models(folds=2), horizons_days=(200,), cause=1).equals(table(models(folds=2), horizons_days=(200,)))

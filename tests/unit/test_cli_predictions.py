@@ -11,9 +11,16 @@ from typer.testing import CliRunner, Result
 
 from concordant.analysis.compare import compare_files
 from concordant.cli import app
-from concordant.core.survival import SurvivalTarget, read_predictions
+from concordant.core.survival import SURVIVAL_TIMES_KEY, SurvivalTarget, read_predictions
 from concordant.evaluation import METRICS, evaluate
-from concordant.metrics import compare_concordance, concordance_index, concordance_index_ipcw, equivalence, non_inferiority
+from concordant.metrics import (
+    brier_score_at,
+    compare_concordance,
+    concordance_index,
+    concordance_index_ipcw,
+    equivalence,
+    non_inferiority,
+)
 
 
 def call(*arguments: object) -> Result:
@@ -222,3 +229,93 @@ def test_compare_honours_clusters_and_weights_that_one_file_knows(tmp_path):
 def test_compare_refuses_weights_that_differ_between_files(tmp_path):
     paths = [predictions(tmp_path / "a.parquet", 0.2, w=np.ones(60)), predictions(tmp_path / "b.parquet", 2, w=np.full(60, 2.0))]
     assert "b: its weights are not those of a" in one_line_error("compare", *paths, "--weights", "w")
+
+
+# Competing events
+
+DAYS = np.array([100.0, 200.0, 300.0])
+
+
+def competing(path: Path, noise: float = 0.5, *, code: int = 2) -> Path:
+    """Every third event and every fifth censoring is another event; curves as well."""
+    row = pl.int_range(pl.len())
+    other = ((pl.col("event") == 1) & (row % 3 == 0)) | ((pl.col("event") == 0) & (row % 5 == 0))
+    table = table_of(noise).with_columns(event=pl.when(other).then(code).otherwise("event"))
+    survival = pl.Series("survival", np.exp(-np.outer(np.exp(table["risk"].to_numpy() / 2), DAYS / 500)).tolist())
+    table.with_columns(survival).write_parquet(path, metadata={SURVIVAL_TIMES_KEY: str(DAYS.tolist())})
+    return path
+
+
+def arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    given = read_predictions(path)
+    return given.target.time, given.target.event, given.risk
+
+
+EVERY = [part for name in METRICS for part in ("--metric", name)] + ["--horizon", "200"]
+
+
+@pytest.mark.parametrize("cause", [1, 2])
+def test_evaluate_by_a_cause(tmp_path, cause):
+    path, out = competing(tmp_path / "p.parquet"), tmp_path / "out.parquet"
+    said = printed("evaluate", path, *EVERY, "--cause", cause, "--out", out)
+    rows = {row["metric"]: row for row in pl.read_parquet(out).to_dicts()}
+    time, event, risk = arrays(path)
+    assert (event == cause).sum() != (event == 3 - cause).sum()
+    harrell = concordance_index(time, event, risk, cause=cause)
+    brier = brier_score_at(time, event, read_predictions(path).survival[:, 1], 200, cause=cause)
+    for name, expected in (("concordance_index", harrell), ("brier_score", brier)):
+        assert (rows[name]["value"], rows[name]["standard_error"]) == pytest.approx((expected.estimate, expected.standard_error), rel=1e-12)
+    assert {row["n_events"] for row in rows.values()} == {(event == cause).sum()}
+    assert "is read as the cumulative" in " ".join(said.split())
+    assert rows["calibration_slope"]["value"] is None
+    assert rows["calibration_slope"]["note"].startswith("calibration_slope does not know competing events")
+    printed("evaluate", path, *EVERY, "--out", out)
+    assert pl.read_parquet(out)["value"][0] == concordance_index(time, event, risk).estimate != harrell.estimate
+
+
+def test_with_codes_0_and_1_alone_cause_1_prints_and_writes_the_same(tmp_path):
+    paths = [competing(tmp_path / f"{name}.parquet", noise, code=1) for name, noise in (("a", 0.2), ("b", 2))]
+    tables = []
+    for options in ((), ("--cause", 1)):
+        judged, compared = tmp_path / "judged.parquet", tmp_path / "compared.parquet"
+        said = (
+            printed("evaluate", paths[0], *EVERY, *options, "--out", judged),
+            printed("compare", *paths, *EVERY, *options, "--out", compared),
+        )
+        tables.append((*said, pl.read_parquet(judged), pl.read_parquet(compared)))
+    (plain, of_cause) = tables
+    assert plain[:2] == of_cause[:2]
+    assert plain[2].equals(of_cause[2])
+    assert plain[3].equals(of_cause[3])
+    assert plain[2]["value"].null_count() == 0
+
+
+def test_compare_by_a_cause(tmp_path):
+    paths, out = [competing(tmp_path / "a.parquet", 0.2), competing(tmp_path / "b.parquet", 2)], tmp_path / "out.parquet"
+    said = printed("compare", *paths, "--cause", 2, "--out", out)
+    (time, event, a), (_, _, b) = (arrays(path) for path in paths)
+    expected = compare_concordance(time, event, b, a, cause=2)
+    (row,) = pl.read_parquet(out).to_dicts()
+    assert (row["difference"], row["standard_error"]) == pytest.approx((expected.difference, expected.standard_error), rel=1e-12)
+    assert f"{expected.difference:+.3f}" in said
+
+
+def test_a_cause_that_does_not_occur_is_one_line(tmp_path, path):
+    other = competing(tmp_path / "other.parquet")
+    assert (
+        one_line_error("evaluate", other, "--cause", 3)
+        == f"{other}: no row has event 3, the cause asked for; codes above 0 in the file: 1, 2"
+    )
+    assert (
+        one_line_error("compare", other, path, "--cause", 2)
+        == f"{path}: no row has event 2, the cause asked for; codes above 0 in the file: 1"
+    )
+    assert "cause is 0; expected the code of an event, 1 or above (0 is censored)" in one_line_error("evaluate", other, "--cause", 0)
+    table_of(0).with_columns(event=pl.lit(0)).write_parquet(tmp_path / "none.parquet")
+    assert "codes above 0 in the file: none: every row is censored" in one_line_error("evaluate", tmp_path / "none.parquet", "--cause", 1)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_help_says_what_is_done_without_a_cause(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "event 1, every other code censored" in printed(command, "--help")

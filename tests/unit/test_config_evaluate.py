@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 
 def test_what_is_not_given_is_the_careful_choice(folder):
     chosen = small_study(folder).evaluate
-    assert (chosen.tau, chosen.multiplicity, chosen.margin) == ("common", "holm", None)
+    assert (chosen.tau, chosen.multiplicity, chosen.margin, chosen.cause) == ("common", "holm", None, None)
     assert (chosen.gain_over_both, chosen.recalibrate) == (True, False)
 
 
@@ -27,6 +27,7 @@ def test_what_is_not_given_is_the_careful_choice(folder):
         *(("tau", value) for value in ("common", "cohort", 365, 0.5)),
         *(("multiplicity", value) for value in ("holm", "benjamini_hochberg", "max_t")),
         *(("margin", value) for value in (None, 0.02)),
+        *(("cause", value) for value in (None, 1)),
         *((key, value) for key in ("gain_over_both", "recalibrate") for value in (True, False)),
     ],
 )
@@ -54,6 +55,12 @@ FAULTS = {
         ("small", "evaluate.margin: given 'small', expected a number"),
     ],
     "gain_over_both": [("often", "evaluate.gain_over_both: given 'often', expected true or false")],
+    "cause": [
+        (2, "evaluate.cause: given 2, expected 1 or nothing: the models of a study are fitted on event 1"),
+        (0, "evaluate.cause: given 0, expected 1 or nothing"),
+        (True, "evaluate.cause: given True, expected 1 or nothing"),
+        ("death", "evaluate.cause: given 'death', expected 1 or nothing"),
+    ],
     "recalibrate": [(7, "evaluate.recalibrate: given 7, expected true or false")],
 }
 
@@ -69,6 +76,11 @@ def test_recalibration_is_told_at_horizons(folder):
         ConfigError, match=r"evaluate.recalibrate: given true, but calibration is told at task.horizons_days; give the days"
     ):
         small_study(folder, task={"event": "death"}, evaluate={"recalibrate": True})
+
+
+def test_recalibration_and_a_cause_exclude_each_other(folder):
+    with pytest.raises(ConfigError, match=r"evaluate.recalibrate: given true beside evaluate.cause, .* leave out one of the two"):
+        small_study(folder, evaluate={"recalibrate": True, "cause": 1})
 
 
 def test_a_misspelt_key_is_met_with_a_suggestion(folder):

@@ -172,8 +172,31 @@ def test_further_wrong_values_are_refused(tmp_path, change, message):
 )
 def test_other_types_of_the_same_values_are_read(tmp_path, change):
     ((name, values),) = change.items()
-    read = read_predictions(write(tmp_path, {**GOOD, **change}, {SURVIVAL_TIMES_KEY: "[30]"}))
-    assert read.table.equals(read_predictions(write(tmp_path, {**GOOD, name: pl.Series(values, strict=False).cast(COLUMNS[name])})).table)
+    times = {SURVIVAL_TIMES_KEY: "[30]"}
+    read = read_predictions(write(tmp_path, {**GOOD, **change}, times))
+    cast = {**GOOD, name: pl.Series(values, strict=False).cast(COLUMNS[name])}
+    assert read.table.equals(read_predictions(write(tmp_path, cast, times)).table)
+
+
+def test_curves_without_times_are_refused(tmp_path):
+    path = write(tmp_path, {**GOOD, "survival": [[0.9], None, [0.7]]})
+    with pytest.raises(
+        PredictionsError, match=r"survival is given in 2 row.s., but the file's metadata has no survival_times_days"
+    ) as caught:
+        read_predictions(path)
+    assert str(path) in str(caught.value)
+
+
+def test_without_outcomes_only_what_is_predicted_is_read(tmp_path):
+    path = write(tmp_path, {**GOOD, "event": ["x"] * 3, "survival": [[0.9], [0.8], [0.7]], "fold": ["y"] * 3}, {SURVIVAL_TIMES_KEY: "[30]"})
+    read = read_predictions(path, outcomes=False)
+    assert list(read.table.columns) == list(COLUMNS)
+    assert read.table.select(pl.col("time_days", "event", "fold").null_count()).row(0) == (3, 3, 3)
+    assert (read.risk.tolist(), read.survival.tolist()) == (GOOD["risk"], [[0.9], [0.8], [0.7]])
+    bare = {name: GOOD[name] for name in ("sample_id", "risk")}
+    assert read_predictions(write(tmp_path, bare), outcomes=False).survival is None
+    with pytest.raises(PredictionsError, match=r"missing column\(s\) risk; a predictions table needs sample_id, risk"):
+        read_predictions(write(tmp_path, {"sample_id": ["a"]}), outcomes=False)
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):

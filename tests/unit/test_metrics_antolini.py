@@ -196,6 +196,18 @@ def test_without_a_cause_competing_events_are_censored():
     assert swapped.estimate == concordance_index_antolini(time, event, survival, times, cause=1).estimate
 
 
+@pytest.mark.parametrize("method", ["harrell", "antolini", "adj_antolini"])
+def test_pairs_with_a_row_of_weight_zero_are_not_counted(method):
+    generator = np.random.default_rng(43)
+    time, event = generator.integers(1, 6, 50).astype(float), generator.integers(0, 2, 50)
+    curves, kept = generator.integers(0, 4, (50, 3)) / 4, generator.random(50) < 0.6
+    times = np.array([1.0, 2.0, 4.0])
+    whole = concordance_index_antolini(time, event, curves, times, method=method, weights=kept)
+    part = concordance_index_antolini(time[kept], event[kept], curves[kept], times, method=method)
+    assert whole.n_pairs == part.n_pairs
+    assert whole.estimate == pytest.approx(part.estimate, abs=1e-14)
+
+
 def test_two_models_are_compared_by_their_influences():
     time, event, survival, times = cohort(10)
     difference = subtract(

@@ -330,6 +330,21 @@ def test_bca_follows_a_monotone_map_and_survives_what_does_not_vary():
     assert one_sided.interval(method="bca") == pytest.approx((1.0, 1.0), abs=0.01)  # as near as the replicates come
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_replicates_that_differ_by_rounding_do_not_differ(seed):
+    generator = np.random.default_rng(seed)
+    time, event, risk = generator.exponential(size=60), generator.integers(0, 2, 60), generator.normal(size=60)
+    late = np.argsort(time)[-12:]
+    event[late] = 0  # never compared with each other
+    risk[late] = np.median(risk) + 1e-9 * np.arange(12)
+    turned = risk.copy()
+    turned[late] = risk[late[::-1]]
+    both = bootstrap_concordance(time, event, np.column_stack([risk, turned]), replicates=100, weights=generator.random(60))
+    same = both.difference(0, 1)
+    assert not same.replicates.any()
+    assert (same.estimate, same.standard_error, same.p_value) == (0.0, 0.0, 1.0)
+
+
 def test_bca_needs_influences():
     result = bootstrap(lambda w: float(w[0]), 10, replicates=20)
     with pytest.raises(MetricError, match="jackknife=True"):

@@ -280,6 +280,18 @@ def test_the_robust_group_test_sums_clusters():
     np.testing.assert_array_equal(twice.groups.n_known, once.groups.n_known)
 
 
+def test_the_robust_group_test_takes_a_weight_for_so_many_copies():
+    generator = np.random.default_rng(44)
+    predicted = generator.uniform(0.1, 0.9, 120)
+    time, censored = generator.exponential(-1 / np.log1p(-predicted)), generator.exponential(2, 120)
+    time, event, copies = np.minimum(time, censored), (time <= censored).astype(int), generator.integers(0, 4, 120)
+    rows = np.repeat(np.arange(120), copies)
+    weighted = one_calibration(time, event, predicted, 1.0, groups=4, weights=copies)
+    copied = one_calibration(time[rows], event[rows], predicted[rows], 1.0, groups=4, cluster=rows)
+    for name in ("statistic", "degrees", "p_value"):
+        assert getattr(weighted, name) == pytest.approx(getattr(copied, name), rel=1e-10)
+
+
 def test_a_group_without_an_event_gets_an_exact_limit():
     time, event = np.array([2.0, 3.0, 4.0, 0.5, 0.6, 0.7]), np.array([0, 1, 1, 1, 1, 1])
     predicted = np.array([0.1, 0.1, 0.1, 0.8, 0.8, 0.8])

@@ -195,7 +195,7 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data):
     weighted = event_probability(time, event, horizon, weights=copies, cause=2)
     copied = event_probability(time[rows], event[rows], horizon, cluster=rows, cause=2)
     assert weighted.estimate == pytest.approx(copied.estimate, abs=1e-14)
-    assert weighted.standard_error == pytest.approx(copied.standard_error, abs=1e-13)
+    assert weighted.standard_error == pytest.approx(copied.standard_error, abs=1e-13, nan_ok=True)
     curves = aalen_johansen(time, event, weights=copies), aalen_johansen(time[rows], event[rows], cluster=rows)
     np.testing.assert_array_equal(curves[0].at_risk, curves[1].at_risk)
     np.testing.assert_allclose(curves[0].estimate, curves[1].estimate, rtol=0, atol=1e-14)

@@ -247,6 +247,18 @@ def test_bad_input_is_refused(function, time, event, risk, message):
         function(np.array(time), np.array(event), np.array(risk))
 
 
+@pytest.mark.parametrize("cause", [None, 1])
+@pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
+def test_pairs_with_a_row_of_weight_zero_are_not_counted(function, cause):
+    generator = np.random.default_rng(42)
+    time, event = generator.integers(1, 9, 50).astype(float), generator.integers(0, 3, 50)
+    risk, kept = generator.normal(size=50), generator.random(50) < 0.6
+    options = {"cause": cause, "tau": 6.0} if function is concordance_index_ipcw else {"cause": cause}
+    whole, part = function(time, event, risk, weights=kept, **options), function(time[kept], event[kept], risk[kept], **options)
+    assert (whole.n_pairs, whole.pairs_kept) == (part.n_pairs, part.pairs_kept)
+    assert whole.estimate == pytest.approx(part.estimate, abs=1e-14)
+
+
 def test_other_bad_options_are_refused():
     time, event, risk = cohort(41)
     with pytest.raises(MetricError, match="no comparable pair"):

@@ -11,7 +11,18 @@ from scipy import stats
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
-from concordant.metrics import Difference, Estimate, compare_concordance, concordance_index, concordance_index_ipcw, subtract
+from concordant.metrics import (
+    Difference,
+    Estimate,
+    aalen_johansen,
+    brier_score_at,
+    compare_concordance,
+    compare_net_benefit,
+    concordance_index,
+    concordance_index_ipcw,
+    simultaneous_differences,
+    subtract,
+)
 from concordant.metrics.inference import (
     critical_value,
     equivalence,
@@ -37,6 +48,45 @@ def test_normal_and_t_intervals():
 def test_without_a_standard_error_only_equality_is_a_result():
     assert wald_p_value(0.0, 0.0) == 1.0
     assert np.isnan(wald_p_value(0.1, 0.0))
+
+
+@pytest.mark.parametrize("index", [concordance_index, concordance_index_ipcw])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_models_that_order_all_comparable_pairs_alike_do_not_differ(index, clustered):
+    generator = np.random.default_rng(3)
+    for _ in range(10):
+        time, event, risk = generator.exponential(size=60), generator.integers(0, 2, 60), generator.normal(size=60)
+        late = np.argsort(time)[-6:]
+        event[late] = 0  # never compared with each other
+        risk[late] = generator.normal() + 1e-9 * np.arange(6)
+        turned = risk.copy()
+        turned[late] = risk[late[::-1]]
+        options = {"weights": generator.random(60), "cluster": np.arange(60) // 2 if clustered else None}
+        same = subtract(index(time, event, risk, **options), index(time, event, turned, **options))
+        assert (same.difference, same.standard_error, same.p_value) == (0.0, 0.0, 1.0)
+        noise = index(time, event, generator.normal(size=60), **options)
+        family = [subtract(noise, index(time, event, risk, **options)), same]
+        assert simultaneous_differences(family).p_value[1] == 1.0
+        assert simultaneous_differences(family).critical_value == pytest.approx(critical_value(0.95, family[0].degrees))
+
+
+def test_a_difference_is_not_taken_for_rounding_because_it_is_small():
+    large = Estimate(estimate=1e6, influence=np.array([1e-3, -1e-3]), n=2, n_events=1)
+    small = Estimate(estimate=1e6 - 1e-3, influence=np.array([-1e-3, 1e-3]), n=2, n_events=1)
+    result = subtract(large, small)
+    assert result.difference == pytest.approx(1e-3, rel=1e-6)
+    assert result.standard_error == pytest.approx(np.sqrt(8) * 1e-3)
+
+
+@pytest.mark.parametrize("cluster", [None, np.zeros(1, np.int64)])
+def test_a_single_row_or_cluster_shows_no_variance(cluster):
+    one = Estimate(estimate=0.5, influence=np.zeros(1), n=1, n_events=1, cluster=cluster)
+    assert np.isnan(one.standard_error)
+    assert np.isnan(one.interval()).all()
+    time, event, predicted = np.arange(1.0, 9), np.array([1, 0] * 4), np.linspace(0.1, 0.8, 8)
+    assert np.isnan(brier_score_at(time, event, predicted, 4.0, cluster=np.zeros(8)).standard_error)
+    assert np.isnan(aalen_johansen(time, event, cluster=np.zeros(8)).standard_error).all()
+    assert np.isnan(compare_net_benefit(time, event, predicted, 1 - predicted, 4.0, [0.3], cluster=np.zeros(8)).p_value).all()
 
 
 def test_a_difference_needs_the_same_rows():

@@ -40,6 +40,16 @@ def test_log_rank_equals_the_definition(seed):
     assert result.expected.sum() == pytest.approx(event.sum())
 
 
+def test_a_group_that_has_left_before_the_first_event_has_no_degree_of_freedom():
+    time, event, group = np.array([5.0, 6, 7, 8, 1, 1, 1]), np.array([1, 1, 1, 0, 0, 0, 0]), np.array([0, 0, 1, 1, 2, 2, 2])
+    whole, rest = log_rank(time, event, group), log_rank(time[:4], event[:4], group[:4])
+    assert (whole.degrees, whole.statistic, whole.p_value) == (1, pytest.approx(rest.statistic), pytest.approx(rest.p_value))
+    assert whole.observed.tolist() == [2, 1, 0]
+    assert whole.expected[2] == 0
+    one_left = log_rank(time[[0, 1, 4, 5]], event[[0, 1, 4, 5]], group[[0, 1, 4, 5]])
+    assert (one_left.statistic, one_left.degrees, one_left.p_value) == (0.0, 0, 1.0)
+
+
 def test_tertiles_of_risk_are_ordered_and_differ():
     time, event, risk = cohort(4)
     result = risk_groups(time, event, risk)

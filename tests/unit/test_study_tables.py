@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 
 from concordant.core.errors import PredictionsError
-from concordant.core.survival import COLUMNS
+from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
 from concordant.embeddings.making import ShardEngine
 from concordant.metrics import median_follow_up
 from concordant.study.cohorts import embed_all, read_data
+from concordant.study.foreign import read_foreign
 from concordant.study.members import plan_members
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign
+from concordant.study.tables import cohort_facts, member_facts, quarantine_facts
 from study_fixture import alter, small_study, write_tables
 
 FOREIGN = [{"name": "score", "table": "score.parquet"}]
@@ -66,6 +67,51 @@ def test_under_cross_validation_the_predictions_of_others_stand_in_every_repeat_
     assert table["fold"].n_unique() == 2
 
 
+TIMES = [90.0, 180.0, 365.0]
+
+
+def write_curves(folder: Path, rows: pl.DataFrame, given: pl.Expr | None = None, times: str | None = str(TIMES)) -> None:
+    """Write a score with curves, for all rows or where `given` says so."""
+    risk = pl.col("time_days").log().neg()
+    curves = pl.concat_list([(risk.exp() * -days).exp() for days in TIMES])
+    table = rows.select("sample_id", risk.alias("risk"), survival=curves if given is None else pl.when(given).then(curves))
+    table.write_parquet(folder / "score.parquet", metadata=None if times is None else {SURVIVAL_TIMES_KEY: times})
+
+
+def test_curves_of_others_come_along(folder):
+    rows = pl.concat([rows_of(folder, "external")[::-1], held_out(folder).drop("split")])
+    write_curves(folder, rows)
+    for predictions in foreign(folder).values():
+        expected = np.exp(-np.outer(1 / predictions.target.time, TIMES))
+        np.testing.assert_allclose(predictions.survival, expected, rtol=1e-12)
+        assert predictions.survival_times_days.tolist() == TIMES
+
+
+def test_curves_of_others_may_stand_for_one_cohort_alone(folder):
+    rows = pl.concat([rows_of(folder, "external"), held_out(folder).drop("split")])
+    write_curves(folder, rows, pl.col("sample_id").str.starts_with("b"))
+    found = foreign(folder)
+    assert found["held_out"].survival is found["held_out"].survival_times_days is None
+    assert found["west"].survival.shape == (40, 3)
+
+
+def test_curves_for_a_part_of_a_cohort_or_without_times_are_refused(folder):
+    write_curves(folder, rows_of(folder, "external"), pl.int_range(pl.len()) < 7)
+    with pytest.raises(PredictionsError, match=r"score.parquet: gives survival for 7 of the 40 rows of west; give a curve for all of them"):
+        foreign(folder)
+    write_curves(folder, rows_of(folder, "external"), times=None)
+    with pytest.raises(PredictionsError, match="has no survival_times_days"):
+        foreign(folder)
+
+
+def test_a_cohorts_own_columns_do_not_stand_in_for_what_others_predict(folder):
+    alter(folder / "external.parquet", lambda table: table.with_columns(risk=pl.lit(1.0), survival=pl.lit("alive")))
+    write_curves(folder, rows_of(folder, "external"))
+    found = foreign(folder)["west"]
+    np.testing.assert_allclose(found.risk, -np.log(found.target.time))
+    assert found.survival is not None
+
+
 FAULTS = {
     "a part of a cohort": (
         "external",
@@ -75,9 +121,9 @@ FAULTS = {
     ),
     "nobody": ("external", lambda rows: rows.with_columns(sample_id=pl.lit("x"))[:1], {}, "no sample of this study's cohorts is in it"),
     "twice": ("external", lambda rows: pl.concat([rows, rows]), {}, "a sample_id occurs twice"),
-    "null": ("external", lambda rows: rows, {"risk": pl.lit(None, pl.Float64)}, "a risk is null or not finite"),
-    "infinite": ("external", lambda rows: rows, {"risk": pl.lit(np.inf)}, "a risk is null or not finite"),
-    "text": ("external", lambda rows: rows, {"risk": pl.lit("high")}, "risk is String; expected one finite number per sample"),
+    "null": ("external", lambda rows: rows, {"risk": pl.lit(None, pl.Float64)}, "risk holds a null, NaN or infinity in 40 row"),
+    "infinite": ("external", lambda rows: rows, {"risk": pl.lit(np.inf)}, "risk holds a null, NaN or infinity in 40 row"),
+    "text": ("external", lambda rows: rows, {"risk": pl.lit("high")}, "risk holds String values that are no numbers"),
 }
 
 
@@ -92,7 +138,7 @@ def test_predictions_of_others_that_do_not_fit_are_refused(folder, fault):
 
 def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
     rows_of(folder, "external").select("sample_id").write_parquet(folder / "score.parquet")
-    with pytest.raises(PredictionsError, match="need sample_id and risk"):
+    with pytest.raises(PredictionsError, match="a predictions table needs sample_id, risk"):
         foreign(folder)
     (folder / "score.parquet").write_text("sample_id,risk\n")
     with pytest.raises(PredictionsError, match="not readable as parquet"):
@@ -112,7 +158,7 @@ def test_cohorts_are_described_in_counts(folder):
     rows = held_out(folder)
     assert (internal["label"], internal["role"]) == ("held_out", "internal")
     assert (internal["n"], internal["n_train"], internal["n_tuning"]) == (20, 60, 20)
-    assert internal["n_events"] == rows["event"].sum()
+    assert (internal["n_events"], internal["n_competing"]) == (rows["event"].sum(), 0)
     assert internal["sites"] == dict(rows["site"].value_counts().rows())
     assert internal["median_follow_up_days"] == pytest.approx(median_follow_up(rows["time_days"].to_numpy(), rows["event"].to_numpy()))
     assert internal["columns"]["sex"] == "female: 10, male: 10"

@@ -26,7 +26,9 @@ Fold = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One trained model: what it is, what it predicts for every cohort, and how good it was on tuning.
+    """One model: what it is, what it predicts for every cohort, and how good it was on tuning.
+
+    A model of others has neither encoder, nor modality, nor tuning concordance.
 
     Attributes:
         fusion: Label of the fusion.
@@ -48,6 +50,11 @@ class Candidate:
     predictions: Mapping[str, Predictions]
     tuning: Mapping[Fold | None, float]
     is_reference: bool = True
+
+    @property
+    def is_foreign(self) -> bool:
+        """True for a model of others, known by its predictions alone."""
+        return self.ct_encoder is None and self.ehr_encoder is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ def contrasts(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
     multiplicity: Multiplicity = "holm",
     margin: float | None = None,
     test_train_ratio: float | None = None,
@@ -91,6 +92,7 @@ def contrasts(
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that each cohort supports.
+        cause: As in `evaluate`.
         multiplicity: How p-values are adjusted within a family; "max_t" also gives simultaneous 95 % intervals.
         margin: The smallest difference of a concordance index that would matter: each fusion is also tested for not being worse than the
             reference by it, and for being equivalent to it. None = no such tests.
@@ -108,7 +110,13 @@ def contrasts(
         PredictionsError: Models of one cohort that do not hold the same samples, folds and outcomes.
     """
     judging = Judging(
-        censoring=censoring, train=train, tau=tau, multiplicity=multiplicity, margin=margin, test_train_ratio=test_train_ratio
+        censoring=censoring,
+        train=train,
+        tau=tau,
+        cause=cause,
+        multiplicity=multiplicity,
+        margin=margin,
+        test_train_ratio=test_train_ratio,
     )
     models = merged(candidates)
     asked = measures(metrics, horizons_days)
@@ -150,6 +158,7 @@ def compare_files(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
     multiplicity: Multiplicity = "holm",
     margin: float | None = None,
     cluster: str | None = None,
@@ -165,16 +174,18 @@ def compare_files(
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that is supported.
+        cause: Code of the event of interest, which has to occur in every file; as in `evaluate`.
         multiplicity: How the p-values of each metric are adjusted; "max_t" also gives simultaneous 95 % intervals.
         margin: The smallest difference that would matter, in the units of the metrics: tests of non-inferiority and equivalence.
         cluster: Column whose values name independent units, in one file at least; None = `subject_id`, or `cluster`.
         weights: Column of weights, in one file at least; a weight of 2 equals two copies of the subject.
 
     Raises:
-        ConfigError: Fewer than two files, an unknown reference, metric or multiplicity, a margin that is not > 0.
-        PredictionsError: An invalid file, no shared sample, or files that give a shared sample different outcomes or weights.
+        ConfigError: Fewer than two files, an unknown reference, metric or multiplicity, a margin that is not > 0, a cause below 1.
+        PredictionsError: An invalid file, a cause that does not occur in one, no shared sample, or files that give a shared sample
+            different outcomes or weights.
     """
-    judging = Judging(censoring=censoring, train=train, tau=tau, multiplicity=multiplicity, margin=margin, margin_for_all=True)
+    judging = Judging(censoring=censoring, train=train, tau=tau, cause=cause, multiplicity=multiplicity, margin=margin, margin_for_all=True)
     labels = _labels(paths)
     chosen = _reference_label(labels, paths, reference)
     columns = dict(zip(labels, (column_names(path) for path in paths), strict=True))
@@ -182,12 +193,12 @@ def compare_files(
         if name is not None and not any(name in own for own in columns.values()):
             raise PredictionsError(f"no column {name!r} in any of the {len(paths)} files; expected it in one of them at least")
     given = {
-        label: read_judged(path, cluster=cluster if cluster in own else None, weights=weights if weights in own else None)
+        label: read_judged(path, cluster=cluster if cluster in own else None, weights=weights if weights in own else None, cause=cause)
         for (label, own), path in zip(columns.items(), paths, strict=True)
     }
     shared = _on_shared_samples(given, [label for label, own in columns.items() if cluster is None or cluster in own])
     asked = measures(metrics, horizons_days)
-    options: dict[str, Any] = {"horizons_days": horizons_days, "censoring": censoring, "train": train, "tau": tau}
+    options: dict[str, Any] = {"horizons_days": horizons_days, "censoring": censoring, "train": train, "tau": tau, "cause": cause}
     files = [
         evaluate(predictions, metrics=metrics, **options).select(
             pl.lit(label).alias("file"), pl.lit(given[label].table["sample_id"].n_unique(), pl.Int64).alias("n_in_file"), pl.all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from concordant.analysis.candidates import Candidate, best_fusion, merged, references, unimodal_parts
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
-from concordant.evaluation import align, survival_at
+from concordant.evaluation import align, incidence_remark, survival_at
 from concordant.metrics import DecisionCurve, Difference, Estimate, SeedAverage, average_over_seeds, net_benefit, subtract
 
 TREAT_ALL, TREAT_NONE = "treat_all", "treat_none"
@@ -41,30 +41,37 @@ DECISION_SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def shown_models(models: Sequence[Candidate], cohort: str) -> list[Candidate]:
-    """Return the fusion that is best on tuning and its unimodal models; without a fusion, the unimodal models.
+    """Return the fusion that is best on tuning and its unimodal models (without a fusion, the unimodal models), then models of others.
 
     Args:
         models: One candidate per model, see `merged`.
-        cohort: Label of a cohort that all of them predict.
+        cohort: Label of a cohort.
     """
-    best = best_fusion([model for model in models if cohort in model.predictions])
-    if best is not None:
-        return [best, *unimodal_parts(best, cohort, models)]
-    return [model for model in models if model.modality is not None and model.is_reference and cohort in model.predictions]
+    here = [model for model in models if cohort in model.predictions]
+    best = best_fusion(here)
+    alone = [model for model in here if model.modality is not None and model.is_reference]
+    ours = alone if best is None else [best, *unimodal_parts(best, cohort, models)]
+    return [*ours, *(model for model in here if model.is_foreign)]
 
 
 def decision_curves(
-    candidates: Sequence[Candidate], *, horizons_days: Sequence[float], thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
+    candidates: Sequence[Candidate],
+    *,
+    horizons_days: Sequence[float],
+    thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
+    cause: int | None = None,
 ) -> pl.DataFrame:
-    """Compute the net benefit of the best fusion, of its unimodal models, and of treating everybody or nobody.
+    """Compute the net benefit of the best fusion, its unimodal models and models of others, and of treating everybody or nobody.
 
     The best fusion is the one with the best tuning concordance. Under cross-validation the folds of a repeat are taken together, since a
     probability means the same in all of them, and the curves are averaged over repeats, subject by subject.
 
     Args:
-        candidates: All models, every seed; curves of survival averaged over seeds.
+        candidates: All models, every seed, those of others with curves of survival; curves are averaged over seeds.
         horizons_days: Times by which the event counts.
         thresholds: Probabilities at and above which one acts, ascending, in (0, 1).
+        cause: Code of the event of interest, with which every other code above 0 competes (the event probability is then Aalen-Johansen's);
+            None = event 1, every other code censored.
 
     Returns:
         The columns of `DECISION_SCHEMA`: per cohort, model, horizon and threshold the net benefit (true positives per subject, after
@@ -78,40 +85,44 @@ def decision_curves(
         row
         for cohort in cohorts
         for horizon in horizons_days
-        for row in _cohort_rows(models, shown_models(models, cohort), cohort, float(horizon), thresholds)
+        for row in _cohort_rows(models, cohort, float(horizon), _Acting(thresholds, cause))
     ]
     return pl.DataFrame(rows, schema=DECISION_SCHEMA)
 
 
-def _cohort_rows(
-    models: Sequence[Candidate], shown: Sequence[Candidate], cohort: str, horizon: float, thresholds: Float[np.ndarray, " threshold"]
-) -> Iterator[dict[str, Any]]:
+class _Acting(NamedTuple):
+    """From which predicted probability one acts, and against which event."""
+
+    thresholds: Float[np.ndarray, " threshold"]
+    cause: int | None
+
+
+def _cohort_rows(models: Sequence[Candidate], cohort: str, horizon: float, acting: _Acting) -> Iterator[dict[str, Any]]:
     named = {"cohort": cohort, "horizon_days": horizon}
+    shown = shown_models(models, cohort)
     for model in shown:
         names = {**named, "ct_encoder": model.ct_encoder, "ehr_encoder": model.ehr_encoder, "fusion": model.fusion}
-        yield from _model_rows(names, model, references(model, cohort, models) if model.modality is None else [], thresholds)
+        yield from _model_rows(names, model, references(model, cohort, models) if model.modality is None else [], acting)
     if shown:
         everybody = shown[0].predictions[cohort]
-        yield from _rows({**named, "fusion": TREAT_ALL}, everybody, thresholds, certain=1.0)
-        yield from _rows({**named, "fusion": TREAT_NONE}, everybody, thresholds, certain=0.0)
+        yield from _rows({**named, "fusion": TREAT_ALL}, everybody, acting, certain=1.0)
+        yield from _rows({**named, "fusion": TREAT_NONE}, everybody, acting, certain=0.0)
 
 
-def _model_rows(
-    names: Mapping[str, Any], model: Candidate, against: Sequence[Any], thresholds: Float[np.ndarray, " threshold"]
-) -> Iterator[dict[str, Any]]:
+def _model_rows(names: Mapping[str, Any], model: Candidate, against: Sequence[Any], acting: _Acting) -> Iterator[dict[str, Any]]:
     own = model.predictions[names["cohort"]]
     reference = next(iter(against), None)
     if reference is None:
-        yield from _rows(names, own, thresholds)
+        yield from _rows(names, own, acting)
     else:
         other = align(reference.predictions, own)
-        yield from _rows({**names, "reference": reference.label}, own, thresholds, reference=other)
+        yield from _rows({**names, "reference": reference.label}, own, acting, reference=other)
 
 
 def _rows(
     names: Mapping[str, Any],
     predictions: Predictions,
-    thresholds: Float[np.ndarray, " threshold"],
+    acting: _Acting,
     *,
     certain: float | None = None,
     reference: Predictions | None = None,
@@ -119,37 +130,38 @@ def _rows(
     """Yield a row per threshold; `certain` puts one probability in the place of the predicted ones."""
     horizon = names["horizon_days"]
     try:
-        points = _points(predictions, horizon, thresholds, certain)
+        points = _points(predictions, horizon, acting, certain)
     except MetricError as error:
         yield {**names, "note": str(error)}
         return
     try:
-        others = {} if reference is None else _points(reference, horizon, thresholds, None)
+        others = {} if reference is None else _points(reference, horizon, acting, None)
     except MetricError:  # the reference has no curve there: the fusion's own stays
         others = {}
-    for threshold in thresholds.tolist():
+    assumed = incidence_remark(predictions, acting.cause) if certain is None else ""
+    for threshold in acting.thresholds.tolist():
+        named = {**names, "threshold": threshold}
         if threshold in points:
-            yield {**names, "threshold": threshold, **_numbers(points[threshold]), **_against(points[threshold], others.get(threshold))}
+            yield {**named, **_numbers(points[threshold]), **_against(points[threshold], others.get(threshold)), "note": assumed or None}
         else:
-            yield {**names, "threshold": threshold, "note": "follow-up of those above the threshold ends before the horizon"}
+            yield {**named, "note": "follow-up of those above the threshold ends before the horizon"}
 
 
-def _points(
-    predictions: Predictions, horizon: float, thresholds: Float[np.ndarray, " threshold"], certain: float | None
-) -> dict[float, SeedAverage]:
+def _points(predictions: Predictions, horizon: float, acting: _Acting, certain: float | None) -> dict[float, SeedAverage]:
     """Return the net benefit at every threshold that all repeats support, averaged over repeats."""
     table = predictions.table
     probability = 1 - survival_at(predictions, horizon) if certain is None else np.full(table.height, certain)
     sorted_rows = table.with_columns(probability=pl.Series(probability)).sort("sample_id")
-    curves = [_curve(part, horizon, thresholds) for part in sorted_rows.partition_by("repeat", maintain_order=True)]
+    curves = [_curve(part, horizon, acting) for part in sorted_rows.partition_by("repeat", maintain_order=True)]
     by_threshold: list[dict[float, Estimate]] = [dict(zip(one.thresholds.tolist(), one.points, strict=True)) for one in curves]
     shared = [threshold for threshold in by_threshold[0] if all(threshold in one for one in by_threshold)]
     return {threshold: average_over_seeds([one[threshold] for one in by_threshold]) for threshold in shared}
 
 
-def _curve(part: pl.DataFrame, horizon: float, thresholds: Float[np.ndarray, " threshold"]) -> DecisionCurve:
+def _curve(part: pl.DataFrame, horizon: float, acting: _Acting) -> DecisionCurve:
     time, event = part["time_days"].to_numpy(), part["event"].cast(pl.Int64).to_numpy()
-    return net_benefit(time, event, part["probability"].to_numpy(), horizon, thresholds, cluster=part["subject_id"].to_numpy())
+    predicted, cluster = part["probability"].to_numpy(), part["subject_id"].to_numpy()
+    return net_benefit(time, event, predicted, horizon, acting.thresholds, cluster=cluster, cause=acting.cause)
 
 
 def _numbers(point: Estimate) -> dict[str, float]:

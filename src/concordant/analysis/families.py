@@ -63,6 +63,7 @@ class Judging:
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that is supported.
+        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
         multiplicity: How p-values are adjusted within a family.
         margin: The smallest difference that would matter, for tests of non-inferiority and equivalence; None = none are made.
         margin_for_all: Whether the margin is in the units of every metric; else only the concordance indices are tested against it.
@@ -72,6 +73,7 @@ class Judging:
     censoring: CensoringSource = "cohort"
     train: SurvivalTarget | None = None
     tau: float | None = None
+    cause: int | None = None
     multiplicity: Multiplicity = "holm"
     margin: float | None = None
     margin_for_all: bool = False
@@ -104,6 +106,7 @@ class Judging:
             censoring=self.censoring,
             train=self.train,
             tau=self.tau,
+            cause=self.cause,
             reference=reference,
         )
 

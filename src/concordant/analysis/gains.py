@@ -46,6 +46,7 @@ def gains_over_both(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
     multiplicity: Multiplicity = "holm",
 ) -> pl.DataFrame:
     """Test every fusion for being better than both of its unimodal models at once (intersection-union), seeds averaged.
@@ -60,6 +61,7 @@ def gains_over_both(
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that each cohort supports.
+        cause: As in `evaluate`.
         multiplicity: How the p-values of a cohort, record encoder and metric are adjusted for the number of fusions; by Holm for "max_t".
 
     Returns:
@@ -70,7 +72,7 @@ def gains_over_both(
         ConfigError: As `contrasts`.
         PredictionsError: Models of one cohort that do not hold the same samples, folds and outcomes.
     """
-    judging = Judging(censoring=censoring, train=train, tau=tau, multiplicity=multiplicity)
+    judging = Judging(censoring=censoring, train=train, tau=tau, cause=cause, multiplicity=multiplicity)
     models = merged(candidates)
     asked = [measure for measure in measures(metrics, horizons_days) if higher_is_better(measure.metric) is not None]
     rows = [

@@ -135,10 +135,12 @@ def run(study: StudyFile, overrides: Overrides = None, imports: Imports = None, 
     import polars as pl
 
     from concordant.cli import tables
+    from concordant.embeddings.making import ShardEngine
     from concordant.study import run_study
 
-    with progress() as report:
-        folder = run_study(chosen, workers=_processes(workers), progress=report)
+    processes = _processes(workers)
+    with progress() as report:  # scans are read in another process even with one worker: a decoder that crashes does not end the run
+        folder = run_study(chosen, workers=processes, engine=ShardEngine(workers=processes), progress=report)
     open_console().print(tables.strategies(pl.read_parquet(folder.results), chosen.evaluate.metrics[0]))
     typer.echo(f"report: {folder.report}")
 

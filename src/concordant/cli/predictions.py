@@ -32,6 +32,14 @@ Tau = Annotated[
     float | None,
     typer.Option(metavar="DAYS", help="Uno's C and the integrated Brier score run up to here.", show_default="all that is supported"),
 ]
+Cause = Annotated[
+    int | None,
+    typer.Option(
+        metavar="CODE",
+        help="Code of the event of interest; every other code above 0 competes with it, and 1 - survival is its cumulative incidence.",
+        show_default="event 1, every other code censored",
+    ),
+]
 Cluster = Annotated[
     str | None,
     typer.Option(
@@ -76,20 +84,22 @@ def evaluate(
     train: Train = None,
     censoring: Censoring = None,
     tau: Tau = None,
+    cause: Cause = None,
     cluster: Cluster = None,
     weights: Weights = None,
     out: Out = None,
 ) -> None:
     """Judge the predictions in a file, ours or another group's: metrics with standard errors and 95 % intervals.
 
-    Higher risk means an earlier event; event 1 was observed, 0 censored. Without --metric: concordance_index and integrated_brier_score.
+    Higher risk means an earlier event; event 1 was observed, any other code censored (but see --cause).
+    Without --metric: concordance_index and integrated_brier_score.
     """
     from concordant.cli import tables
     from concordant.evaluation import evaluate as evaluate_predictions
     from concordant.evaluation import read_judged
 
-    given = read_judged(predictions, cluster=cluster, weights=weights)
-    rows = evaluate_predictions(given, tau=tau, **_measures(metric, horizon), **_curve(censoring, train))
+    given = read_judged(predictions, cluster=cluster, weights=weights, cause=cause)
+    rows = evaluate_predictions(given, tau=tau, cause=cause, **_measures(metric, horizon), **_curve(censoring, train))
     _write(rows, out)
     open_console().print(tables.metrics(rows))
 
@@ -114,6 +124,7 @@ def compare(
     train: Train = None,
     censoring: Censoring = None,
     tau: Tau = None,
+    cause: Cause = None,
     cluster: Cluster = None,
     weights: Weights = None,
     out: Out = None,
@@ -131,6 +142,7 @@ def compare(
         multiplicity=multiplicity,  # type: ignore[arg-type]  # compare_files refuses another word
         margin=margin,
         tau=tau,
+        cause=cause,
         cluster=cluster,
         weights=weights,
         **_measures(metric, horizon),

@@ -77,6 +77,15 @@ def _time_or_rule(given: Any) -> Any:
     raise complaint(f"given {given!r}, expected common, cohort or a number of days > 0.{hint}")
 
 
+def _fitted_cause(given: Any) -> Any:
+    if given is None or (given == 1 and not isinstance(given, bool)):
+        return given
+    raise complaint(
+        f"given {given!r}, expected 1 or nothing: the models of a study are fitted on event 1, and judging them by another event says "
+        "nothing of them; give the event of interest code 1 in the cohort tables"
+    )
+
+
 Label = Annotated[str, Field(min_length=1)]
 Metric = Annotated[str, AfterValidator(_known_metric)]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -145,6 +154,7 @@ class Evaluate(_Frozen):
         censoring: Where the censoring curve of a metric comes from.
         tau: Time up to which Uno's C and the integrated Brier score run: `common` = the greatest that every predicted cohort supports,
             `cohort` = each up to its own, or a number of days.
+        cause: 1 = every code above 1 is a competing event, after which event 1 never comes; None = such a code is censored.
         multiplicity: How the p-values of a family of contrasts are adjusted.
         margin: The smallest difference of a concordance index that would matter; gives tests of non-inferiority and equivalence.
         gain_over_both: Whether every fusion is tested for being better than both of its unimodal models.
@@ -157,6 +167,7 @@ class Evaluate(_Frozen):
     )
     censoring: CensoringSource = "cohort"
     tau: Annotated[Tau, BeforeValidator(_time_or_rule)] = "common"
+    cause: Annotated[Literal[1] | None, BeforeValidator(_fitted_cause)] = None
     multiplicity: Multiplicity = "holm"
     margin: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] | None = None
     gain_over_both: bool = True
@@ -204,7 +215,8 @@ class Foreign(_Frozen):
 
     Attributes:
         name: How tables call it.
-        table: Parquet with sample_id and risk (higher = earlier event), for any of the cohorts.
+        table: Parquet with sample_id, risk (higher = earlier event) and optionally survival, as in a predictions file, for any of the
+            cohorts.
     """
 
     name: Label
@@ -260,6 +272,11 @@ class Study(_Frozen):
         measures(self.evaluate.metrics, self.task.horizons_days)
         if self.evaluate.recalibrate and not self.task.horizons_days:
             raise complaint("evaluate.recalibrate: given true, but calibration is told at task.horizons_days; give the days")
+        if self.evaluate.recalibrate and self.evaluate.cause is not None:
+            raise complaint(
+                "evaluate.recalibrate: given true beside evaluate.cause, but recalibration fits the hazard to which competing events are "
+                "censored, not the cumulative incidence that a cause asks for; leave out one of the two"
+            )
         self._check_records()
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,8 @@ _WHOLE = (pl.Int64, pl.Int16, pl.Int8)
 
 REQUIRED = ("sample_id", "time_days", "event", "risk")
 
+_PREDICTED = ("sample_id", "risk", "survival")
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -103,30 +106,36 @@ class Predictions:
             self.table.write_parquet(temporary, metadata=metadata)
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
     """Read a predictions table, ours or another group's.
 
     Args:
         path: Parquet with at least `sample_id`, `time_days` (> 0), `event` and `risk` (finite, higher = earlier).
             `subject_id` defaults to one subject per sample.
+        outcomes: False where they are known from elsewhere: only `sample_id`, `risk` and `survival` are read, the other columns are null
+            (`subject_id` is one per sample).
 
     Raises:
         PredictionsError: No parquet file, a missing column, a value that is not of its column's kind, a duplicate sample (within a
-            repeat), a time that is not finite and > 0, a risk that is not finite, survival that is not in [0, 1] or lists whose length
-            differs from the times in the file's metadata.
+            repeat), a time that is not finite and > 0, a risk that is not finite, survival without times in the file's metadata, that is
+            not in [0, 1] or whose lists differ in length from those times.
     """
-    table = _read(path)
+    table = _read(path, REQUIRED if outcomes else ("sample_id", "risk"))
+    if not outcomes:
+        table = table.select(name for name in _PREDICTED if name in table.columns)
     if "subject_id" not in table.columns:
         table = table.with_columns(pl.col("sample_id").rank("dense").cast(pl.Int64).alias("subject_id"))
     absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in COLUMNS.items() if name not in table.columns]
     table = table.with_columns(absent).select([_cast(table[name], path) if name in table.columns else pl.col(name) for name in COLUMNS])
     predictions = Predictions(table, _survival_times(path))
+    if outcomes:
+        _check_outcomes(table, path)
     _check_rows(table, path)
     _check_survival(predictions, path)
     return predictions
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, required: Sequence[str]) -> pl.DataFrame:
     if not path.is_file():
         raise PredictionsError(f"{path}: no such predictions file")
     try:
@@ -134,9 +143,9 @@ def _read(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise PredictionsError(f"{path}: not readable as parquet ({first_line}); write the predictions as parquet") from None
-    absent = [name for name in REQUIRED if name not in table.columns]
+    absent = [name for name in required if name not in table.columns]
     if absent:
-        raise PredictionsError(f"{path}: missing column(s) {', '.join(absent)}; a predictions table needs {', '.join(REQUIRED)}")
+        raise PredictionsError(f"{path}: missing column(s) {', '.join(absent)}; a predictions table needs {', '.join(required)}")
     return table
 
 
@@ -173,15 +182,19 @@ def _survival_times(path: Path) -> Float[np.ndarray, " time"] | None:
 
 
 def _check_rows(table: pl.DataFrame, path: Path) -> None:
-    time, event, risk = table["time_days"], table["event"], table["risk"]
+    risk = table["risk"]
     _refuse(table["sample_id"].is_null(), f"{path}: sample_id is null", "a name for every sample")
     _refuse(table["subject_id"].is_null(), f"{path}: subject_id is null", "one for every sample, or leave the column out")
     _refuse(table.select("sample_id", "repeat").is_duplicated(), f"{path}: a sample_id occurs twice", "one row per sample (and repeat)")
+    _refuse(~risk.is_finite(), f"{path}: risk holds a null, NaN or infinity", "one finite number per row, higher = earlier event")
+
+
+def _check_outcomes(table: pl.DataFrame, path: Path) -> None:
+    time, event = table["time_days"], table["event"]
     _refuse(
         (time <= 0) | ~time.is_finite(), f"{path}: time_days holds a null, NaN, infinity or value <= 0", "days > 0 from the prediction time"
     )
     _refuse(event < 0, f"{path}: event holds a null or a negative code", "0 censored, 1 event, 2.. competing")
-    _refuse(~risk.is_finite(), f"{path}: risk holds a null, NaN or infinity", "one finite number per row, higher = earlier event")
 
 
 def _refuse(wrong: pl.Series, what: str, expected: str) -> None:
@@ -194,6 +207,12 @@ def _refuse(wrong: pl.Series, what: str, expected: str) -> None:
 def _check_survival(predictions: Predictions, path: Path) -> None:
     times, curves = predictions.survival_times_days, predictions.table["survival"]
     if times is None:
+        given = curves.len() - curves.null_count()
+        if given:
+            raise PredictionsError(
+                f"{path}: survival is given in {given} row(s), but the file's metadata has no {SURVIVAL_TIMES_KEY}; "
+                "expected there a JSON list of days in ascending order, such as [30, 180, 365]"
+            )
         return
     _refuse(
         curves.list.len().fill_null(len(times)) != len(times),

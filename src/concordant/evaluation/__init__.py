@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concordant.evaluation.averages import KEY, MetricEstimate, align, averaged, on_shared_samples, over_folds
+from concordant.evaluation.competing import incidence_remark
 from concordant.evaluation.measures import CensoringSource, Measure, higher_is_better, is_concordance, measures
 from concordant.evaluation.reading import column_names, read_judged
 from concordant.evaluation.support import Tau, common_tau, support_days, tau_days
@@ -26,6 +27,7 @@ __all__ = [
     "common_tau",
     "evaluate",
     "higher_is_better",
+    "incidence_remark",
     "is_concordance",
     "measures",
     "on_shared_samples",

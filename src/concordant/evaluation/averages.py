@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from concordant.core.errors import ConfigError, MetricError, PredictionsError, did_you_mean
 from concordant.core.survival import Predictions, SurvivalTarget
+from concordant.evaluation.competing import checked_cause, count_events, incidence_remark
 from concordant.evaluation.measures import CensoringSource
 from concordant.evaluation.support import support_days
 from concordant.metrics import METRICS, Estimate, Setting, subtract
@@ -47,6 +48,7 @@ def averaged(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
     reference: Predictions | None = None,
 ) -> MetricEstimate:
     """Compute a metric within each fold and average it over folds, then over repeats; without folds, on all rows at once.
@@ -62,6 +64,8 @@ def averaged(
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which a metric with `runs_to_tau` runs; None = all that is supported. One that is not supported is no error: the
             metric runs up to what is, and the note says so.
+        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
+            The note says where 1 - survival is taken for a cumulative incidence.
         reference: Another model's predictions for the same samples: the result is the paired difference, `predictions` minus
             `reference`, over the folds in which both can be computed.
 
@@ -70,18 +74,24 @@ def averaged(
         MetricError: It can be computed in no fold.
         PredictionsError: `reference` holds other samples, folds or outcomes.
     """
-    setting = _setting(horizon_days, censoring, train, tau)
+    setting = _setting(horizon_days, censoring, train, tau, cause)
     other = None if reference is None else _comparable(metric, reference, predictions)
 
     def on_rows(rows: Int[np.ndarray, " row"]) -> Estimate:
         first = compute(metric, _take(predictions, rows), setting)
         return first if other is None else _paired(first, compute(metric, _take(other, rows), setting))
 
-    return over_folds(predictions, on_rows, *_truncation(metric, predictions, censoring, train, tau))
+    runs_to, cut = _truncation(metric, predictions, censoring, train, tau)
+    assumed = incidence_remark(predictions, cause) if METRICS.get(metric).reads_survival else ""
+    return over_folds(predictions, on_rows, runs_to, "; ".join(filter(None, (cut, assumed))), cause)
 
 
 def over_folds(
-    predictions: Predictions, on_rows: Callable[[Int[np.ndarray, " row"]], Estimate], tau_days: float | None = None, remark: str = ""
+    predictions: Predictions,
+    on_rows: Callable[[Int[np.ndarray, " row"]], Estimate],
+    tau_days: float | None = None,
+    remark: str = "",
+    cause: int | None = None,
 ) -> MetricEstimate:
     """Average what a function makes of the rows of each fold.
 
@@ -90,6 +100,7 @@ def over_folds(
         on_rows: Computes an estimate from some rows, by number; a MetricError leaves the fold out.
         tau_days: Time that it runs up to, if there is one; it is only noted.
         remark: Stands before the other notes.
+        cause: Code of the event that is counted; None = 1.
 
     Raises:
         MetricError: It can be computed in no fold.
@@ -103,7 +114,7 @@ def over_folds(
             reasons.append(str(error))
     if not computed:
         raise MetricError(reasons[0] if reasons else "the predictions table holds no row")
-    return _average(predictions.table, computed, _note([one.estimate.note for one in computed], reasons, remark), tau_days)
+    return _average(predictions.table, computed, _note([one.estimate.note for one in computed], reasons, remark), tau_days, cause)
 
 
 def align(predictions: Predictions, to: Predictions) -> Predictions:
@@ -164,14 +175,14 @@ class _FoldEstimate:
     estimate: Estimate
 
 
-def _setting(horizon_days: float | None, censoring: str, train: SurvivalTarget | None, tau: float | None) -> Setting:
+def _setting(horizon_days: float | None, censoring: str, train: SurvivalTarget | None, tau: float | None, cause: int | None) -> Setting:
     if censoring not in get_args(CensoringSource):
         raise ConfigError(f"unknown censoring source {censoring!r}.{did_you_mean(censoring, get_args(CensoringSource))}")
     if censoring == "cohort":
-        return Setting(horizon_days, tau=tau)
+        return Setting(horizon_days, tau=tau, cause=checked_cause(cause))
     if train is None:
         raise ConfigError(f"censoring {censoring!r} needs train's outcomes; give `train`, or censoring 'cohort'")
-    return Setting(horizon_days, train, censoring == "pooled", tau)
+    return Setting(horizon_days, train, censoring == "pooled", tau, checked_cause(cause))
 
 
 def _truncation(
@@ -221,7 +232,9 @@ def _paired(first: Estimate, second: Estimate) -> Estimate:
     )
 
 
-def _average(table: pl.DataFrame, computed: Sequence[_FoldEstimate], note: str, tau_days: float | None) -> MetricEstimate:
+def _average(
+    table: pl.DataFrame, computed: Sequence[_FoldEstimate], note: str, tau_days: float | None, cause: int | None
+) -> MetricEstimate:
     """Average over folds, then over repeats, and sum the influences of each sample."""
     per_repeat = Counter(one.fold.repeat for one in computed)
     shares = [1 / (len(per_repeat) * per_repeat[one.fold.repeat]) for one in computed]
@@ -237,7 +250,7 @@ def _average(table: pl.DataFrame, computed: Sequence[_FoldEstimate], note: str, 
         estimate=float(sum(share * one.estimate.estimate for share, one in zip(shares, computed, strict=True))),
         influence=samples["influence"].to_numpy(),
         n=samples.height,
-        n_events=int((samples["event"] == 1).sum()),
+        n_events=count_events(samples, cause),
         cluster=np.unique(samples["subject_id"].to_numpy(), return_inverse=True)[1],
         censoring_influence=np.sum([share * one.estimate.censoring_influence for share, one in zip(shares, computed, strict=True)], 0),
         note=note,

@@ -9,13 +9,14 @@ import polars as pl
 
 from concordant.core.errors import PredictionsError, did_you_mean
 from concordant.core.survival import Predictions, read_predictions
+from concordant.evaluation.competing import refuse_absent_cause
 from concordant.metrics.base import WEIGHT
 
 CLUSTER = "cluster"
 """Column that names the clusters of a file without `subject_id`."""
 
 
-def read_judged(path: Path, *, cluster: str | None = None, weights: str | None = None) -> Predictions:
+def read_judged(path: Path, *, cluster: str | None = None, weights: str | None = None, cause: int | None = None) -> Predictions:
     """Read a predictions file.
 
     Args:
@@ -23,12 +24,15 @@ def read_judged(path: Path, *, cluster: str | None = None, weights: str | None =
         cluster: Column whose values of one kind are one independent unit (a patient, a family, a hospital); None = `subject_id`, or
             `cluster` in a file without it, or every row its own. It becomes the table's `subject_id`.
         weights: Column of weights, finite and >= 0; it becomes the table's `weight`. None = every row counts once.
+        cause: Code of the event that the predictions are to be judged by, which has to occur; None = nothing is asked for.
 
     Raises:
-        PredictionsError: As `read_predictions`, a column that is not there, a null among its values, or weights that are not finite and
-            >= 0 or all 0.
+        ConfigError: A cause below 1.
+        PredictionsError: As `read_predictions`, a column that is not there, a null among its values, weights that are not finite and
+            >= 0 or all 0, or a cause that no row has.
     """
     predictions = read_predictions(path)
+    refuse_absent_cause(predictions, cause, path)
     columns = pl.read_parquet_schema(path)
     if cluster is None and "subject_id" not in columns and CLUSTER in columns:
         cluster = CLUSTER

@@ -10,6 +10,7 @@ import polars as pl
 from concordant.core.errors import ConfigError, MetricError, did_you_mean
 from concordant.core.survival import Predictions, SurvivalTarget
 from concordant.evaluation.averages import averaged
+from concordant.evaluation.competing import count_events
 from concordant.evaluation.measures import CensoringSource, Measure, measures
 
 RESULT_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -34,6 +35,7 @@ def evaluate(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
 ) -> pl.DataFrame:
     """Compute metrics with standard errors and 95 % intervals.
 
@@ -45,6 +47,8 @@ def evaluate(
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which Uno's C and the integrated Brier score run; None = all that is supported.
+        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
+            1 - survival is then read as its cumulative incidence. Calibration slope and index, which have no such form, are null.
 
     Returns:
         The columns of `RESULT_SCHEMA`, a row per metric and horizon. Under cross-validation `value` is the mean over folds of the
@@ -53,9 +57,9 @@ def evaluate(
 
     Raises:
         ConfigError: An unknown metric or censoring source, a metric at horizons without any, no `train` where it is needed, a tau that
-            is not > 0, or weights for a metric that takes none.
+            is not > 0, a cause below 1, or weights or a cause for a metric that takes none.
     """
-    options: dict[str, Any] = {"censoring": censoring, "train": train, "tau": tau}
+    options: dict[str, Any] = {"censoring": censoring, "train": train, "tau": tau, "cause": cause}
     rows = [_result_row(predictions, measure, options) for measure in measures(metrics, horizons_days)]
     return pl.DataFrame(rows, schema=RESULT_SCHEMA)
 
@@ -69,6 +73,7 @@ def subgroups(
     censoring: CensoringSource = "cohort",
     train: SurvivalTarget | None = None,
     tau: float | None = None,
+    cause: int | None = None,
 ) -> pl.DataFrame:
     """Compute the rows of `evaluate` within every level of a column.
 
@@ -80,6 +85,7 @@ def subgroups(
         censoring: As in `evaluate`; "cohort" is the subgroup's own curve.
         train: As in `evaluate`.
         tau: As in `evaluate`; a level that supports less says so in its note.
+        cause: As in `evaluate`.
 
     Returns:
         `subgroup` (the column's name), `level` (as text, ascending) and the columns of `RESULT_SCHEMA`.
@@ -94,7 +100,7 @@ def subgroups(
     tables = [empty]
     for level in levels:
         part = predictions.filter(pl.col(column) == level)
-        rows = evaluate(part, metrics=metrics, horizons_days=horizons_days, censoring=censoring, train=train, tau=tau)
+        rows = evaluate(part, metrics=metrics, horizons_days=horizons_days, censoring=censoring, train=train, tau=tau, cause=cause)
         tables.append(rows.select(pl.lit(column).alias("subgroup"), pl.lit(str(level)).alias("level"), pl.all()))
     return pl.concat(tables)
 
@@ -105,7 +111,7 @@ def _result_row(predictions: Predictions, measure: Measure, options: dict[str, A
         result = averaged(predictions, measure.metric, horizon_days=measure.horizon_days, **options)
     except MetricError as error:
         samples = predictions.table.unique("sample_id")
-        return {**named, "n": samples.height, "n_events": int((samples["event"] == 1).sum()), "note": str(error)}
+        return {**named, "n": samples.height, "n_events": count_events(samples, options["cause"]), "note": str(error)}
     low, high = result.interval()
     return {
         **named,

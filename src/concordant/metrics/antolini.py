@@ -34,7 +34,7 @@ class AntoliniConcordance(Estimate):
     """A time-dependent concordance: 1 = in every comparable pair the case's curve is the lower one at its event, 0.5 = chance.
 
     Attributes:
-        n_pairs: Comparable pairs that count; by "adj_antolini" pairs at a tied time count twice.
+        n_pairs: Comparable pairs that count, of rows of weight above 0; by "adj_antolini" pairs at a tied time count twice.
         n_times: Columns of the curves that can be read.
         method: Which pairs count and what equal curves earn.
         steps: Which column an event between two times reads.
@@ -164,10 +164,11 @@ def _harrell_sums(subjects: Subjects, curves: _Reading, *, tied_credit: float) -
     if subjects.cluster is not None:
         lost = lost - _lost_across(subjects, curves, subjects.cluster, tied_credit)
     as_case = subjects.observed * pairs.case_credit
+    counted = subjects.observed & (subjects.weights > 0)
     return _Sums(
         credit=as_case + pairs.control_credit - lost,
         total=subjects.observed * pairs.case_total + pairs.control_total,
-        n_pairs=int(pairs.case_count[subjects.observed].sum()),
+        n_pairs=int(pairs.case_count[counted].sum()),
     )
 
 
@@ -282,13 +283,14 @@ def _tied_time_sums(subjects: Subjects, curves: _Reading) -> _Sums:
         events = subjects.observed * weights
         return np.asarray(subjects.observed * (_summed(events, _numbered(moment, *curve)) - _summed(events, _numbered(within, *curve))))
 
-    weights, ones = np.asarray(subjects.weights, dtype=np.float64), np.ones(len(subjects))
+    weights = np.asarray(subjects.weights, dtype=np.float64)
+    counted = (weights > 0).astype(np.float64)
     one_event = ranking.sums(subjects.observed, weights)
     two_events = events_beside(weights)
     return _Sums(
         credit=one_event.credit + two_events + events_beside(weights, curves.own),  # twice: 1/2, and 1/2 more if equal
         total=one_event.total + 2 * two_events,
-        n_pairs=int(ranking.sums(subjects.observed, ones).total[subjects.observed].sum() + events_beside(ones).sum()),
+        n_pairs=int(counted @ (subjects.observed * ranking.sums(subjects.observed, counted).total + events_beside(counted))),
     )
 
 

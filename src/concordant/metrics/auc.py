@@ -12,7 +12,7 @@ from concordant.metrics.case_control import Ranking, ranking
 from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.inference import Band, Estimate, wald_band
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, checked_times
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_horizon, checked_risk, checked_subjects, checked_times, real_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +170,14 @@ def auc_at(
         cause: As in `cumulative_dynamic_auc`.
 
     Raises:
-        MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not supported; the message says why.
+        MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or not supported; the message says why.
     """
     checked_convention(convention)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     values = checked_risk(risk, len(subjects))
-    if not np.isfinite(horizon):
-        raise MetricError(f"horizon is {horizon}; expected a finite time")
+    end = checked_horizon(horizon)
     cohort = _cohort(subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention)
-    return _area(cohort, _split(cohort, horizon), ranking(values, subjects.cluster), float(horizon))
+    return _area(cohort, _split(cohort, end), ranking(values, subjects.cluster), end)
 
 
 class _UnsupportedTimeError(MetricError):
@@ -193,7 +192,7 @@ def _checked_columns(
     risk: Real[np.ndarray, " subject"] | Real[np.ndarray, "subject time"], count: int, times: Float[np.ndarray, " time"]
 ) -> list[Real[np.ndarray, " subject"]]:
     """Return views of the risk, not copies: one for all times, or one per time."""
-    given = np.asarray(risk)
+    given = real_array("risk", risk)
     if given.ndim == 0 or given.ndim > 2 or (given.ndim == 2 and given.shape[1] != times.size):
         raise MetricError(
             f"risk has shape {given.shape}; expected ({count},), or ({count}, {times.size}) for a risk that changes with time"

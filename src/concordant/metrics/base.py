@@ -24,12 +24,14 @@ class Setting:
         censoring: The cohort whose censoring curve is used; None = the evaluated one.
         pooled: One censoring curve from both cohorts together.
         tau: A metric with `runs_to_tau` counts only cases, and integrates only over times, before it; None = all that is supported.
+        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
     """
 
     horizon_days: float | None = None
     censoring: SurvivalTarget | None = None
     pooled: bool = False
     tau: float | None = None
+    cause: int | None = None
 
 
 class Metric(ABC):
@@ -46,12 +48,16 @@ class Metric(ABC):
         over_curve_times: True where its value depends on which times the survival curves are read at.
         runs_to_tau: True where its value depends on the time tau that it runs up to.
         takes_weights: True where it reads the column `weight` of the predictions; else a table with that column is refused.
+        takes_cause: True where it reads the setting's `cause`; else a cause is refused.
+        reads_survival: True where it takes 1 - survival for the probability of the event.
     """
 
     at_horizons: ClassVar[bool] = False
     over_curve_times: ClassVar[bool] = False
     runs_to_tau: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = False
+    takes_cause: ClassVar[bool] = False
+    reads_survival: ClassVar[bool] = False
 
     @abstractmethod
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
@@ -68,14 +74,19 @@ def compute(metric: str, predictions: Predictions, setting: Setting) -> Estimate
     Args:
         metric: A name from `METRICS`.
         predictions: The rows; a column `weight` weighs them.
-        setting: Horizon, censoring curve and tau.
+        setting: Horizon, censoring curve, tau and cause.
 
     Raises:
-        ConfigError: An unknown metric, or weights for a metric that takes none.
+        ConfigError: An unknown metric, or weights or a cause for a metric that takes none.
         MetricError: It cannot be computed from these rows.
     """
     chosen = METRICS.create(metric)
     if WEIGHT in predictions.table.columns and not chosen.takes_weights:
-        weighted = [name for name in METRICS if METRICS.get(name).takes_weights]
-        raise ConfigError(f"{metric} takes no weights; those that do: {', '.join(weighted)}")
+        raise ConfigError(f"{metric} takes no weights; those that do: {_those_that('takes_weights')}")
+    if setting.cause is not None and not chosen.takes_cause:
+        raise ConfigError(f"{metric} has no form for competing events; those that have: {_those_that('takes_cause')}")
     return chosen.compute(predictions, setting)
+
+
+def _those_that(can: str) -> str:
+    return ", ".join(name for name in METRICS if getattr(METRICS.get(name), can))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from concordant.core.errors import MetricError
 from concordant.metrics.concordance import concordance_index
-from concordant.metrics.inference import Band, Interval, critical_value, summed_by_cluster, wald_band
+from concordant.metrics.inference import ROUNDING, Band, Interval, critical_value, summed_by_cluster, wald_band
 from concordant.metrics.inputs import Codes, checked_risks, checked_subjects, cluster_numbers, followed_for_ever
 from concordant.metrics.resampled_pairs import resampled_concordance
 
@@ -111,8 +111,8 @@ class JointBootstrap:
     def difference(self, first: int, second: int) -> Bootstrap:
         """Return the paired difference of two of the numbers, first minus second."""
         return Bootstrap(
-            estimate=float(self.estimate[first] - self.estimate[second]),
-            replicates=self.replicates[:, first] - self.replicates[:, second],
+            estimate=float(_less(self.estimate[first], self.estimate[second])),
+            replicates=_less(self.replicates[:, first], self.replicates[:, second]),
             failed=self.failed,
             influence=None if self.influence is None else self.influence[:, first] - self.influence[:, second],
         )
@@ -296,6 +296,12 @@ def _result(
     if estimate.ndim == 0:
         return Bootstrap(estimate=float(estimate), replicates=replicates, failed=failed, influence=influence)
     return JointBootstrap(estimate=estimate, replicates=replicates, failed=failed, influence=influence)
+
+
+def _less(first: Any, second: Any) -> Any:
+    """Return first minus second, 0 where they are the same but for rounding."""
+    difference = first - second
+    return np.where(np.abs(difference) <= ROUNDING * np.maximum(np.abs(first), np.abs(second)), 0.0, difference)
 
 
 def _deviation(replicates: Float[np.ndarray, "replicate statistic"]) -> Float[np.ndarray, " statistic"]:

@@ -13,7 +13,7 @@ from numba import njit
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
 from concordant.metrics.inference import Band, Estimate, degrees_of_freedom, standard_error, wald_band
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_curves, checked_subjects
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_curves, checked_subjects, numbers
 from concordant.metrics.ordering import ascending
 
 _TIMES_AT_ONCE = 16  # of the given curves, one subject's values at so many times are two cache lines
@@ -135,8 +135,8 @@ def brier_score_at(
     Raises:
         MetricError: As `brier_score`.
     """
-    column = np.asarray(survival, dtype=np.float64)[..., None]
-    grid = np.array([horizon], dtype=np.float64)
+    column = numbers("survival", survival)[..., None]
+    grid = np.atleast_1d(numbers("horizon", horizon))
     cohort = _Cohort(time, event, weights, cluster, cause)
     supported = _supported(cohort, column, grid, censoring, pooled=pooled, convention=convention)
     return Estimate(**supported.fields(next(supported.scores())))

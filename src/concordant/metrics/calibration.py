@@ -129,7 +129,9 @@ def d_calibration(
     if int(bins) != bins or bins < 2:
         raise MetricError(f"bins is {bins}; expected a whole number, 2 or more")
     if not bool((subjects.observed & (subjects.weights > 0)).any()):
-        raise MetricError(f"none of the {len(subjects)} rows has event 1: without an event D-calibration has nothing to count")
+        raise MetricError(
+            f"none of the {len(subjects)} rows has event 1 (or that of `cause`): without an event D-calibration has nothing to count"
+        )
     beyond = subjects.time > curves.times[-1]
     spread = _spread(curves.at(subjects.time), subjects.observed & ~beyond, int(bins))
     share = subjects.weights / subjects.weights.sum()

@@ -39,6 +39,7 @@ class CalibrationGroups:
         influence: Influence of every row on each observed probability.
         predicted_influence: Influence of every row on each mean prediction.
         n: Rows per group.
+        weight: Weight per group, its rows where none was given.
         n_events: Rows with the event by the horizon per group.
         n_known: Rows (with clusters: clusters) per group that had an event, or were followed to the horizon.
         group: Group per row.
@@ -51,6 +52,7 @@ class CalibrationGroups:
     influence: Float[np.ndarray, "group subject"]
     predicted_influence: Float[np.ndarray, "group subject"]
     n: Int[np.ndarray, " group"]
+    weight: Float[np.ndarray, " group"]
     n_events: Int[np.ndarray, " group"]
     n_known: Int[np.ndarray, " group"]
     group: Int[np.ndarray, " subject"]
@@ -300,6 +302,7 @@ def _groups(subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: 
         influence=np.stack([part.influence for part in observed]),
         predicted_influence=share * (chance - mean[:, None]),
         n=members.sum(1),
+        weight=np.array([part.weights.sum() for part in parts], dtype=np.float64),
         n_events=(members & subjects.observed & early).sum(1),
         n_known=np.array([_independent(subjects, member & known & (subjects.weights > 0)) for member in members]),
         group=group,
@@ -319,7 +322,7 @@ def _checked_test(test: str | None, *, plain: bool) -> GroupTest:
 
 def _tested(test: GroupTest, parts: CalibrationGroups) -> ChiSquare:
     difference = parts.estimate - parts.predicted
-    variance = parts.predicted * (1 - parts.predicted) / parts.n
+    variance = parts.predicted * (1 - parts.predicted) / parts.weight
     if bool((variance <= 0).any()):
         raise MetricError("a group's predictions are all 0 or all 1, which leaves no room for chance; give less certain predictions")
     if test == "dagostino_nam":

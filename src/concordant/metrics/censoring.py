@@ -114,8 +114,8 @@ def censoring_curve(subjects: Subjects) -> CensoringCurve:
     times, index = np.unique(time[counted], return_inverse=True)
     censored = np.bincount(index, weights=weights[counted], minlength=len(times)).astype(np.float64)
     beyond = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
-    at_risk = beyond[np.searchsorted(time, times, side="right")] + censored
-    remaining = at_risk - censored
+    remaining = beyond[np.searchsorted(time, times, side="right")]
+    at_risk = remaining + censored
     steps = np.concatenate([[1.0], np.cumprod(remaining / at_risk)])
     row_place = np.empty(len(order), np.int64)
     row_place[order] = np.searchsorted(times, time) + len(steps) * is_censored

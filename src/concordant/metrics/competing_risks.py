@@ -99,7 +99,7 @@ class Incidence:
         return np.asarray(self.weights * self._integral(entering, -_over(later, self.at_risk - self.of_any)))
 
     def standard_errors(self, cluster: Int[np.ndarray, " subject"] | None) -> Float[np.ndarray, " place"]:
-        """Return the standard error of F before the first event time, then after each.
+        """Return the standard error of F before the first event time, then after each; NaN for a single row or cluster.
 
         The influence on F(t) is U(t) + (1 - F(t)) V(t), with U and V integrals up to t that no longer change once a row has left
         and that are the same for all rows still there. So three sums per cluster say everything: U and V of those who have left
@@ -111,10 +111,12 @@ class Incidence:
         left = [self._integral(entering, -complement[1:] * hazard), self._integral(nothing, hazard)]
         staying = [self._drift(entering, -complement[1:] * hazard), self._drift(nothing, hazard)]
         change = np.column_stack([self.weights * left[0], self.weights * left[1], -self.weights])
-        moments = _moments(change, self.timeline.place, np.arange(len(change)) if cluster is None else cluster, len(complement))
+        unit = np.arange(len(change)) if cluster is None else cluster
+        moments = _moments(change, self.timeline.place, unit, len(complement))
         factors = np.column_stack([np.ones_like(complement), complement, -staying[0] - complement * staying[1]])
         variance = np.einsum("pa,pab,pb->p", factors, moments, factors)
-        return np.asarray(np.where(self.steps == 0, 0.0, np.sqrt(np.maximum(variance, 0.0))))
+        errors = np.where(self.steps == 0, 0.0, np.sqrt(np.maximum(variance, 0.0)))
+        return errors if unit.max() > 0 else np.full_like(errors, np.nan)
 
     def _integral(
         self, by_cause: Float[np.ndarray, " event_time"], by_any: Float[np.ndarray, " event_time"]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import SplitInfluence
-from concordant.metrics.inference import Difference, Estimate, joint_covariance, subtract
+from concordant.metrics.inference import Difference, Estimate, contrast, joint_covariance, subtract
 from concordant.metrics.inputs import Codes, Subjects, checked_risk, checked_risks, checked_subjects, followed_for_ever
 from concordant.metrics.pair_share import Pairs, PairShare, pair_share
 from concordant.metrics.pairs import pair_sums
@@ -20,7 +20,7 @@ class Concordance(Estimate):
     """A concordance index: 1 = every comparable pair in the right order, 0.5 = chance.
 
     Attributes:
-        n_pairs: Comparable pairs that count.
+        n_pairs: Comparable pairs that count, of rows of weight above 0.
         tau: Only cases before this time count; infinity where none is left out.
         pairs_kept: Share of all comparable pairs whose case is before `tau`.
     """
@@ -66,11 +66,7 @@ class ConcordanceCovariance:
         given = np.asarray(coefficients, dtype=np.float64)
         if given.shape != self.estimate.shape:
             raise MetricError(f"{given.size} coefficient(s) for {self.estimate.size} models; expected one each")
-        first = self.models[0]
-        influence = given @ np.stack([model.influence for model in self.models])
-        return Difference(
-            difference=float(given @ self.estimate), influence=influence, n=first.n, n_events=first.n_events, cluster=first.cluster
-        )
+        return contrast(self.models, given)
 
 
 def concordance_index(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from jaxtyping import Float, Real, Shaped
 
+from concordant.core.errors import MetricError
 from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
 from concordant.metrics.concordance import Concordance, ConcordanceDifference, concordance_of, paired_difference
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects
+from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, numbers
 from concordant.metrics.pair_share import Pairs, pair_share
 from concordant.metrics.pairs import PairSums, pair_sums
 
@@ -48,7 +49,7 @@ def concordance_index_ipcw(
             the case's own 1 / G(T-), as its censoring was over by then.
 
     Raises:
-        MetricError: As `concordance_index`; also where no comparable pair is left before tau.
+        MetricError: As `concordance_index`; a tau that is not > 0; also where no comparable pair is left before tau.
 
     Source: Uno et al., Statistics in Medicine 30 (2011), 1105-1117. The influence through the censoring curve is derived in
     `CensoringCurve.influence`. Competing risks: Wolbers et al., Biostatistics 15 (2014), 526-539, with G(T-) for their G(T) of a
@@ -120,11 +121,18 @@ def _cohort(
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     model = censoring_model(subjects, censoring, pooled=pooled, cause=cause)
     events = model.curve.weigh_events(subjects.time, convention)
-    limit = np.inf if tau is None else float(tau)
+    limit = _checked_tau(tau)
     counts = subjects.observed & (subjects.time < limit) & (subjects.time <= model.curve.last)
     inverse = np.where(counts, events.inverse, 0.0)
     left_out = subjects.time[subjects.observed & (inverse == 0)]
     return _Cohort(subjects, min(limit, float(left_out.min(initial=np.inf))), model, events, inverse)
+
+
+def _checked_tau(tau: float | None) -> float:
+    limit = numbers("tau", np.inf if tau is None else tau)
+    if not (limit.ndim == 0 and limit > 0):
+        raise MetricError(f"tau is {tau}; expected a time > 0 before which cases count, or None for all that can be supported")
+    return float(limit)
 
 
 def _index(cohort: _Cohort, risk: Real[np.ndarray, " subject"]) -> Concordance:

@@ -27,6 +27,10 @@ class Band(NamedTuple):
     high: Float[np.ndarray, " time"]
 
 
+ROUNDING = 1e-12
+"""What is below this share of the estimates is what rounding leaves of 0."""
+
+
 def _nothing() -> Float[np.ndarray, " other"]:
     return np.zeros(0)
 
@@ -55,7 +59,7 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Infinitesimal-jackknife standard error, influences summed within clusters first."""
+        """Infinitesimal-jackknife standard error, influences summed within clusters first; NaN for a single row or cluster."""
         return standard_error(self.influence, self.cluster, self.censoring_influence)
 
     @property
@@ -111,18 +115,40 @@ class Difference:
 def subtract(first: Estimate, second: Estimate) -> Difference:
     """Return first minus second, paired: their influences are subtracted subject by subject.
 
+    Two models that earn the same everywhere differ by 0 with standard error 0, whatever their sums round to.
+
     Raises:
         MetricError: The two do not have the same number of rows in the same clusters.
     """
-    check_paired([first, second])
+    return contrast([first, second], np.array([1.0, -1.0]))
+
+
+def contrast(results: Sequence[Estimate], coefficients: Float[np.ndarray, " result"]) -> Difference:
+    """Return a linear combination of estimates on the same subjects; what is left of it by rounding alone is 0.
+
+    Raises:
+        MetricError: See `check_paired`.
+    """
+    check_paired(results)
+    numbers = np.array([result.estimate for result in results])
+    scale = ROUNDING * float(np.abs(coefficients) @ np.abs(numbers))
+    own = _combined(coefficients, [result.influence for result in results])
+    other = _combined(coefficients, [result.censoring_influence for result in results])
+    by_rounding = np.square(own).sum() + np.square(other).sum() <= scale**2
+    difference = float(coefficients @ numbers)
+    first = results[0]
     return Difference(
-        difference=first.estimate - second.estimate,
-        influence=first.influence - second.influence,
+        difference=0.0 if abs(difference) <= scale else difference,
+        influence=np.zeros_like(own) if by_rounding else own,
         n=first.n,
         n_events=first.n_events,
         cluster=first.cluster,
-        censoring_influence=first.censoring_influence - second.censoring_influence,
+        censoring_influence=np.zeros_like(other) if by_rounding else other,
     )
+
+
+def _combined(coefficients: Float[np.ndarray, " result"], influences: Sequence[Float[np.ndarray, " row"]]) -> Float[np.ndarray, " row"]:
+    return np.asarray(sum(factor * influence for factor, influence in zip(coefficients, influences, strict=True)))
 
 
 def value(result: Estimate | Difference) -> float:
@@ -186,7 +212,7 @@ def standard_error(
     cluster: Int[np.ndarray, " subject"] | None = None,
     censoring_influence: Float[np.ndarray, " other"] | None = None,
 ) -> float:
-    """Return the square root of the sum over clusters of the squared sum of influences.
+    """Return the square root of the sum over clusters of the squared sum of influences; NaN for a single one, which shows no variance.
 
     Args:
         influence: Influence function per row.
@@ -194,6 +220,8 @@ def standard_error(
         censoring_influence: Influences of an independent cohort that gave the censoring curve; its variance is added.
     """
     summed = summed_by_cluster(influence, cluster)
+    if len(summed) < 2:
+        return float("nan")
     extra = 0.0 if censoring_influence is None else np.square(censoring_influence).sum()
     return float(np.sqrt(np.square(summed).sum() + extra))
 

@@ -18,6 +18,9 @@ Outcomes = SurvivalTarget | tuple[Real[np.ndarray, " other"], Codes]
 """Outcomes of another cohort: a `(time, event)` pair, or a SurvivalTarget."""
 
 
+_LARGEST_CODE = 2.0**53  # beyond it float64 does not tell whole numbers apart
+
+
 @dataclass(frozen=True, slots=True)
 class Subjects:
     """Checked outcomes with their weights and clusters.
@@ -75,15 +78,14 @@ def checked_subjects(
             0 alone being censored and every other code a competing event.
 
     Raises:
-        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, an event code that is no whole number >= 0, a cause below 1,
-            a negative weight, or no weight above 0.
+        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, what is no number, an event code that is no whole number >= 0,
+            a cause that is no whole number >= 1, a cluster without a label, a negative weight, or no weight above 0.
     """
     target = checked_target(time, event)
     count = len(target)
     ones = np.ones(count, np.int32)
-    if cause is not None and cause < 1:
-        raise MetricError(f"cause is {cause}; expected the code of an event, 1 or above (0 is censored)")
-    observed = np.asarray(target.event == (1 if cause is None else cause))
+    _check_cause(cause)
+    observed = np.asarray(target.event == event_code(cause))
     return Subjects(
         time=target.time,
         observed=observed,
@@ -93,14 +95,23 @@ def checked_subjects(
     )
 
 
+def _check_cause(cause: int | None) -> None:
+    if cause is not None and not (isinstance(cause, int | np.integer) and cause >= 1):
+        raise MetricError(f"cause is {cause!r}; expected the code of an event, a whole number of 1 or above (0 is censored)")
+
+
+def event_code(cause: int | None) -> int:
+    """Return the code of the event of interest: 1 unless a cause is named."""
+    return 1 if cause is None else cause
+
+
 def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalTarget:
     """Check outcomes alone.
 
     Raises:
         MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code that is no whole number >= 0.
     """
-    times = np.asarray(time, dtype=np.float64)
-    codes = np.asarray(event)
+    times, codes = numbers("time", time), real_array("event", event)
     if times.ndim != 1 or times.size == 0:
         raise MetricError(f"time has shape {times.shape}; expected one time per subject, at least one")
     if codes.shape != times.shape:
@@ -127,14 +138,12 @@ def checked_outcomes(outcomes: Outcomes) -> SurvivalTarget:
 def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
     if codes.dtype.kind in "bi" and bool((codes >= 0).all()):  # what most callers give, without a detour
         return codes.astype(np.int64)
-    try:
-        values = codes.astype(np.float64)
-    except (ValueError, TypeError):
-        raise MetricError(f"event holds {codes.dtype} values; expected codes: 0 censored, 1 the event, 2 and above competing") from None
-    wrong = ~((values >= 0) & (values % 1 == 0) & np.isfinite(values))  # NaN is wrong as well
+    values = numbers("event", codes)
+    wrong = ~((values >= 0) & (values % 1 == 0) & (values < _LARGEST_CODE))  # NaN is wrong as well
     if wrong.any():
         raise MetricError(
-            f"event has {int(wrong.sum())} code(s) that are NaN, negative or fractional; expected 0 censored, 1 the event, 2.. competing"
+            f"event has {int(wrong.sum())} code(s) that are NaN, negative, fractional or huge; "
+            "expected 0 censored, 1 the event, 2.. competing"
         )
     return values.astype(np.int64)
 
@@ -151,7 +160,7 @@ def checked_risk(risk: Real[np.ndarray, " subject"], count: int) -> Float[np.nda
     Raises:
         MetricError: Not one finite number per subject.
     """
-    values = np.asarray(risk, dtype=np.float64)
+    values = numbers("risk", risk)
     _check_length("risk", values, count)
     if not np.isfinite(values).all():
         raise MetricError(f"risk has {int((~np.isfinite(values)).sum())} value(s) that are NaN or infinite; expected finite numbers")
@@ -164,7 +173,7 @@ def checked_risks(risks: Real[np.ndarray, "subject model"], count: int) -> list[
     Raises:
         MetricError: Not one column of finite numbers per model, or no model.
     """
-    values = np.asarray(risks, dtype=np.float64)
+    values = numbers("risks", risks)
     if values.ndim != 2 or values.shape[1] == 0:
         raise MetricError(f"risks have shape {values.shape}; expected (subject, model), one column per model (risk[:, None] for one)")
     return [checked_risk(column, count) for column in values.T]
@@ -176,7 +185,7 @@ def checked_times(times: Real[np.ndarray, " time"]) -> Float[np.ndarray, " time"
     Raises:
         MetricError: Not a vector of finite, strictly ascending numbers.
     """
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    grid = np.atleast_1d(numbers("times", times))
     if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
         raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
     return grid
@@ -196,7 +205,7 @@ def checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.nd
         MetricError: Times that do not ascend, a wrong shape, or a value outside [0, 1].
     """
     grid = checked_times(times)
-    curves = np.asarray(survival, dtype=np.float64)
+    curves = numbers("survival", survival)
     if curves.shape != (count, grid.size):
         raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
     if not (curves.min() >= 0 and curves.max() <= 1):  # false for NaN; no table of flags beside the curves
@@ -210,7 +219,7 @@ def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Fl
     Raises:
         MetricError: Not one number in [0, 1] per subject.
     """
-    values = np.asarray(predicted, dtype=np.float64)
+    values = numbers("predicted", predicted)
     if values.shape != (count,):
         raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
     wrong = ~((values >= 0) & (values <= 1))
@@ -228,14 +237,14 @@ def checked_horizon(horizon: float, name: str = "horizon") -> float:
     Raises:
         MetricError: Not a finite number above 0.
     """
-    value = float(horizon)
-    if not (np.isfinite(value) and value > 0):
+    value = numbers(name, horizon)
+    if not (value.ndim == 0 and np.isfinite(value) and value > 0):
         raise MetricError(f"{name} is {horizon}; expected a finite time > 0")
-    return value
+    return float(value)
 
 
 def _checked_weights(weights: Any, count: int) -> Float[np.ndarray, " subject"]:
-    values = np.asarray(weights, dtype=np.float64)
+    values = numbers("weights", weights)
     _check_length("weights", values, count)
     if not (np.isfinite(values).all() and (values >= 0).all() and (values > 0).any()):
         raise MetricError("weights must be finite and >= 0, with at least one above 0")
@@ -246,12 +255,72 @@ def cluster_numbers(cluster: Shaped[np.ndarray, " subject"], count: int) -> Int[
     """Number the clusters from 0, in sorted order of their labels.
 
     Raises:
-        MetricError: Not one label per row.
+        MetricError: As `checked_labels`.
     """
-    labels = np.asarray(cluster)
-    if labels.shape != (count,):
-        raise MetricError(f"cluster has shape {labels.shape}; expected ({count},), one label per row")
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
+    return checked_labels("cluster", cluster, count).number
+
+
+class Labels(NamedTuple):
+    """The distinct labels of rows in sorted order, and every row's place among them."""
+
+    distinct: Shaped[np.ndarray, " label"]
+    number: Int[np.ndarray, " subject"]
+
+
+def checked_labels(name: str, labels: Shaped[np.ndarray, " subject"], count: int) -> Labels:
+    """Check the labels of rows and number them.
+
+    Raises:
+        MetricError: Not one label per row, a row without one (None, NaN, masked), or labels that cannot be sorted.
+    """
+    given = np.asarray(labels)
+    if given.shape != (count,):
+        raise MetricError(f"{name} has shape {given.shape}; expected ({count},), one label per row")
+    try:
+        missing = bool(np.ma.is_masked(labels)) or _has_missing(given)
+        distinct, number = np.unique(given, return_inverse=True)
+    except TypeError:
+        raise MetricError(f"{name} holds labels of several kinds, or none in some rows; expected one kind, all text say") from None
+    if missing:
+        raise MetricError(f"{name} holds NaN or None in some rows; expected one label per row: leave out those rows, or label them")
+    return Labels(distinct, np.asarray(number, dtype=np.int64))
+
+
+def _has_missing(labels: Shaped[np.ndarray, " subject"]) -> bool:
+    if labels.dtype.kind == "O":
+        return any(label is None or label != label for label in labels.tolist())
+    return labels.dtype.kind in "fcmM" and bool((labels != labels).any())  # NaN and NaT differ from themselves
+
+
+def numbers(name: str, given: Any) -> Float[np.ndarray, ...]:
+    """Return what was given as float64; text is never read as a number.
+
+    Raises:
+        MetricError: Values that are no real numbers (text, dates, complex ones), or masked.
+    """
+    values = real_array(name, given)
+    try:
+        return values.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        raise MetricError(f"{name} holds values that are no numbers; expected real numbers") from None
+
+
+def real_array(name: str, given: Any) -> Shaped[np.ndarray, ...]:
+    """Return what was given as an array, of whatever type of numbers.
+
+    Raises:
+        MetricError: As `numbers`, but for objects, which are not looked into except for text.
+    """
+    if np.ma.is_masked(given):
+        raise MetricError(f"{name} has masked values; leave out those rows, or fill them in")
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths; a torch tensor that needs gradients
+        raise MetricError(f"{name} cannot be made an array of numbers: {error}") from None
+    is_text = values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values.flat)
+    if is_text or values.dtype.kind not in "biufO":
+        raise MetricError(f"{name} holds {'text' if is_text else values.dtype} values; expected real numbers")
+    return values
 
 
 def _check_length(name: str, values: Shaped[np.ndarray, " any"], count: int) -> None:

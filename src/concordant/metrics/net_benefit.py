@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import EventTimeline, check_support, event_timeline, incidence
 from concordant.metrics.inference import Band, Difference, Estimate, subtract
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects, numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _estimate(subjects: Subjects, value: float, influence: Float[np.ndarray, " s
 
 
 def _checked_thresholds(thresholds: Real[np.ndarray, " threshold"]) -> Float[np.ndarray, " threshold"]:
-    limits = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
+    limits = np.atleast_1d(numbers("thresholds", thresholds))
     if limits.ndim != 1 or limits.size == 0 or not bool(((limits >= 0) & (limits < 1)).all()) or bool((np.diff(limits) <= 0).any()):
         raise MetricError("thresholds must be a vector of strictly ascending numbers, 0 <= p < 1, at least one")
     return limits

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import njit
 
-_DIGIT_BITS = 11  # 2,048 places: what a first-level cache holds
-_DIGITS = 4
-_LEAST_NUMBER_BITS = 64 - _DIGITS * _DIGIT_BITS  # enough for a million rows
+_DIGIT_BITS = 8  # 256 places to write to: what the first-level cache and the table of pages hold
+_DIGITS = 5
+_LEAST_NUMBER_BITS = 64 - _DIGITS * _DIGIT_BITS  # enough for sixteen million rows
 
 
 def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
@@ -20,15 +20,15 @@ def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
         values: Any but NaN.
     """
     number_bits = max(_LEAST_NUMBER_BITS, (len(values) - 1).bit_length())
-    words = np.empty((2, len(values)), np.uint64)  # made here, as compiled code does not ask for large pages of memory
+    space = np.empty((2, len(values)), np.uint64)  # made here, as compiled code does not ask for large pages of memory
     rows = np.empty(len(values), np.int64)
-    _sort_by_leading_bits(np.ascontiguousarray(values).view(np.uint64), number_bits, words, rows)
+    words = _sorted_by_leading_bits(np.ascontiguousarray(values).view(np.uint64), number_bits, space)
     # Values that agree in their leading bits may still be out of order: a few as a rule, many only in unusual data.
-    return rows if _settle(rows, values) else np.argsort(values, kind="stable")
+    return rows if _settle(words, number_bits, values, rows) else np.argsort(values, kind="stable")
 
 
 @njit(cache=True)
-def _sort_by_leading_bits(bits: Any, number_bits: int, space: Any, rows: Any) -> None:
+def _sorted_by_leading_bits(bits: Any, number_bits: int, space: Any) -> Any:
     """Sort by all but the last bits of each number, which make room for its row; a radix sort, least digit first."""
     words, moved = space[0], space[1]
     counts = np.zeros((_DIGITS, 1 << _DIGIT_BITS), np.int64)
@@ -46,21 +46,22 @@ def _sort_by_leading_bits(bits: Any, number_bits: int, space: Any, rows: Any) ->
             moved[place[value]] = word
             place[value] += 1
         words, moved = moved, words
-    for place_now in range(rows.size):
-        rows[place_now] = words[place_now] & row_mask
+    return words
 
 
 @njit(cache=True)
-def _settle(rows: Any, values: Any) -> bool:
-    """Sort almost sorted rows by insertion; give up, False, where that would take more than one move per row."""
+def _settle(words: Any, number_bits: int, values: Any, rows: Any) -> bool:
+    """Fill the rows, those whose leading bits agree by insertion; give up, False, where that would take more than one move per row."""
+    shift, row_mask = np.uint64(number_bits), np.uint64((1 << number_bits) - 1)
     moves = rows.size
-    for place in range(1, rows.size):
-        row = rows[place]
-        while place > 0 and values[rows[place - 1]] > values[row]:
-            rows[place] = rows[place - 1]
-            place -= 1
-            moves -= 1
-            if moves < 0:
-                return False
+    for number in range(rows.size):
+        row, place = np.int64(words[number] & row_mask), number
+        if number > 0 and words[number] >> shift == words[number - 1] >> shift:
+            while place > 0 and values[rows[place - 1]] > values[row]:
+                rows[place] = rows[place - 1]
+                place -= 1
+                moves -= 1
+                if moves < 0:
+                    return False
         rows[place] = row
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from concordant.core.errors import MetricError
 from concordant.metrics.inputs import Subjects
@@ -38,15 +38,9 @@ class Pairs:
         """Return every row's credit as control beyond what a share expects."""
         return np.asarray(self.control_factor * (self.sums.control_credit - value * self.sums.control_total))
 
-    @property
-    def n_pairs(self) -> int:
-        """Number of pairs that count."""
-        return int(self.sums.case_count[self.case_factor > 0].sum())
-
-    @property
-    def n_comparable(self) -> int:
-        """Number of pairs that would count if every case did."""
-        return int(self.sums.case_count.sum())
+    def count(self, as_cases: Bool[np.ndarray, " subject"]) -> int:
+        """Return the number of pairs with one of these rows as case and, as control, one of weight above 0."""
+        return int(self.sums.case_count[as_cases].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +51,7 @@ class PairShare:
         value: The share.
         influence: Influence of every row, the censoring curve taken as known.
         sensitivity: Derivative with respect to log G where the row reads the censoring curve.
-        n_pairs: Pairs that count.
+        n_pairs: Pairs that count, of rows of weight above 0.
         n_comparable: Pairs that would count if every case did.
     """
 
@@ -89,13 +83,13 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
         value=value,
         influence=weights * influence / total,
         sensitivity=weights * sensitivity / total,
-        n_pairs=sum(pairs.n_pairs for pairs in kinds),
-        n_comparable=sum(pairs.n_comparable for pairs in kinds),
+        n_pairs=sum(pairs.count((weights > 0) & (pairs.case_factor > 0)) for pairs in kinds),
+        n_comparable=sum(pairs.count(weights > 0) for pairs in kinds),
     )
 
 
 def _nothing_to_compare(subjects: Subjects, case_factor: Real[np.ndarray, " subject"]) -> str:
     if subjects.n_events == 0:
-        return f"none of the {len(subjects)} rows has event 1: without an event there is no comparable pair"
+        return f"none of the {len(subjects)} rows has event 1 (or that of `cause`): without an event there is no comparable pair"
     counting = int((case_factor > 0).sum())
     return f"no comparable pair among {len(subjects)} rows; {counting} of {subjects.n_events} event(s) count as cases"

@@ -69,12 +69,11 @@ def _sweep_groups(
     rows = _sorted_rows(risk, group)
     _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
     rows = _sorted_rows(subjects.time, group)
-    sums = np.zeros((5, len(rows)))
+    in_order, sums = np.zeros((2, 5, len(rows)))
     ordered = (subjects.time[rows], subjects.observed[rows], rank[rows], subjects.weights[rows], case_weight[rows])
-    _sweep(_starts(group, rows), *ordered, sums)
-    place = np.empty_like(rows)
-    place[rows] = np.arange(len(rows))
-    return np.take(sums, place, axis=1)  # takes half the time of scattering the columns
+    _sweep(_starts(group, rows), *ordered, in_order)
+    _put_back(rows, in_order, sums)
+    return sums
 
 
 def _sorted_rows(values: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"] | None) -> Int[np.ndarray, " subject"]:
@@ -96,6 +95,14 @@ def _fill_ranks(starts: Any, rows: Any, values: Any, rank: Any) -> None:
             if place > starts[group] and values[place] != values[place - 1]:
                 current += 1
             rank[rows[place]] = current
+
+
+@njit(cache=True)
+def _put_back(rows: Any, in_order: Any, sums: Any) -> None:
+    """Fill the sums in the order of the rows, one sum after the other: they do not compete for the cache."""
+    for number in range(in_order.shape[0]):
+        for place in range(rows.size):
+            sums[number, rows[place]] = in_order[number, place]
 
 
 @njit(cache=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Real
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.metrics.calibration import checked_survival
 from concordant.metrics.cox import CoxFit, fit_cox, has_spread
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_subjects, numbers
 from concordant.metrics.weak_calibration import log_log, weighted_quantile
 
 RecalibrationMethod = Literal["slope", "baseline"]
@@ -57,7 +57,7 @@ class Recalibration:
             MetricError: Invalid curves, or curves that end before `reference_time`.
         """
         log_hazard = self.slope * _log_hazard(survival, times, len(np.asarray(survival)), self.reference_time) - self.shift
-        grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+        grid = np.atleast_1d(numbers("times", times))
         baseline = np.append(0.0, self.cumulative_hazard)[np.searchsorted(self.times, grid, side="right")]
         with np.errstate(divide="ignore", over="ignore"):  # no hazard yet: log 0, and S = 1; a hazard beyond all bounds: S = 0
             return np.asarray(np.exp(-np.exp(log_hazard[:, None] + np.log(baseline))))
@@ -95,7 +95,7 @@ def fit_recalibration(
     subjects = checked_subjects(time, event, weights=weights)
     if method not in get_args(RecalibrationMethod):
         raise MetricError(f"unknown method {method!r}.{did_you_mean(method, get_args(RecalibrationMethod))}")
-    reference = _checked_reference(reference_time, subjects, np.atleast_1d(np.asarray(times, dtype=np.float64)))
+    reference = _checked_reference(reference_time, subjects, np.atleast_1d(numbers("times", times)))
     log_hazard = _log_hazard(survival, times, len(subjects), reference)
     fit = _fit(subjects, log_hazard, method)
     slope = 1.0 if method == "baseline" else float(fit.coefficient.sum())

@@ -21,9 +21,10 @@ from concordant.metrics.weak_calibration import calibration_in_the_large, calibr
 
 
 class _Registered(Metric):
-    """One of this library's metrics: all of them take weights."""
+    """One of this library's metrics: all of them take weights and a cause."""
 
     takes_weights = True
+    takes_cause = True
 
 
 @METRICS.register("concordance_index")
@@ -32,7 +33,7 @@ class HarrellConcordance(_Registered):
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        return concordance_index(risk=predictions.risk, **_rows(predictions))
+        return concordance_index(risk=predictions.risk, **_rows(predictions, setting))
 
 
 @METRICS.register("concordance_index_ipcw")
@@ -43,7 +44,7 @@ class UnoConcordance(_Registered):
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index."""
-        return concordance_index_ipcw(risk=predictions.risk, tau=setting.tau, **_rows(predictions), **_curve(setting))
+        return concordance_index_ipcw(risk=predictions.risk, tau=setting.tau, **_rows(predictions, setting), **_curve(setting))
 
 
 @METRICS.register("integrated_brier_score")
@@ -52,6 +53,7 @@ class IntegratedBrier(_Registered):
 
     over_curve_times = True
     runs_to_tau = True
+    reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the score."""
@@ -62,7 +64,7 @@ class IntegratedBrier(_Registered):
                 starts = f"the survival curves start at {times[0]:g}"
                 raise MetricError(f"an integral needs two times or more before tau = {setting.tau:g}; {starts}")
             survival, times = survival[:, before], times[before]
-        return integrated_brier_score(survival=survival, times=times, **_rows(predictions), **_curve(setting))
+        return integrated_brier_score(survival=survival, times=times, **_rows(predictions, setting), **_curve(setting))
 
 
 @METRICS.register("brier_score")
@@ -70,11 +72,12 @@ class BrierAtHorizon(_Registered):
     """The Brier score at a horizon."""
 
     at_horizons = True
+    reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the score; a curve without the horizon among its times is read at the last time before it."""
         horizon = _horizon("brier_score", setting)
-        return brier_score_at(survival=survival_at(predictions, horizon), horizon=horizon, **_rows(predictions), **_curve(setting))
+        return brier_score_at(survival=survival_at(predictions, horizon), horizon=horizon, **_rows(predictions, setting), **_curve(setting))
 
 
 @METRICS.register("cumulative_dynamic_auc")
@@ -86,7 +89,7 @@ class DynamicAUC(_Registered):
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the AUC."""
         horizon = _horizon("cumulative_dynamic_auc", setting)
-        return auc_at(risk=predictions.risk, horizon=horizon, **_rows(predictions), **_curve(setting))
+        return auc_at(risk=predictions.risk, horizon=horizon, **_rows(predictions, setting), **_curve(setting))
 
 
 @METRICS.register("integrated_calibration_index")
@@ -94,6 +97,7 @@ class CalibrationIndex(_Registered):
     """The mean distance between predicted and observed probability at a horizon: 0 = calibrated."""
 
     at_horizons = True
+    reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
@@ -105,6 +109,7 @@ class Slope(_Registered):
     """How much spread the predicted probabilities at a horizon should have: below 1 = too extreme, 1 = right."""
 
     at_horizons = True
+    reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the slope; it uses no censoring curve."""
@@ -116,6 +121,7 @@ class InTheLarge(_Registered):
     """Observed over expected probability of the event by a horizon: 1 = right, above 1 = the model promises too much survival."""
 
     at_horizons = True
+    reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the ratio; it uses no censoring curve."""
@@ -135,13 +141,14 @@ def survival_at(predictions: Predictions, days: float) -> Float[np.ndarray, " ro
     return survival[:, column] if column >= 0 else np.ones(len(survival))
 
 
-def _rows(predictions: Predictions) -> dict[str, Any]:
-    """Return outcomes, clusters and weights as the library's functions call them."""
+def _rows(predictions: Predictions, setting: Setting) -> dict[str, Any]:
+    """Return outcomes, clusters, weights and the cause as the library's functions call them."""
     table, target = predictions.table, predictions.target
     if table["subject_id"].null_count():
         raise MetricError("subject_id holds nulls; expected a subject for every row, or no such column in the file")
     weights = table[WEIGHT].cast(pl.Float64).to_numpy() if WEIGHT in table.columns else None
-    return {"time": target.time, "event": target.event, "cluster": table["subject_id"].to_numpy(), "weights": weights}
+    cluster = table["subject_id"].to_numpy()
+    return {"time": target.time, "event": target.event, "cluster": cluster, "weights": weights, "cause": setting.cause}
 
 
 def _curve(setting: Setting) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def _curve(setting: Setting) -> dict[str, Any]:
 def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> dict[str, Any]:
     """Return the rows, the horizon and the predicted probability of the event by then."""
     horizon = _horizon(metric, setting)
-    return {**_rows(predictions), "horizon": horizon, "predicted": 1 - survival_at(predictions, horizon)}
+    return {**_rows(predictions, setting), "horizon": horizon, "predicted": 1 - survival_at(predictions, horizon)}
 
 
 def _horizon(metric: str, setting: Setting) -> float:

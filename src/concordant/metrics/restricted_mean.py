@@ -11,7 +11,7 @@ from jaxtyping import Bool, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_subjects
+from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_labels, checked_subjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +85,15 @@ def restricted_mean_difference(
         cluster: Rows with one label are one subject.
 
     Raises:
-        MetricError: Invalid outcomes, a NaN label, not exactly two groups with weight above 0, or a tau that is not > 0 or beyond
+        MetricError: Invalid outcomes, a row without a label, not exactly two groups with weight above 0, or a tau that is not > 0 or beyond
             the largest that both groups support, which the message names.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
-    labels = np.asarray(group)
-    if labels.shape != subjects.time.shape:
-        raise MetricError(f"group has shape {labels.shape}; expected {subjects.time.shape}, one label per time")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise MetricError("group holds NaN; expected one of two labels per row: leave out who is in neither group")
-    present = np.unique(labels[subjects.weights > 0])
+    number = checked_labels("group", group, len(subjects)).number
+    present = np.unique(number[subjects.weights > 0])
     if len(present) != 2:
         raise MetricError(f"a difference of restricted means needs two groups; given {len(present)} with a weight above 0")
-    smaller, larger = group_means(subjects, [labels == label for label in present], tau)
+    smaller, larger = group_means(subjects, [number == one for one in present], tau)
     return mean_difference(subjects, larger, smaller)
 
 

@@ -12,7 +12,7 @@ from scipy.special import chdtrc
 from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
-from concordant.metrics.inputs import Codes, checked_risk, checked_subjects, checked_target
+from concordant.metrics.inputs import Codes, checked_labels, checked_risk, checked_subjects, checked_target, numbers
 from concordant.metrics.restricted_mean import RestrictedMean, RestrictedMeanDifference, group_means, mean_difference
 
 
@@ -22,7 +22,7 @@ class LogRank:
 
     Attributes:
         statistic: Chi-squared statistic.
-        degrees: Its degrees of freedom.
+        degrees: Its degrees of freedom: groups with someone at risk at an event, less one.
         p_value: Probability of a statistic as large where the hazards are equal.
         observed: Events per group.
         expected: Events per group if the hazards were equal.
@@ -88,11 +88,7 @@ def risk_groups(
     """
     target = checked_target(time, event)
     values = checked_risk(risk, len(target))
-    if thresholds is None and groups < 2:
-        raise MetricError(f"groups is {groups}; expected 2 or more")
-    limits = np.quantile(values, np.arange(1, groups) / groups) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
-    if bool((np.diff(limits) < 0).any()):
-        raise MetricError("thresholds must ascend")
+    limits = _quantiles(values, groups) if thresholds is None else _checked_thresholds(thresholds)
     group = np.searchsorted(limits, values, side="left")
     filled = np.unique(group).tolist()
     curves = {number: _curve(target, group == number) for number in filled}
@@ -112,6 +108,19 @@ def risk_groups(
     )
 
 
+def _quantiles(risk: Float[np.ndarray, " subject"], groups: int) -> Float[np.ndarray, " threshold"]:
+    if int(groups) != groups or groups < 2:
+        raise MetricError(f"groups is {groups}; expected a whole number, 2 or more")
+    return np.asarray(np.quantile(risk, np.arange(1, groups) / groups))
+
+
+def _checked_thresholds(thresholds: Sequence[float]) -> Float[np.ndarray, " threshold"]:
+    limits = np.atleast_1d(numbers("thresholds", thresholds))
+    if limits.ndim != 1 or np.isnan(limits).any() or bool((limits[1:] < limits[:-1]).any()):
+        raise MetricError("thresholds must ascend and hold no NaN")
+    return limits
+
+
 def _curve(target: SurvivalTarget, member: Bool[np.ndarray, " subject"]) -> SurvivalCurve:
     part = target.take(np.flatnonzero(member))
     return kaplan_meier(part.time, part.event)
@@ -123,17 +132,16 @@ def log_rank(time: Real[np.ndarray, " subject"], event: Codes, group: Shaped[np.
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
-        group: Group label per subject; results are in sorted order of the labels.
+        group: Group label per subject; results are in sorted order of the labels. A group of which nobody is left at the first event
+            has no part in the test and no degree of freedom; where only one group is left there is nothing to test, and p is 1.
 
     Raises:
-        MetricError: Invalid outcomes, fewer than two groups, or no event.
+        MetricError: Invalid outcomes, a subject without a label, fewer than two groups, or no event.
 
     Source: Mantel, Cancer Chemotherapy Reports 50 (1966), 163-170; hypergeometric variance with ties.
     """
     target = checked_target(time, event)
-    labels, member = np.unique(np.asarray(group), return_inverse=True)
-    if member.shape != target.time.shape:
-        raise MetricError(f"group has shape {member.shape}; expected {target.time.shape}, one label per time")
+    labels, member = checked_labels("group", group, len(target))
     if len(labels) < 2 or not target.observed.any():
         raise MetricError(f"a log-rank test needs two groups or more and an event; given {len(labels)} group(s)")
     counts = _event_counts(target, member, len(labels))
@@ -142,9 +150,10 @@ def log_rank(time: Real[np.ndarray, " subject"], event: Codes, group: Shaped[np.
     excess = (counts.events - share * events).sum(1)
     covariance = _covariance(share, counts.at_risk.sum(0), events)
     statistic = float(excess @ np.linalg.pinv(covariance, hermitian=True) @ excess)
-    degrees = len(labels) - 1
+    degrees = int(counts.at_risk.any(1).sum()) - 1
+    p_value = float(chdtrc(degrees, statistic)) if degrees else 1.0
     observed = counts.events.sum(1)
-    return LogRank(statistic, degrees, float(chdtrc(degrees, statistic)), observed, observed - excess)
+    return LogRank(statistic, degrees, p_value, observed, observed - excess)
 
 
 @dataclass(frozen=True, slots=True)

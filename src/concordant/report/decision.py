@@ -20,6 +20,7 @@ _PER = 100
 _WORTH_DRAWING = 0.01
 _LEAST_RANGE = 0.2
 _BELOW_ZERO = -0.05
+_STYLES = {Kind.CT: "ct", Kind.EHR: "ehr", Kind.FUSION: "fusion"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Curve:
     """One line.
 
     Attributes:
-        name: `fusion`, `ct`, `ehr`, `other` or `all`: its style.
+        name: `fusion`, `ct`, `ehr`, `foreign` or `all`: its style.
         title: What it stands for.
         path: SVG path in the square.
         band: SVG path of its 95% band, empty where none is drawn.
@@ -132,7 +133,7 @@ def _panel(tables: RunTables, cohort: str, horizon: float, rows: pl.DataFrame) -
         horizontal,
         vertical,
         _from_top(vertical, 0.0),
-        tuple(sorted(curves, key=lambda curve: ("all", "other", "ehr", "ct", "fusion").index(curve.name))),
+        tuple(sorted(curves, key=lambda curve: ("all", "foreign", "ehr", "ct", "fusion").index(curve.name))),
         _sentence(cohort, horizon, rows),
     )
 
@@ -143,12 +144,11 @@ def _by_model(rows: pl.DataFrame) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def _curve(tables: RunTables, fusion: str, rows: Sequence[dict[str, Any]], horizontal: Axis, vertical: Axis) -> Curve:
-    everybody = fusion == TREAT_ALL
-    kind = None if everybody else model_of(rows[0]).kind
-    name = "all" if everybody else {Kind.CT: "ct", Kind.EHR: "ehr", Kind.FUSION: "fusion"}.get(kind or Kind.FOREIGN, "other")
+    everybody, model = fusion == TREAT_ALL, model_of(rows[0])
+    name = "all" if everybody else _STYLES.get(model.kind, "foreign")
     lines = [[_place(row, column, horizontal, vertical) for row in rows] for column in ("net_benefit", "ci_low", "ci_high")]
     band = band_path(lines[1], lines[2]) if name == "fusion" else ""
-    return Curve(name, "Acting on everybody" if everybody else strategy_name(fusion), line_path(lines[0]), band)
+    return Curve(name, "Acting on everybody" if everybody else model.title, line_path(lines[0]), band)
 
 
 def _place(row: dict[str, Any], column: str, horizontal: Axis, vertical: Axis) -> Place | None:

@@ -35,6 +35,7 @@ class CohortFacts(_Facts):
         n: Samples.
         n_subjects: Distinct subjects.
         n_events: Samples whose event of interest was observed.
+        n_competing: Samples with another event.
         n_train: Samples that models learned from.
         n_tuning: Samples that models were chosen on.
         sites: Samples per site.
@@ -48,6 +49,7 @@ class CohortFacts(_Facts):
     n: int
     n_subjects: int | None = None
     n_events: int | None = None
+    n_competing: int | None = None
     n_train: int | None = None
     n_tuning: int | None = None
     sites: Mapping[str, int] = {}
@@ -131,6 +133,7 @@ class StudyFacts(_Facts):
         fingerprint: Fingerprint of options and inputs.
         train: Options of the fit.
         cross_validation: Its options, or None where the cohort has splits.
+        cause: Code of the event with which the others compete, None where they are censored.
         cohorts: Who was studied.
         members: What was fitted.
         foreign: Predictions made elsewhere.
@@ -146,6 +149,7 @@ class StudyFacts(_Facts):
     fingerprint: str | None = None
     train: Mapping[str, Any] = {}
     cross_validation: Mapping[str, Any] | None = None
+    cause: int | None = None
     cohorts: tuple[CohortFacts, ...] = ()
     members: tuple[MemberFacts, ...] = ()
     foreign: tuple[ForeignFacts, ...] = ()

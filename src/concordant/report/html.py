@@ -17,7 +17,7 @@ from concordant.report.decision import decision_figure
 from concordant.report.facts import StudyFacts
 from concordant.report.forest import concordance_panels, gain_panels
 from concordant.report.headline import headline
-from concordant.report.judging import further_tests, gain_over_both_details, method_of, tau_sentence
+from concordant.report.judging import competing_sentence, further_tests, gain_over_both_details, method_of, tau_sentence
 from concordant.report.pictures import AttentionPictures, read_pictures
 from concordant.report.rows import Kind, RunTables
 from concordant.report.scatter import gain_scatter
@@ -79,6 +79,7 @@ def render_report(tables: RunTables, attention: AttentionPictures | None = None)
             scatter=gain_scatter(tables),
             strategies=strategy_tables(tables, top.featured),
             tau=tau_sentence(tables),
+            competing=competing_sentence(tables),
             method=method_of(tables),
             tests=further_tests(tables),
             over_both=gain_over_both_details(tables, top.featured),

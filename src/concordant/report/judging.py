@@ -162,6 +162,22 @@ def _gains_over_both(tables: RunTables) -> list[dict[str, Any]]:
     return [row for row in table.to_dicts() if row["metric"] == tables.concordance]
 
 
+def competing_sentence(tables: RunTables) -> str:
+    """Say how other events were counted, and what that makes of a predicted probability; empty where nobody had another event."""
+    found = [(one.label, one.n_competing) for one in tables.study.cohorts if one.n_competing]
+    if not found:
+        return ""
+    counts = listing([f"{count(n)} on {label}" for label, n in found])
+    event = tables.study.task.event.replace("_", " ")
+    if tables.study.cause is None:
+        return f"Patients with another event ({counts}) count as censored when it came: every number is about the hazard of {event} alone."
+    return (
+        f"Other events compete with {event} ({counts}): whoever had one is known never to have this one. The models were fitted to the "
+        f"hazard of {event} alone, other events censored, so one minus their predicted survival overstates the probability of {event}; "
+        "Brier score, calibration and net benefit judge it as it stands."
+    )
+
+
 def tau_sentence(tables: RunTables) -> str:
     """Say up to which time the truncated metrics run, and whether that is the same in all cohorts; empty where there is none."""
     ending = [one for one in tables.estimates if one.tau_days is not None]

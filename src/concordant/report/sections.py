@@ -219,6 +219,7 @@ def cohort_rows(cohorts: Sequence[CohortFacts]) -> Iterator[tuple[str, tuple[Cel
         ("Samples", [Cell(count(one.n)) for one in cohorts]),
         ("Subjects", [Cell(count(one.n_subjects)) for one in cohorts]),
         ("Events", [_part(one.n_events, one.n) for one in cohorts]),
+        *([("Competing events", [_part(one.n_competing, one.n) for one in cohorts])] if any(one.n_competing for one in cohorts) else []),
         ("Training and tuning", [Cell(_learned(one)) for one in cohorts]),
         ("Median follow-up", [Cell(days(one.median_follow_up_days)) for one in cohorts]),
         *((title, [_part(one.available.get(key), one.n) for one in cohorts]) for key, title in _LEVELS.items()),

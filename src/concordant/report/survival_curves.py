@@ -104,6 +104,8 @@ def survival_figure(tables: RunTables, model: Model | None) -> SurvivalFigure:
     panels = tuple(_panel(tables, cohort, groups) for cohort, groups in split if groups is not None)
     refused = [cohort for cohort, groups in split if groups is None]
     notes = [f"Curves end where fewer than {STILL_FOLLOWED:.0%} of the cohort are still followed."] if panels else []
+    if panels and any(one.n_competing for one in tables.study.cohorts):
+        notes.append("Another event counts as censored here: the curves are of the hazard of this event alone.")
     if tables.study.cross_validation is not None:
         notes.append("Under cross-validation the thirds are formed by the rank inside each fold, averaged over repeats.")
     if any(panel.vertical.low > 0 for panel in panels):

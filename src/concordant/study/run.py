@@ -11,15 +11,17 @@ from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
 from concordant.core.processes import Outcome
+from concordant.core.survival import Predictions
 from concordant.data.audit import Audit, AuditCheck
 from concordant.embeddings.extract import Progress
 from concordant.embeddings.making import ShardEngine
 from concordant.engine import run_tasks
 from concordant.report.html import write_report
 from concordant.study.cohorts import Stores, StudyData, audit_data, check_inputs, counted_records, embed_all, read_data, records_of
+from concordant.study.foreign import read_foreign
 from concordant.study.members import MemberPlan, collect, git_revision, plan_members, refuse_without_events, versions
 from concordant.study.pictures import refresh_pictures
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, read_foreign, write_tables
+from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, write_tables
 from concordant.study.units import run_unit
 from concordant.training.fit import torch_device
 
@@ -58,14 +60,15 @@ def embed_study(
     return embed_all(study, read_data(study), engine=engine or ShardEngine(), retry_quarantined=retry_quarantined, progress=progress)
 
 
-def run_study(study: Study, *, workers: int = 1, progress: Progress | None = None) -> RunFolder:
+def run_study(study: Study, *, workers: int = 1, engine: ShardEngine | None = None, progress: Progress | None = None) -> RunFolder:
     """Run a study from its files to its report; what is done already is kept as long as nothing it depends on has changed.
 
     A run may be killed anywhere and started again: shards of a store, fits and tables are written whole or not at all.
 
     Args:
         study: The study.
-        workers: Processes for encoding and fitting.
+        workers: Processes for fitting, and for encoding unless an engine is given; 1 = in this process.
+        engine: Where the shards of embeddings are made.
         progress: Told what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -78,7 +81,8 @@ def run_study(study: Study, *, workers: int = 1, progress: Progress | None = Non
     _refuse_leaks(audit_data(study, data, {}))
     check_inputs(study, data)
     foreign = read_foreign(study, data)
-    stores = embed_all(study, data, engine=ShardEngine(workers=workers), retry_quarantined=False, progress=progress)
+    engine = engine or ShardEngine(workers=workers if workers > 1 else 0)
+    stores = embed_all(study, data, engine=engine, retry_quarantined=False, progress=progress)
     audit = audit_data(study, data, records_of(stores))
     _refuse_leaks(audit)
     plans = plan_members(study, data, stores)
@@ -144,10 +148,14 @@ def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: 
         "cohorts": {cohort.label: file_digest(cohort.path) for cohort in data.cohorts},
         "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
         "reasons": {plan.member.name: plan.reason for plan in plans},
-        "foreign": {
-            name: {cohort: fingerprint({"risk": one.risk.tolist()}) for cohort, one in cohorts.items()} for name, cohorts in foreign.items()
-        },
+        "foreign": {name: {cohort: _predicted(one) for cohort, one in cohorts.items()} for name, cohorts in foreign.items()},
     }
+
+
+def _predicted(predictions: Predictions) -> str:
+    risk, survival, times = predictions.risk, predictions.survival, predictions.survival_times_days
+    curves = {} if survival is None or times is None else {"times": times.tolist(), "survival": survival.tolist()}
+    return fingerprint({"risk": risk.tolist(), **curves})
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
@@ -182,6 +190,7 @@ def _judge(
         "fingerprint": fingerprint(facts),
         "train": study.train,
         "cross_validation": study.cross_validation,
+        "cause": study.evaluate.cause,
         "cohorts": cohort_facts(study, data, plans),
         "members": member_facts(plans, results),
         "foreign": [{"name": name, "oracle": name.startswith("oracle")} for name in foreign],

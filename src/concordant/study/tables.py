@@ -16,9 +16,8 @@ from concordant.analysis.compare import Candidate, average_seeds, contrasts
 from concordant.analysis.decision import decision_curves
 from concordant.analysis.gains import gains_over_both
 from concordant.config import Study
-from concordant.core.errors import PredictionsError
 from concordant.core.files import atomic_path
-from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
+from concordant.core.survival import Predictions, SurvivalTarget
 from concordant.data.cohort import Cohort
 from concordant.evaluation import CensoringSource, evaluate, subgroups, tau_days
 from concordant.fusion import modalities_used
@@ -43,7 +42,7 @@ def write_tables(study: Study, data: StudyData, results: Sequence[MemberResult],
     _write_results(study, rows, judging)
     candidates = [_candidate(one, results) for one in results]
     _write_comparisons(study, candidates, judging, _test_train_ratio(results))
-    _write_probabilities(study, results, candidates, judging)
+    _write_probabilities(study, results, [*candidates, *_foreign_candidates(foreign)], judging)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,14 @@ class _Judging:
         censoring: Whose censoring curve is used.
         train: Outcomes of train.
         tau: Days up to which truncated metrics run, None for each cohort's own support.
+        cause: Code of the event with which the others compete, None where they are censored.
     """
 
     horizons_days: tuple[float, ...]
     censoring: CensoringSource
     train: SurvivalTarget
     tau: float | None
+    cause: int | None
 
     @classmethod
     def of(
@@ -69,12 +70,17 @@ class _Judging:
         train, censoring = _train_target(data), study.evaluate.censoring
         cohorts = {label: one for of_model in (*foreign.values(), *(one.predictions for one in results)) for label, one in of_model.items()}
         tau = tau_days(study.evaluate.tau, cohorts.values(), censoring=censoring, train=train)
-        return cls(study.task.horizons_days, censoring, train, tau)
+        return cls(study.task.horizons_days, censoring, train, tau, study.evaluate.cause)
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of `evaluate`, `subgroups`, `contrasts` and `gains_over_both`."""
-        return {"horizons_days": self.horizons_days, "censoring": self.censoring, "train": self.train, "tau": self.tau}
+        return {**self.at_horizons, "tau": self.tau}
+
+    @property
+    def at_horizons(self) -> dict[str, Any]:
+        """The arguments of `calibration_table`, which runs to no tau."""
+        return {"horizons_days": self.horizons_days, "censoring": self.censoring, "train": self.train, "cause": self.cause}
 
 
 def _write_results(study: Study, rows: Sequence[_Row], judging: _Judging) -> None:
@@ -120,20 +126,18 @@ def _test_train_ratio(results: Sequence[MemberResult]) -> float | None:
 
 def _write_probabilities(study: Study, results: Sequence[MemberResult], candidates: Sequence[Candidate], judging: _Judging) -> None:
     """Write what is told of predicted probabilities: what acting on them is worth, whether they are right, and once recalibrated."""
-    run, horizons = study.run_folder, judging.horizons_days
-    _write(run.decision_curves, decision_curves(candidates, horizons_days=horizons))
+    run = study.run_folder
+    asked: dict[str, Any] = {"horizons_days": judging.horizons_days, "cause": judging.cause}
+    _write(run.decision_curves, decision_curves(candidates, **asked))
     versions = [(False, candidates)]
     if study.evaluate.recalibrate:
         versions.append((True, [_candidate(one, results) for one in recalibrate(results)]))
     else:
         remove_recalibrated(results)
-    groups = [calibration_groups(models, horizons_days=horizons, recalibrated=changed) for changed, models in versions]
+    groups = [calibration_groups(models, recalibrated=changed, **asked) for changed, models in versions]
     _write(run.calibration_groups, pl.concat(groups))
-    options: dict[str, Any] = {"horizons_days": horizons, "censoring": judging.censoring, "train": judging.train}
-    _write(
-        run.calibration,
-        pl.concat([calibration_table(models, recalibrated=changed, **options) for changed, models in versions]),
-    )
+    metrics = [calibration_table(models, recalibrated=changed, **judging.at_horizons) for changed, models in versions]
+    _write(run.calibration, pl.concat(metrics))
 
 
 def _write(path: Path, table: pl.DataFrame) -> None:
@@ -170,6 +174,13 @@ def _foreign_rows(foreign: Mapping[str, Mapping[str, Predictions]]) -> Iterator[
             yield _Row({"cohort": cohort, "ct_encoder": None, "ehr_encoder": None, "fusion": name, "seed": None}, predictions)
 
 
+def _foreign_candidates(foreign: Mapping[str, Mapping[str, Predictions]]) -> Iterator[Candidate]:
+    """Yield the models of others on the cohorts for which they give survival."""
+    for name, cohorts in foreign.items():
+        curves = {cohort: predictions for cohort, predictions in cohorts.items() if predictions.survival is not None}
+        yield Candidate(name, None, None, None, 0, curves, {})
+
+
 def _named(row: _Row, table: pl.DataFrame) -> pl.DataFrame:
     sites = row.predictions.table["site"].unique()
     kinds = {
@@ -204,58 +215,6 @@ def _candidate(result: MemberResult, results: Sequence[MemberResult]) -> Candida
     )
 
 
-def read_foreign(study: Study, data: StudyData) -> dict[str, dict[str, Predictions]]:
-    """Join the predictions of others to the outcomes of the cohorts they cover.
-
-    Raises:
-        PredictionsError: A file that cannot be read, lacks a column, or covers a cohort only in part.
-    """
-    return {one.name: _foreign(one.table, study, data) for one in study.foreign}
-
-
-def _foreign(path: Any, study: Study, data: StudyData) -> dict[str, Predictions]:
-    try:
-        given = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise PredictionsError(f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})") from None
-    if not {"sample_id", "risk"} <= set(given.columns):
-        raise PredictionsError(
-            f"{path}: columns {', '.join(given.columns)}; predictions of others need sample_id and risk (higher = earlier)"
-        )
-    if not given["risk"].dtype.is_numeric():
-        raise PredictionsError(f"{path}: risk is {given['risk'].dtype}; expected one finite number per sample, higher = earlier event")
-    given = given.select(pl.col("sample_id").cast(pl.String), pl.col("risk").cast(pl.Float64))
-    if given["sample_id"].is_duplicated().any() or not given["risk"].is_finite().fill_null(False).all():
-        raise PredictionsError(f"{path}: a sample_id occurs twice, or a risk is null or not finite; expected one finite risk per sample")
-    found = {label: _cover(given, rows, path, label) for label, rows in _predicted_rows(data).items()}
-    covered = {label: predictions for label, predictions in found.items() if predictions is not None}
-    if not covered:
-        raise PredictionsError(f"{path}: no sample of this study's cohorts is in it; check the sample_id column")
-    return covered
-
-
-def _predicted_rows(data: StudyData) -> dict[str, pl.DataFrame]:
-    """Return per cohort label the rows that members predict, with their repeat and fold."""
-    table = data.development.table
-    if data.assignment is None:
-        rows = table.filter(pl.col("split") == "held_out")
-    else:
-        rows = data.assignment.join(table, on="sample_id", how="inner")
-    return {data.internal_label: rows, **{cohort.label: cohort.table for cohort in data.external}}
-
-
-def _cover(given: pl.DataFrame, rows: pl.DataFrame, path: Any, label: str) -> Predictions | None:
-    joined = rows.join(given, on="sample_id", how="inner", maintain_order="left")
-    if joined.is_empty():
-        return None
-    if joined.height < rows.height:
-        raise PredictionsError(
-            f"{path}: covers {joined.height} of the {rows.height} rows of {label}; give a risk for all of them or for none"
-        )
-    absent = [pl.lit(None, kind).alias(name) for name, kind in COLUMNS.items() if name not in joined.columns]
-    return Predictions(joined.with_columns(absent).select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()]))
-
-
 def cohort_facts(study: Study, data: StudyData, plans: Sequence[MemberPlan]) -> list[dict[str, Any]]:
     """Return what `study.json` says of each cohort."""
     unit = next((unit for plan in plans for unit in plan.units), None)
@@ -274,6 +233,7 @@ def _facts(label: str, role: str, cohort: Cohort, data: StudyData, available: pl
         "n": predicted.height,
         "n_subjects": predicted["subject_id"].n_unique(),
         "n_events": int((predicted["event"] == 1).sum()),
+        "n_competing": int((predicted["event"] > 1).sum()),
         "n_train": int((split == "train").sum()) if role == "internal" and data.assignment is None else None,
         "n_tuning": int((split == "tuning").sum()) if role == "internal" and data.assignment is None else None,
         "sites": Counter(predicted["site"].drop_nulls().to_list()),
