@@ -372,3 +372,14 @@ def test_influences_are_brought_into_one_order():
     assert len(c.influence) == 120
     assert (c.influence[60:] == 0).all()
     assert c.standard_error == pytest.approx(averaged(fewer, "concordance_index").standard_error, rel=1e-12)
+
+
+def test_an_interval_stays_within_the_bounds_of_its_metric():
+    few = predictions(seed=3, n=9)
+    for row in evaluate(few, metrics=("concordance_index", "brier_score", "calibration_slope"), horizons_days=(365,)).iter_rows(named=True):
+        low, high = METRICS.get(row["metric"]).bounds
+        assert low <= row["ci_low"] <= row["value"] <= row["ci_high"] <= high
+    whole = averaged(few, "concordance_index").interval()
+    cut = evaluate(few, metrics=("concordance_index",)).select("ci_low", "ci_high").row(0)
+    assert whole[1] > 1  # the case that is tested
+    assert cut == (whole[0], 1.0)

@@ -551,5 +551,6 @@ def test_numbers_in_print():
     assert wording.signed(0.0001) == "0.000"
     assert wording.interval(-0.02, 0.03) == "[\u22120.020,\u00a00.030]"
     assert wording.interval(None, 0.03) == ""
+    assert wording.interval(1.0, 1.0) == ""
     assert wording.listing(["a", "b", "c"], "or") == "a, b or c"
     assert wording.share(1, 0) == "\u2013"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from concordant.core.errors import ConfigError, MetricError, did_you_mean
@@ -12,6 +13,7 @@ from concordant.core.survival import Predictions, SurvivalTarget
 from concordant.evaluation.averages import averaged
 from concordant.evaluation.competing import count_events
 from concordant.evaluation.measures import CensoringSource, Measure, measures
+from concordant.metrics import METRICS
 
 RESULT_SCHEMA: dict[str, type[pl.DataType]] = {
     "metric": pl.String,
@@ -112,7 +114,7 @@ def _result_row(predictions: Predictions, measure: Measure, options: dict[str, A
     except MetricError as error:
         samples = predictions.table.unique("sample_id")
         return {**named, "n": samples.height, "n_events": count_events(samples, options["cause"]), "note": str(error)}
-    low, high = result.interval()
+    low, high = np.clip(result.interval(), *METRICS.get(measure.metric).bounds).tolist()
     return {
         **named,
         "value": result.estimate,

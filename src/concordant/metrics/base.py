@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -50,6 +51,7 @@ class Metric(ABC):
         takes_weights: True where it reads the column `weight` of the predictions; else a table with that column is refused.
         takes_cause: True where it reads the setting's `cause`; else a cause is refused.
         reads_survival: True where it takes 1 - survival for the probability of the event.
+        bounds: Between which its true value lies; an interval is cut there, which costs no coverage.
     """
 
     at_horizons: ClassVar[bool] = False
@@ -58,6 +60,7 @@ class Metric(ABC):
     takes_weights: ClassVar[bool] = False
     takes_cause: ClassVar[bool] = False
     reads_survival: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     @abstractmethod
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from concordant.metrics.concordance_ipcw import concordance_index_ipcw
 from concordant.metrics.inference import Estimate
 from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope
 
+_UNIT = (0.0, 1.0)
+_NOT_NEGATIVE = (0.0, math.inf)
+
 
 class _Registered(Metric):
     """One of this library's metrics: all of them take weights and a cause."""
@@ -31,6 +35,8 @@ class _Registered(Metric):
 class HarrellConcordance(_Registered):
     """Harrell's concordance index of `risk`."""
 
+    bounds = _UNIT
+
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
         return concordance_index(risk=predictions.risk, **_rows(predictions, setting))
@@ -40,6 +46,7 @@ class HarrellConcordance(_Registered):
 class UnoConcordance(_Registered):
     """Uno's concordance index of `risk` over the times that the censoring curve supports, or up to tau."""
 
+    bounds = _UNIT
     runs_to_tau = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
@@ -51,6 +58,7 @@ class UnoConcordance(_Registered):
 class IntegratedBrier(_Registered):
     """The mean Brier score over the supported range of the survival curves' times, or those before tau."""
 
+    bounds = _UNIT
     over_curve_times = True
     runs_to_tau = True
     reads_survival = True
@@ -71,6 +79,7 @@ class IntegratedBrier(_Registered):
 class BrierAtHorizon(_Registered):
     """The Brier score at a horizon."""
 
+    bounds = _UNIT
     at_horizons = True
     reads_survival = True
 
@@ -84,6 +93,7 @@ class BrierAtHorizon(_Registered):
 class DynamicAUC(_Registered):
     """The cumulative/dynamic AUC of `risk` at a horizon: cases by then against those followed beyond it."""
 
+    bounds = _UNIT
     at_horizons = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
@@ -96,6 +106,7 @@ class DynamicAUC(_Registered):
 class CalibrationIndex(_Registered):
     """The mean distance between predicted and observed probability at a horizon: 0 = calibrated."""
 
+    bounds = _UNIT
     at_horizons = True
     reads_survival = True
 
@@ -120,6 +131,7 @@ class Slope(_Registered):
 class InTheLarge(_Registered):
     """Observed over expected probability of the event by a horizon: 1 = right, above 1 = the model promises too much survival."""
 
+    bounds = _NOT_NEGATIVE
     at_horizons = True
     reads_survival = True
 

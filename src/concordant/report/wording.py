@@ -44,9 +44,9 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Write an interval in brackets; empty where a limit is missing."""
+    """Write an interval in brackets; empty where a limit is missing, or both are one: no variation was seen, which is no certainty."""
     limits = number(low, digits), number(high, digits)
-    return "" if NOTHING in limits else f"[{limits[0]},{KEEP}{limits[1]}]"
+    return "" if NOTHING in limits or low == high else f"[{limits[0]},{KEEP}{limits[1]}]"
 
 
 def p_value(value: float | None) -> str:
