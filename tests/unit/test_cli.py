@@ -17,7 +17,9 @@ from typer.testing import CliRunner, Result
 from concordant.cli import app, tables
 from concordant.cli.console import progress
 from concordant.config import read_study
+from concordant.core.errors import ConfigError
 from concordant.data.audit import Audit, AuditCheck
+from concordant.embeddings.making import ShardEngine
 
 COMMANDS = ("omop", "cohort", "inspect", "scans", "simulate", "check", "embed", "run", "evaluate", "compare", "report")
 STUDY = """
@@ -220,6 +222,55 @@ def test_embed_says_where_the_embeddings_are(simulated):
     assert result.stdout == f"embeddings: {simulated.parent / 'embeddings'}\n"
     assert list((simulated.parent / "embeddings").rglob("manifest.json"))
     assert "volume_features" in result.stderr
+
+
+CRASHING = """
+import os
+from pathlib import Path
+import numpy as np
+from concordant.core.embedding import TokenEmbedding
+from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
+
+@ENCODERS.register("crashing")
+class Crashing(VolumeEncoder):
+    def __init__(self, *, notes: Path):
+        self.notes = notes
+
+    @property
+    def card(self):
+        return EncoderCard(kind="tokens", token_dim=1, max_tokens=1)
+
+    def encode(self, volumes):
+        for attempt in ("first", "second"):
+            if not (self.notes / attempt).exists():
+                (self.notes / attempt).touch()
+                os.abort()
+        return [TokenEmbedding(np.ones((1, 1), np.float32)) for _ in volumes]
+"""
+
+
+def test_a_decoder_that_crashes_costs_its_scan_even_with_one_worker(simulated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crashing_reader_for_cli.py").write_text(CRASHING)
+    (tmp_path / "notes").mkdir()
+    given = (f"encoders.ct={{name: crashing, notes: {tmp_path / 'notes'}}}", "max_quarantined=0.5")
+    overrides = [part for one in given for part in ("--set", one)]
+    result = call("embed", simulated, "--workers", 1, "--import", "crashing_reader_for_cli", *overrides)
+    assert result.exit_code == 0, result.output
+    tables_ = [pl.read_parquet(path) for path in (simulated.parent / "embeddings").rglob("crashing-*/quarantine.parquet")]
+    assert pl.concat(tables_)["reason"].to_list() == ["the process that read it died twice: the worker process was ended by SIGABRT"]
+
+
+def test_run_reads_scans_in_another_process_even_with_one_worker(simulated, monkeypatch):
+    given = {}
+
+    def stop(study, **options):
+        given.update(options)
+        raise ConfigError("stopped")
+
+    monkeypatch.setattr("concordant.study.run_study", stop)
+    assert "stopped" in one_line_error("run", simulated, "--workers", 1)
+    assert (given["workers"], given["engine"]) == (1, ShardEngine(workers=1))
 
 
 def test_run_prints_the_table_and_the_place_of_the_report(simulated):

@@ -76,6 +76,15 @@ def test_a_record_without_a_dated_birth_is_refused_and_names_nobody(flat, record
         tokenize(record, flat)
 
 
+@pytest.mark.parametrize("code", ["MEDS_DEATH", "MEDS_DEATH//ICD10CM/I21.9", "SNOMED/419620001"])
+def test_a_death_without_a_time_tells_nothing(tmp_path, code):
+    vocab = [*FLAT, {"type": "code", "code_string": code, "weight": -0.1}]
+    vocabulary = Flat(dictionary(tmp_path, {"vocab": vocab, "is_hierarchical": False, "age_stats": AGE_SECONDS}))
+    record = events((None, code), (3.0, "MEDS_BIRTH"), (2.0, "LAB//1"))
+    assert tokens(record, vocabulary) == tokens(events((3.0, "MEDS_BIRTH"), (2.0, "LAB//1")), vocabulary)
+    assert tokens(events((3.0, "MEDS_BIRTH"), (2.0, code)), vocabulary)[-1] == (len(FLAT),)
+
+
 def test_static_events_stand_right_after_the_birth(flat):
     record = events((None, "GENDER//F"), (None, "LAB//9"), (401.0, "LAB//3"), (400.0, "MEDS_BIRTH"), (400.0, "LAB//5"), (1.0, "LAB//6"))
     sequence = tokenize(record, flat)
@@ -152,6 +161,7 @@ def test_of_a_day_a_bag_is_dropped_only_where_all_of_it_was_there(hierarchical):
         (msgpack.dumps({"is_hierarchical": False}), "vocab"),
         (msgpack.dumps({"vocab": [{"type": "code"}]}), "code_string"),
         (msgpack.dumps({"vocab": [{"type": "numeric", "code_string": "a", "val_start": 0.0}]}), "val_end"),
+        (msgpack.dumps({"vocab": [{"type": "numeric", "code_string": "a", "val_start": None, "val_end": 1.0}]}), "no readable vocabulary"),
         (msgpack.dumps({"vocab": [{"type": "image", "code_string": "a"}]}), "entries of type image; expected code"),
     ],
 )

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from datetime import date, datetime
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from concordant.core.errors import ConfigError, RecordError
 from concordant.data.meds import read_events
 from concordant.data.omop import OmopConversion, OmopOptions, convert_omop
+from concordant.data.omop import source as source_module
 from concordant.data.omop.source import OmopSource
 from omop_fixture import ANCESTORS, CONCEPTS, RELATIONS, UNTIL, SlowReader, condition, measurement, person, visit, write_csv, write_export
 
@@ -284,10 +288,12 @@ def test_the_code_is_the_preferred_concept_or_the_other_one(prefer, expected, tm
 
 
 def test_rows_without_a_concept_are_kept_without_their_value_or_dropped_and_counted(tmp_path):
-    export = write_export(tmp_path / "export", measurement=[measurement(1, "2010-01-01", 3.5, measurement_concept_id=0)])
+    export = write_export(
+        tmp_path / "export", measurement=[measurement(1, "2010-01-01", 3.5, measurement_concept_id=0, value_as_concept_id=9191)]
+    )
     kept = convert(export, tmp_path / "kept")
     row = events(kept).filter(pl.col("code") == "UNMAPPED/measurement")
-    assert row["numeric_value"].to_list() == [None]
+    assert row.select("numeric_value", "text_value", "unit", "value_code").rows() == [(None, None, None, None)]
     dropped = convert(export, tmp_path / "dropped", unmapped="drop")
     assert "UNMAPPED/measurement" not in codes(dropped)
     assert count(dropped, "measurement", "unmapped") == 1
@@ -350,6 +356,24 @@ def test_the_first_death_is_the_death_and_names_its_causes(tmp_path):
     assert_counts_add_up(made.counts)
 
 
+def test_a_cause_that_another_source_states_for_a_later_day_is_kept_at_the_death(tmp_path):
+    def death(subject, day, cause, moment=""):
+        return {"person_id": subject, "death_date": day, "death_datetime": moment, "cause_concept_id": cause, "cause_source_concept_id": 0}
+
+    rows = [
+        *(death(1, "2011-01-01", 0), death(1, "2011-01-03", MI), death(1, "2011-01-04", 321588)),
+        *(death(2, "2011-01-01", MI), death(2, "2011-01-03", 321588)),
+        *(death(3, "2011-01-01", 0, "2011-01-01 03:00:00"), death(3, "2011-01-01", MI)),
+    ]
+    made = convert(write_export(tmp_path / "export", death=rows, person=[person(1), person(2), person(3)]))
+    first, hour = datetime(2011, 1, 1, 23, 59), datetime(2011, 1, 1, 3)
+    assert events(made).filter(pl.col("table") == "death").select("subject_id", "time", "code").rows() == [
+        (one, time, code) for one, time in ((1, first), (2, first), (3, hour)) for code in ("MEDS_DEATH", "MEDS_DEATH//SNOMED/57054005")
+    ]
+    assert (count(made, "death", "repeated_death"), count(made, "death: cause", "repeated_death")) == (4, 2)
+    assert_counts_add_up(made.counts)
+
+
 def test_rows_that_give_no_event_are_counted_by_reason(tmp_path):
     rows = [
         condition(1, MI, "2010-01-01"),
@@ -408,6 +432,40 @@ def test_a_vocabulary_from_athena_with_bare_quotation_marks_is_read(tmp_path):
     lines = ["concept_id\tconcept_name\tvocabulary_id\tconcept_code", f'{MI}\tthe "acute\tSNOMED\t57054005', '8507\t6" cast\tGender\tM']
     (export / "concept.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
     assert codes(convert(export))[-1] == "SNOMED/57054005"
+
+
+@pytest.mark.parametrize("delimiter", [",", "|", ";"])
+def test_bare_quotation_marks_do_not_join_rows(tmp_path, delimiter):
+    export = write_export(tmp_path / "export", person=[person(1), person(2)])
+    header = delimiter.join(("person_id", "condition_concept_id", "condition_start_date", "condition_source_value"))
+    rows = [delimiter.join((str(one), str(MI), "2010-01-01", word)) for one, word in ((1, '5" tube'), (2, 'b"'), (1, "c"))]
+    (export / "condition_occurrence.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    made = convert(export)
+    assert count(made, "condition_occurrence", "events") == 3
+    assert events(made).filter(pl.col("table") == "condition_occurrence")["subject_id"].to_list() == [1, 1, 2]
+    enclosed = delimiter.join(("2", str(MI), "2010-01-02", f'"one{delimiter} ""two""\nthree"'))
+    (export / "condition_occurrence.csv").write_text("\n".join([header, enclosed, enclosed]) + "\n", encoding="utf-8")
+    assert count(convert(export, tmp_path / "enclosed"), "condition_occurrence", "events") == 2
+    escaped = delimiter.join(("2", str(MI), "2010-01-02", r'"one \"two\" three"'))
+    (export / "condition_occurrence.csv").write_text("\n".join([header, escaped, escaped]) + "\n", encoding="utf-8")
+    assert count(convert(export, tmp_path / "escaped"), "condition_occurrence", "events") == 2
+    (export / "condition_occurrence.csv").write_text("\n".join([header, enclosed, rows[0]]) + "\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"condition_occurrence\.csv: quotation marks enclose fields, and 1 stand"):
+        convert(export, tmp_path / "both")
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 24])
+@given(st.lists(st.lists(st.text('ab"\n ,', max_size=5), min_size=2, max_size=3), min_size=1, max_size=4))
+def test_what_a_csv_writer_encloses_is_enclosed(block, rows):
+    stream = io.StringIO()
+    csv.writer(stream).writerows(rows)
+    enclosed = sum(any(mark in word for mark in '",\n') for row in rows for word in row)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_module, "_BLOCK", block)
+        (Path(folder) / "x.csv").write_text(stream.getvalue(), encoding="utf-8", newline="")
+        marks = source_module._marks(Path(folder) / "x.csv", b",")
+    assert marks.bare == 0
+    assert (marks.enclosing > 0) == (enclosed > 0)
 
 
 def _error(export: Path, **options) -> str:

@@ -256,10 +256,19 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, objectiv
 def test_another_run_is_not_gone_on_with_unless_begun_anew(tmp_path):
     meds, _ = write_meds(tmp_path / "meds")
     pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, **SMALL))
-    assert pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=2, patience=9, **SMALL)).epochs == 1  # it had ended
     with pytest.raises(ConfigError, match="holds a run with other options; give the same"):
         pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, seed=1, **SMALL))
     assert pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, seed=1, **SMALL), restart=True).epochs == 1
+
+
+def test_a_run_that_has_ended_goes_on_when_more_epochs_are_allowed(tmp_path):
+    meds, _ = write_meds(tmp_path / "meds")
+    longer = PretrainOptions(max_epochs=3, patience=9, **SMALL)
+    whole = pretrain(meds, tmp_path / "whole", longer)
+    assert pretrain(meds, tmp_path / "parts", PretrainOptions(max_epochs=1, **SMALL)).epochs == 1
+    parts = pretrain(meds, tmp_path / "parts", longer)
+    assert (parts.epochs, parts.tuning_loss) == (3, whole.tuning_loss)
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
 def test_training_stops_when_tuning_no_longer_gets_better(tmp_path):
@@ -271,7 +280,7 @@ def test_training_stops_when_tuning_no_longer_gets_better(tmp_path):
     assert losses[-1] >= min(losses[:-1]) == done.tuning_loss
 
 
-def test_a_cohort_says_who_may_be_learned_from(tmp_path):
+def test_a_cohort_says_who_may_be_learned_from(tmp_path, caplog):
     meds, _ = write_meds(tmp_path / "meds", splits=False)
     cohort = tmp_path / "cohort.parquet"
     split = ["train"] * 20 + ["tuning"] * 5 + ["held_out"] * 15
@@ -286,16 +295,19 @@ def test_a_cohort_says_who_may_be_learned_from(tmp_path):
         pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, **SMALL), splits=cohort)
     drawn = pretrain(meds, tmp_path / "drawn", PretrainOptions(max_epochs=1, **SMALL))
     assert (drawn.n_train, drawn.n_tuning) == (48, 6)
+    assert caplog.text.count("drawn from everyone, also from those whom a study may hold out") == 1
 
 
 def test_records_that_cannot_be_used_are_counted(tmp_path, caplog):
     meds, _ = write_meds(tmp_path / "meds")
     path = meds / "data" / "0.parquet"
     table = pl.read_parquet(path)
-    table.filter(~((pl.col("subject_id") == 1) & (pl.col("code") == "MEDS_BIRTH"))).write_parquet(path)
+    kept = table.filter(~((pl.col("subject_id") == 1) & (pl.col("code") == "MEDS_BIRTH")) & (pl.col("subject_id") != 3))
+    undated = pl.col("subject_id") == 2
+    kept.with_columns(time=pl.when(~undated).then("time")).write_parquet(path)
     done = pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, **SMALL))
-    assert done.n_train == 47
-    assert "train: 1 record(s) left out without a dated birth, 0 with fewer than two known events" in caplog.text
+    assert done.n_train == 45
+    assert "train: 3 record(s) left out without a dated birth, 0 with fewer than two known events" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_a_date_is_its_midnight(tmp_path):
         ({"sample_id": ["a", "a"]}, r"2 row\(s\) do not have a sample_id of their own, the first is row 1"),
         ({"prediction_time": [None, day(0)]}, r"prediction_time is null in 1 row\(s\), the first is row 1"),
         ({"subject_id": ["1", "2"]}, "column subject_id is String; expected an integer"),
+        ({"subject_id": [1, 2**63]}, "column subject_id holds a number that int64, the type of MEDS, cannot hold"),
         ({"prediction_time": ["2020", "2021"]}, "column prediction_time is String; expected a date or a timestamp"),
     ],
 )
@@ -315,7 +316,22 @@ def test_splits_are_not_drawn_over_those_there_are(tmp_path):
         build_cohort(task(), write_meds(tmp_path, CONTROL), index=index_table((99, day(0))), split=SplitDraw((0.8, 0.1, 0.1)))
 
 
+def test_who_is_held_out_here_but_not_by_the_dataset_is_said(tmp_path):
+    write_splits(tmp_path, s1="train", s2="held_out", s3="tuning", s4="held_out")
+    index = index_table((1, day(0)), (1, day(1)), (2, day(0)), (3, day(0)), (4, day(0)))
+    index = index.with_columns(split=pl.Series(["held_out", "held_out", "held_out", "held_out", "train"]))
+    cohort = build_cohort(task(), write_meds(tmp_path, [(one, day(4), "A") for one in (1, 2, 3, 4)]), index=index)
+    assert "2 subject(s) are held_out in the index table but train or tuning in metadata/subject_splits" in cohort.flow.warnings[-1]
+    agreeing = index.with_columns(split=pl.Series(["train", "train", "held_out", "tuning", "held_out"]))
+    assert not any("subject_splits" in one for one in build_cohort(task(), tmp_path, index=agreeing).flow.warnings)
+
+
 def test_wrong_splits_are_refused(tmp_path):
+    (tmp_path / "large" / "metadata").mkdir(parents=True)
+    table = pl.DataFrame({"subject_id": pl.Series([2**63], dtype=pl.UInt64), "split": ["train"]})
+    table.write_parquet(tmp_path / "large" / "metadata" / "subject_splits.parquet")
+    with pytest.raises(RecordError, match="column subject_id holds a number that int64"):
+        build_cohort(task(), write_meds(tmp_path / "large", CONTROL), index=index_table((99, day(0))))
     write_splits(tmp_path, s99="test")
     with pytest.raises(RecordError, match=r"split is 'test'; MEDS has train, tuning, held_out"):
         build_cohort(task(), write_meds(tmp_path, CONTROL), index=index_table((99, day(0))))

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from concordant.core.errors import ConfigError, RecordError
-from concordant.data.tasks import build_cohort
+from concordant.data.tasks import build_cohort, read_task
 from concordant.data.tasks.matcher import CodeMatcher
 from meds_tasks_fixture import day, index_table, write_meds
 
@@ -106,6 +106,47 @@ def test_descendants_follow_concept_ancestor(tmp_path, form):
     found, cohort = who_has_the_outcome(tmp_path / "meds", list(parents), task("V/1", "V/5"), vocabulary=vocabulary)
     assert found == descendants(parents, ["V/1", "V/5"])
     assert cohort.flow.code_sets["x"]["codes"] == len(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("excluded", ["V/9", "V/1*"])
+def test_what_a_set_is_without_goes_with_all_that_lies_below(tmp_path, seed, excluded):
+    parents = draw_parents(seed)
+    left_out = [code for code in parents if code == excluded or (excluded.endswith("*") and code.startswith(excluded[:-1]))]
+    given = task("V/0", "V/3", "V/1*")
+    given["code_sets"]["x"]["without"] = [excluded]
+    roots = ["V/0", "V/3", *(code for code in parents if code.startswith("V/1"))]
+    vocabulary = write_vocabulary(tmp_path / "omop", parents, "parquet")
+    write_codes(tmp_path / "a", parents)
+    for meds, more in ((tmp_path / "a", {}), (tmp_path / "b", {"vocabulary": vocabulary})):
+        found, _ = who_has_the_outcome(meds, list(parents), given, **more)
+        assert found == descendants(parents, roots) - descendants(parents, left_out)
+    given["code_sets"]["x"]["descendants"] = False
+    found, _ = who_has_the_outcome(tmp_path / "c", list(parents), given)
+    assert found == set(roots) - set(left_out)
+
+
+def test_the_shipped_sets_leave_out_what_their_ontology_would_add(tmp_path):
+    pe = read_task("pe_mortality").model_dump(mode="json")["code_sets"]["pe"]
+    acute_mi = read_task("mace").model_dump(mode="json")["code_sets"]["acute_mi"]
+    parents = {
+        "SNOMED/706870000": ["SNOMED/59282003"],
+        "SNOMED/133971000119108": ["SNOMED/59282003"],
+        "SNOMED/200284000": ["SNOMED/59282003"],
+        "ICD10CM/I26.99": ["SNOMED/59282003"],
+        "ICD10CM/I27.82": ["SNOMED/133971000119108"],
+        "SITE/OBSTETRIC": ["SNOMED/200284000"],
+        "ICD10CM/O88.212": ["SNOMED/59282003"],
+        "SNOMED/59282003": [],
+    }
+    write_codes(tmp_path / "pe", parents)
+    given = task("-") | {"code_sets": {"x": pe}}
+    found, _ = who_has_the_outcome(tmp_path / "pe", list(parents), given)
+    assert found == {"SNOMED/59282003", "SNOMED/706870000", "ICD10CM/I26.99"}
+    write_codes(tmp_path / "mi", {"SNOMED/57054005": [], "ICD9CM/410.71": ["SNOMED/57054005"], "ICD9CM/410.72": ["SNOMED/57054005"]})
+    codes = ["SNOMED/57054005", "ICD9CM/410.71", "ICD9CM/410.72"]
+    found, _ = who_has_the_outcome(tmp_path / "mi", codes, given | {"code_sets": {"x": acute_mi}})
+    assert found == set(codes[:2])
 
 
 def test_without_an_ontology_descendants_are_refused_or_said_to_be_missing(tmp_path):

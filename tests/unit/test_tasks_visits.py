@@ -87,6 +87,25 @@ def test_an_event_with_the_identifier_of_another_visit_is_not_part_of_this_one(t
     assert outcome(write_meds(tmp_path, rows, visit_id=pl.Int64))[0] == (4.0, 1)
 
 
+@pytest.mark.parametrize("identifier", [pl.Int64, pl.Float64, pl.String])
+def test_identifiers_hold_where_the_code_has_another_name_and_no_number_is_none(tmp_path, identifier):
+    none = float("nan") if identifier == pl.Float64 else None
+    rows = [
+        (1, day(1), "Visit/IP", 7),
+        (1, day(3), "HF", 8),
+        (1, day(4), "HF", none),
+        (1, day(5), "Visit/IP/end", 7),
+        (1, day(9), "X", none),
+    ]
+    meds = write_meds(
+        tmp_path, [(*row[:3], str(row[3]) if identifier == pl.String and row[3] else row[3]) for row in rows], visit_id=identifier
+    )
+    path = meds / "data" / "0.parquet"
+    pl.read_parquet(path).rename({"code": "concept"}).write_parquet(path)
+    cohort = build_cohort(TASK, meds, index=index_table((1, day(0))), columns={"code": "concept"})
+    assert cohort.table.select("time_days", "event").row(0) == (4.0, 1)
+
+
 def test_an_event_with_the_identifier_counts_though_it_is_stamped_later(tmp_path):
     rows = [(1, day(1), "Visit/IP", 7), (1, day(5), "Visit/IP/end", 7), (1, day(6), "HF", 7), (1, day(9), "X", None)]
     assert outcome(write_meds(tmp_path, [*rows, *((*row, None) for row in CONTROL)], visit_id=pl.Int64))[0] == (6.0, 1)

@@ -16,10 +16,13 @@ BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
 DEATH_CODE = "MEDS_DEATH"
 """Code of the death event; `MEDS_DEATH//...` are deaths as well."""
 
+OLD_DEATH_CODE = "SNOMED/419620001"
+"""Code of the death event before MEDS 0.3."""
+
 
 def is_death(code: str) -> bool:
     """Tell whether a code is that of the death event."""
-    return code == DEATH_CODE or code.startswith(f"{DEATH_CODE}//")
+    return code in (DEATH_CODE, OLD_DEATH_CODE) or code.startswith(f"{DEATH_CODE}//")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,10 @@ class LifeCodes:
     def among(cls, codes: Sequence[str]) -> LifeCodes:
         """Find them among sorted codes, without looking at all of these."""
         birth, death = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
-        for code in BIRTH_CODES:
-            place = bisect_left(codes, code)
-            birth[place : place + 1] |= list(codes[place : place + 1]) == [code]
+        for marks, known in ((birth, BIRTH_CODES), (death, (OLD_DEATH_CODE,))):
+            for code in known:
+                place = bisect_left(codes, code)
+                marks[place : place + 1] |= list(codes[place : place + 1]) == [code]
         place = bisect_left(codes, DEATH_CODE)
         while place < len(codes) and codes[place].startswith(DEATH_CODE):
             death[place] = is_death(codes[place])

@@ -108,7 +108,7 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 class DigestCache:
-    """SHA-256 digests of large files, remembered by path, size and modification time.
+    """SHA-256 digests of large files, remembered by path, size and modification time; several threads may ask at once.
 
     Attributes:
         path: Where the memory is kept (JSON); None keeps it for this process only.
@@ -136,7 +136,7 @@ class DigestCache:
     def save(self) -> None:
         """Write the memory, if it has a place."""
         if self.path is not None:
-            write_json(self.path, self._known)
+            write_json(self.path, dict(self._known))  # a copy: other threads may add to it meanwhile
 
 
 def file_digest(file: Path) -> str:

@@ -203,7 +203,7 @@ def _record(run: Run, material: _Material, subjects: Subjects, options: Pretrain
 
 def _rounds(trained: Trained, run: Run, material: _Material, options: PretrainOptions, report: Progress) -> Iterator[bool]:
     """Train round by round; yield after each whether it was the best so far."""
-    while not run.done:
+    while run.since_best < options.patience and run.epoch < options.max_epochs:
         batches = batches_of(material.train_pieces, options.batch_tokens, [options.seed, 2, run.epoch])
         until = min(len(batches), run.batch + -(-len(batches) // options.rounds_per_epoch))
         train_loss = _train(trained, run, material, batches[run.batch : until], options, report)
@@ -215,7 +215,6 @@ def _rounds(trained: Trained, run: Run, material: _Material, options: PretrainOp
         _LOG.info("epoch %d, batch %d of %d: train %.4f, tuning %.4f", run.epoch, until, len(batches), train_loss, tuning_loss)
         if until == len(batches):
             run.epoch, run.batch = run.epoch + 1, 0
-        run.done = run.since_best >= options.patience or run.epoch >= options.max_epochs
         yield better
 
 

@@ -29,7 +29,7 @@ class Sequences:
         tokens: Token of each event.
         age_days: Age at each event, in days.
         offsets: Record i owns rows offsets[i] to offsets[i + 1].
-        n_without_birth: Records left out: no birth event with a time.
+        n_without_birth: Subjects left out: no birth event with a time, or no event with a time at all.
         n_short: Records left out: fewer than two events of the vocabulary.
     """
 
@@ -80,7 +80,7 @@ def read_sequences(meds: Path, subjects: pl.Series, vocabulary: Vocabulary, *, c
     ends = pl.concat(lasts).group_by("subject_id").agg(pl.col("time").max()).drop_nulls().sort("subject_id").collect()
     samples = ends.select(pl.col("subject_id").cast(pl.String).alias("sample_id"), "subject_id", pl.col("time").alias("prediction_time"))
     records = read_events(meds, samples, columns=columns, text=True)
-    tokens, ages, lengths, without_birth, short = [], [], [], 0, 0
+    tokens, ages, lengths, without_birth, short = [], [], [], len(subjects) - len(records), 0
     for start in range(0, len(records), _AT_ONCE):
         for record in records.packed(start, min(start + _AT_ONCE, len(records))):
             try:

@@ -37,7 +37,6 @@ class Run:
         best: Least loss on tuning, nats per term.
         since_best: Rounds since then.
         history: One entry per round.
-        done: Whether it has ended.
     """
 
     epoch: int = 0
@@ -46,7 +45,6 @@ class Run:
     best: float = float("inf")
     since_best: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)

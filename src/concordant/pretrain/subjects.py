@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from concordant.core.errors import RecordError, did_you_mean
+from concordant.core.errors import RecordError
 from concordant.data.cohort import SPLITS
 from concordant.data.meds import scan_shards
-from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits
+from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits, split_table
 
+_LOG = logging.getLogger(__name__)
 _DRAWN = (0.8, 0.1, 0.1)
 
 
@@ -47,31 +49,18 @@ def choose_subjects(meds: Path, splits: Path | None, *, seed: int, columns: Mapp
     Raises:
         RecordError: The file breaks its format, or leaves train or tuning empty.
     """
-    table, source = (_read(splits), splits.name) if splits is not None else (read_splits(meds), "metadata/subject_splits.parquet")
+    table, source = (split_table(splits), splits.name) if splits is not None else (read_splits(meds), "metadata/subject_splits.parquet")
     if table is None:
         parts = [shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)]
         everyone = pl.concat(parts).unique().drop_nulls().collect()["subject_id"]
         table, source = drawn_splits(everyone.to_list(), SplitDraw(_DRAWN, seed)), f"drawn, {_DRAWN}, seed {seed}"
+        _LOG.warning(
+            "%s has no metadata/subject_splits.parquet, and no splits are given: train subjects are drawn from everyone, also from those "
+            "whom a study may hold out; give its cohort table as splits",
+            meds,
+        )
     by_split = {name: table.filter(pl.col("split") == name)["subject_id"].sort() for name in SPLITS}
     for name in ("train", "tuning"):
         if by_split[name].is_empty():
             raise RecordError(f"{source}: no subject has split {name}; pretraining needs train and tuning subjects")
     return Subjects(by_split["train"], by_split["tuning"], len(by_split["held_out"]), source)
-
-
-def _read(path: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_parquet(path, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecordError(f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})") from None
-    absent = [name for name in ("subject_id", "split") if name not in table.columns]
-    if absent or not table["subject_id"].dtype.is_integer():
-        raise RecordError(f"{path}: expected the columns subject_id (an integer) and split; found {', '.join(table.columns)}")
-    pairs = table.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String)).drop_nulls().unique()
-    unknown = sorted(set(pairs["split"]).difference(SPLITS))
-    if unknown:
-        raise RecordError(f"{path}: split is {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
-    twice = int(pairs["subject_id"].is_duplicated().sum())
-    if twice:
-        raise RecordError(f"{path}: {twice} rows give a subject more than one split; a subject has one")
-    return pairs

@@ -135,15 +135,27 @@ def _scan(path: Path, columns: Mapping[str, str]) -> Shard:
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per event: a nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is."""
     schema = frame.collect_schema()
-    nested = schema.get("events")
-    if not (isinstance(nested, pl.List) and isinstance(nested.inner, pl.Struct)):
+    event = _event_of(schema)
+    if event is None:
         return frame
     if isinstance(schema.get(_STATIC), pl.List):
-        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(nested.inner)  # by name: what it lacks is null, the time too
+        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(event)  # by name: what it lacks is null, the time too
         frame = frame.with_columns(events=pl.concat_list(without_time, pl.col("events").fill_null([])))
     frame = frame.drop(_STATIC, strict=False)
     times = frame.explode("events").filter(pl.col("events").is_not_null()).unnest("events")
     return times.explode("measurements").filter(pl.col("measurements").is_not_null()).unnest("measurements")
+
+
+def is_nested(schema: pl.Schema) -> bool:
+    """Tell whether a file has a row per patient, as up to MEDS 0.2, and not a row per event."""
+    return _event_of(schema) is not None
+
+
+def _event_of(schema: pl.Schema) -> pl.Struct | None:
+    """Return the type of an event in the lists of a nested file, None for a flat one."""
+    events = schema.get("events")
+    inner = events.inner if isinstance(events, pl.List) else None
+    return inner if isinstance(inner, pl.Struct) else None
 
 
 def _check_names(path: Path, names: Mapping[str, str], wanted: Iterable[str], schema: pl.Schema) -> None:

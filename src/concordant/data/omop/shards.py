@@ -55,6 +55,7 @@ def write_shard(staged: list[tuple[int, Path]], concepts: pl.DataFrame, options:
         repeated = Counter(later["kind"])
         counts.update({(kind, "repeated_death"): n for kind, n in repeated.items()})
         counts.subtract({(kind, "events"): n for kind, n in repeated.items()})
+        rows = _causes_at_death(rows, coding)
     counts.update(_after_death(rows, coding))
     events = _worded(_ordered(rows), coding, concepts)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,11 +125,20 @@ def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
 
 
 def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `kind` of the deaths and causes that are not those of the subject's first death, or are those once more."""
+    """Return `row` and `kind` of what is not the subject's first death or its first stated causes, or is these once more."""
     deaths = rows.select("subject_id", "time", "place").with_row_index("row").filter(pl.col("place").is_in(_places(coding, _DEATHS)))
     deaths = deaths.join(coding.select("place", "kind", "code"), on="place").sort("time", "place", "row")
-    first = deaths.filter(pl.col("time") == pl.col("time").min().over("subject_id")).unique(["subject_id", "code"], keep="first")
+    earliest = pl.col("time").min().over("subject_id", "kind")
+    first = deaths.filter(pl.col("time") == earliest).unique(["subject_id", "code"], keep="first")
     return deaths.join(first, on="row", how="anti").select("row", "kind")
+
+
+def _causes_at_death(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
+    """Put causes at the death: where one source states the earlier day and another the cause, both tell of the same death."""
+    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select("subject_id", died="time")
+    is_cause = pl.col("place").is_in(_places(coding, _DEATHS[1:]))
+    dated = rows.join(deaths, on="subject_id", how="left", maintain_order="left")
+    return dated.with_columns(time=pl.when(is_cause).then("died").otherwise("time")).drop("died")
 
 
 def _after_death(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]:
@@ -146,19 +156,22 @@ def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
-    """Put codes, units and values as text and code in; a row without a concept has no number, for its neighbours measure other things."""
+    """Put codes, units and values as text and code in; a row without a concept has no value, for its neighbours measure other things."""
     values = concepts.select(value_concept="id", value_code="code", value_name="name")
     units = concepts.select(unit_concept="id", unit_code=pl.col("code").str.splitn("/", 2).struct.field("field_1"))
     for table, key in ((coding.select("place", "code", "state", "table"), "place"), (values, "value_concept"), (units, "unit_concept")):
         rows = rows.join(table, on=key, how="left", maintain_order="left")
+    told = {
+        "numeric_value": pl.col("numeric_value"),
+        "text_value": pl.coalesce("text", "value_name", "value_code"),
+        "unit": pl.coalesce("unit_code", "unit_text"),
+        "value_code": pl.col("value_code"),
+    }
     return rows.select(
         "subject_id",
         "time",
         "code",
-        pl.when(pl.col("state") != "unmapped").then("numeric_value"),
-        pl.coalesce("text", "value_name", "value_code").alias("text_value"),
-        pl.coalesce("unit_code", "unit_text").alias("unit"),
-        "value_code",
+        *(pl.when(pl.col("state") != "unmapped").then(value).alias(name) for name, value in told.items()),
         "visit_id",
         "table",
     )

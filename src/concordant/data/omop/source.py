@@ -6,6 +6,7 @@ import gzip
 import shutil
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import numpy as np
 import polars as pl
 
 from concordant.core.errors import RecordError
@@ -32,6 +34,7 @@ CLINICAL = (
 )
 _KNOWN = frozenset((*CLINICAL, *VOCABULARY))
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_BLOCK = 1 << 24
 _NULLS = ["NULL", "\\N"]  # as database exports write them; "None" stays, for it is the name of concepts
 
 
@@ -86,7 +89,7 @@ class OmopSource:
         unpacked = self._scratch / f"unpacked{'.parquet' if file.name.lower().endswith('.parquet') else '.csv'}"
         try:
             path = self._on_disk(file, unpacked)
-            yield _lower_case(_scan(path), file)
+            yield _lower_case(_scan(path, file), file)
         except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             reason = str(error).partition("\n")[0]
             raise RecordError(f"{self.root}: {file.name} is not readable ({reason}); expected CSV with a header, or parquet") from None
@@ -166,11 +169,11 @@ def _require(root: Path, files: dict[str, list[TableFile]]) -> None:
         raise RecordError(f"{root}: person is the only clinical table; expected at least one of {', '.join(CLINICAL[1:])}")
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def _scan(path: Path, file: TableFile) -> pl.LazyFrame:
     if path.name.lower().endswith(".parquet"):
         return pl.scan_parquet(path, hive_partitioning=False)
     separator = _separator(path)
-    quote = None if separator == "\t" else '"'  # the vocabulary files of Athena are tab-separated, with bare quotation marks in the names
+    quote = _quote(path, separator, file)
     return pl.scan_csv(path, separator=separator, quote_char=quote, infer_schema=False, encoding="utf8-lossy", null_values=_NULLS)
 
 
@@ -178,6 +181,52 @@ def _separator(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         header = stream.readline()
     return max("\t,;|", key=header.count) if header.strip() else ","
+
+
+def _quote(path: Path, separator: str, file: TableFile) -> str | None:
+    """Tell whether quotation marks enclose fields (`"`) or are text, as in `5" tube`, and enclose none (None).
+
+    Taken for enclosing ones, bare marks would make one row of all that lie between two of them. The vocabulary files of Athena are
+    tab-separated, with bare marks in the names.
+
+    Raises:
+        RecordError: Both are there.
+    """
+    if separator == "\t":
+        return None
+    marks = _marks(path, separator.encode())
+    if marks.bare and marks.enclosing:
+        raise RecordError(
+            f"{file.name}: quotation marks enclose fields, and {marks.bare} stand(s) within one that none encloses; expected CSV "
+            'as RFC 4180 has it: a field that holds one enclosed, "5"" tube"'
+        )
+    return None if marks.bare else '"'
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """How many quotation marks begin a field, and how many, of those that would open one, stand within a field."""
+
+    enclosing: int
+    bare: int
+
+
+def _marks(path: Path, separator: bytes) -> _Marks:
+    """Count quotation marks by what stands before them; within an enclosed field two, or one after a backslash, stand for one."""
+    begins, escapes = (np.frombuffer(marks, np.uint8) for marks in (b"\n\r" + separator, b'"\\'))
+    before, seen, enclosing, bare = b"\n", 0, 0, 0
+    with path.open("rb") as stream:
+        if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+            stream.seek(0)
+        while block := stream.read(_BLOCK):
+            text = np.frombuffer(before + block, np.uint8)
+            marks = np.flatnonzero(text[1:] == ord('"')) + 1
+            opening = text[marks[seen % 2 :: 2] - 1]
+            first = np.isin(opening, begins)
+            enclosing += int(first.sum())
+            bare += int((~first & ~np.isin(opening, escapes)).sum())
+            seen, before = seen + len(marks), block[-1:]
+    return _Marks(enclosing, bare)
 
 
 def _lower_case(frame: pl.LazyFrame, file: TableFile) -> pl.LazyFrame:

@@ -161,7 +161,8 @@ class _Building:
     def finished(self, split: SplitDraw | None, *, folder: Path | None) -> BuiltCohort:
         """Put the shards' samples together, give them splits, and check that a cohort remains."""
         self._tally.check_shards()
-        table = self._with_splits(self._with_kept_columns(pl.concat(self._parts)), split)
+        stated = read_splits(self._meds)
+        table = self._with_splits(self._with_kept_columns(pl.concat(self._parts)), stated, split)
         self._check(table)
         first = [name for name in _FIRST if name in table.columns]
         table = table.select(*first, pl.all().exclude(first)).sort("subject_id", "prediction_time", "sample_id")
@@ -170,7 +171,7 @@ class _Building:
             events=events_by_name(table["event"], len(self._task.competing)),
             counts={name: count for name, count in (self._tally.counts + self._flow.counts).items() if count},
             code_sets=self._tally.code_sets(),
-            warnings=(*self._codes.notes, *self._tally.warnings(), *_without_outcome(table)),
+            warnings=(*self._codes.notes, *self._tally.warnings(), *_without_outcome(table), *_learned_from(table, stated)),
             made_from={"meds": str(self._meds), "task": self._task.model_dump(mode="json")},
         )
         return BuiltCohort(table, flow, self._task, folder)
@@ -181,8 +182,7 @@ class _Building:
             return table
         return table.join(self._table.drop("subject_id", "prediction_time"), on="sample_id", how="left", maintain_order="left")
 
-    def _with_splits(self, table: pl.DataFrame, split: SplitDraw | None) -> pl.DataFrame:
-        stated = read_splits(self._meds)
+    def _with_splits(self, table: pl.DataFrame, stated: pl.DataFrame | None, split: SplitDraw | None) -> pl.DataFrame:
         if split is not None and (stated is not None or "split" in table.columns):
             where = "the index table" if "split" in table.columns else self._meds / "metadata" / "subject_splits.parquet"
             raise ConfigError(
@@ -217,6 +217,19 @@ def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
         absent = [name for name in SPLITS if name not in with_outcome]
         if absent:
             yield f"no sample in {', '.join(absent)} has the outcome; a study needs one in each split, or cross_validation"
+
+
+def _learned_from(table: pl.DataFrame, stated: pl.DataFrame | None) -> Iterator[str]:
+    """Say how many subjects are tested here from whom the dataset's own splits let an encoder learn."""
+    if stated is None:
+        return
+    held_out = table.filter(pl.col("split").cast(pl.String) == "held_out").select("subject_id").unique()
+    seen = held_out.join(stated.filter(pl.col("split") != "held_out"), on="subject_id", how="semi").height
+    if seen:
+        yield (
+            f"{seen} subject(s) are held_out in the index table but train or tuning in metadata/subject_splits.parquet: an encoder "
+            "trained by the latter has seen them"
+        )
 
 
 def _rebased(paths: pl.Series, before: Path, now: Path) -> pl.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -59,7 +59,7 @@ def resolve_codes(task: Task, meds: Path, vocabulary: Path | None) -> TaskCodes:
     """
     used = {name: task.code_sets[name] for name in task.sets_used}
     asking = [name for name, one in used.items() if one.descendants]
-    roots = CodeMatcher.of(pattern for name in asking for pattern in used[name].codes)
+    roots = CodeMatcher.of(pattern for name in asking for pattern in (*used[name].codes, *used[name].without))
     ontology = read_ontology(meds, vocabulary, roots) if asking else None
     notes = [] if ontology is None else [_check_ontology(used, ontology, meds), _unknown_to(ontology, used)]
     sets = {name: _matcher(one, ontology) for name, one in used.items()}
@@ -76,8 +76,15 @@ def resolve_codes(task: Task, meds: Path, vocabulary: Path | None) -> TaskCodes:
 
 
 def _matcher(one: CodeSet, ontology: Ontology | None) -> CodeMatcher:
-    plain = CodeMatcher.of(one.codes)
-    if not one.descendants or not ontology:
+    known = ontology if one.descendants else None
+    belonging = _widened(one.codes, known)
+    return replace(belonging, without=_widened(one.without, known)) if one.without else belonging
+
+
+def _widened(patterns: tuple[str, ...], ontology: Ontology | None) -> CodeMatcher:
+    """Take in what an ontology puts below the codes."""
+    plain = CodeMatcher.of(patterns)
+    if not ontology:
         return plain
     below = ontology.below(plain.exact | frozenset(plain.among(ontology.codes)))
     return CodeMatcher(plain.exact | below, plain.beginnings)

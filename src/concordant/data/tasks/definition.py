@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from concordant.core.errors import did_you_mean
-from concordant.core.events import BIRTH_CODES, DEATH_CODE
+from concordant.core.events import BIRTH_CODES, DEATH_CODE, OLD_DEATH_CODE
 from concordant.core.messages import complaint
 
-DEATH_CODES = (DEATH_CODE, f"{DEATH_CODE}//*", "SNOMED/419620001")
+DEATH_CODES = (DEATH_CODE, f"{DEATH_CODE}//*", OLD_DEATH_CODE)
 """Codes of death in MEDS 0.3 and later (with or without its cause) and before."""
 ENTRY = ("entry", "entry_days", "entry_time", "delayed_entry", "left_truncation")
 """Keys and columns by which a user would ask for left truncation."""
@@ -59,10 +59,12 @@ class CodeSet(_Frozen):
     Attributes:
         codes: Codes as they stand in the records; `*` at the end: all that begin so.
         descendants: Whether what an ontology puts below them counts too; true is an error where there is no ontology, `where_known` is not.
+        without: Codes that do not count all the same, written like `codes`; under `descendants`, nor does what lies below them.
     """
 
     codes: Patterns
     descendants: StrictBool | Literal["where_known"] = False
+    without: tuple[Pattern, ...] = ()
 
 
 class Visits(_Frozen):

@@ -28,7 +28,10 @@ def read_index(source: Path | pl.DataFrame) -> pl.DataFrame:
     """
     table, name = _opened(source)
     _check_columns(table, name)
-    table = table.with_columns(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
+    try:
+        table = table.with_columns(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
+    except pl.exceptions.InvalidOperationError:
+        raise CohortError(f"{name}: column subject_id holds a number that int64, the type of MEDS, cannot hold") from None
     for column in ("subject_id", "prediction_time"):
         if table[column].null_count():
             first = table[column].is_null().arg_true()[0] + 1

@@ -16,10 +16,12 @@ class CodeMatcher:
     Attributes:
         exact: Codes that do.
         beginnings: What the others begin with.
+        without: Tells which of these do not; None = all belong.
     """
 
     exact: frozenset[str]
     beginnings: tuple[str, ...] = ()
+    without: CodeMatcher | None = None
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> CodeMatcher:
@@ -30,7 +32,9 @@ class CodeMatcher:
     def matches(self, code: pl.Expr) -> pl.Expr:
         """Tell for each code whether it belongs to the set."""
         found = code.is_in(sorted(self.exact))
-        return found | code.str.contains(f"^(?:{'|'.join(map(re.escape, self.beginnings))})") if self.beginnings else found
+        if self.beginnings:
+            found |= code.str.contains(f"^(?:{'|'.join(map(re.escape, self.beginnings))})")
+        return found if self.without is None else found & ~self.without.matches(code)
 
     def among(self, codes: pl.Series) -> pl.Series:
         """Return the codes that belong to the set."""

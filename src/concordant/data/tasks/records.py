@@ -8,7 +8,7 @@ import polars as pl
 
 from concordant.core.errors import RecordError
 from concordant.data.meds import Shard
-from concordant.data.meds.shards import unreadable
+from concordant.data.meds.shards import is_nested, unreadable
 from concordant.data.tasks.codes import TaskCodes
 from concordant.data.tasks.matcher import CodeMatcher
 from concordant.data.tasks.visits import VisitTable, visits_of
@@ -141,9 +141,10 @@ def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
     stored = pl.scan_parquet(shard.path, hive_partitioning=False)
     schema = stored.collect_schema()
     found = {}
-    if "code" in schema and "visit_id" in schema:
-        found["visit_id"] = pl.col("visit_id").cast(pl.String)
-    if "code" in schema and isinstance(schema.get("end"), pl.Datetime):
+    if not is_nested(schema) and "visit_id" in schema:
+        number = pl.col("visit_id").fill_nan(None) if schema["visit_id"].is_float() else pl.col("visit_id")
+        found["visit_id"] = number.cast(pl.String)
+    if not is_nested(schema) and isinstance(schema.get("end"), pl.Datetime):
         found["end"] = pl.col("end").dt.epoch("us")
     if found:
         frame = pl.concat([frame, stored.select(**found)], how="horizontal")

@@ -46,8 +46,15 @@ def read_splits(meds: Path) -> pl.DataFrame | None:
         RecordError: The file breaks its format.
     """
     path = meds / "metadata" / "subject_splits.parquet"
-    if not path.is_file():
-        return None
+    return split_table(path) if path.is_file() else None
+
+
+def split_table(path: Path) -> pl.DataFrame:
+    """Read `subject_id` and `split` from a parquet file; a subject may stand in several rows, and rows without a split count for nothing.
+
+    Raises:
+        RecordError: The file cannot be read, lacks a column, or gives an unknown split, or one subject two.
+    """
     table = read_table(path, ("split",)).with_columns(pl.col("split").cast(pl.String)).drop_nulls().unique()
     unknown = table.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort()
     if len(unknown):

@@ -24,4 +24,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
         raise RecordError(f"{path}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}")
     if not table["subject_id"].dtype.is_integer():
         raise RecordError(f"{path}: column subject_id is {table['subject_id'].dtype}; expected an integer, as in the MEDS dataset")
-    return table.select(pl.col("subject_id").cast(pl.Int64), *columns)
+    try:
+        return table.select(pl.col("subject_id").cast(pl.Int64), *columns)
+    except pl.exceptions.InvalidOperationError:
+        raise RecordError(f"{path}: column subject_id holds a number that int64, the type of MEDS, cannot hold") from None

@@ -54,9 +54,10 @@ class RecordTransformer(RecordEncoder):
     """
 
     task: ClassVar[str]
+    version = 2
     reads_text: ClassVar[bool] = True
     has_vocabulary: ClassVar[bool] = True
-    options_of_no_effect: ClassVar[frozenset[str]] = frozenset({"force"})
+    options_of_no_effect: ClassVar[frozenset[str]] = frozenset({"force", "weights"})
 
     def __init__(
         self,

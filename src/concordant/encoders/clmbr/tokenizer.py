@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from concordant.core.errors import RecordError
-from concordant.core.events import BIRTH_CODES, Events
+from concordant.core.events import BIRTH_CODES, Events, is_death
 from concordant.encoders.clmbr.vocabulary import Bag, Vocabulary
 
 _MICROSECONDS_PER_DAY = 86_400_000_000
@@ -48,9 +48,9 @@ class TokenSequence:
 def tokenize(record: Events, vocabulary: Vocabulary) -> TokenSequence:
     """Turn a record into tokens and ages.
 
-    Static events stand at the birth, after it. Of the events of one day whose tokens all occurred on that day already, none is kept; a day
-    is counted from the birth, so it is the calendar's where the birth is dated at midnight. Events that the vocabulary does not have are
-    left out.
+    Static events stand at the birth, after it; a death without a time is left out, for it was not known before it happened. Of the events
+    of one day whose tokens all occurred on that day already, none is kept; a day is counted from the birth, so it is the calendar's where
+    the birth is dated at midnight. Events that the vocabulary does not have are left out.
 
     Raises:
         RecordError: The record has no birth event with a time.
@@ -63,7 +63,10 @@ def tokenize(record: Events, vocabulary: Vocabulary) -> TokenSequence:
     age_days = np.where(np.isnan(days), 0.0, days[birth] - days)
     elapsed = np.rint(days[birth] * _MICROSECONDS_PER_DAY) - np.rint(days * _MICROSECONDS_PER_DAY)
     day = np.floor_divide(np.where(np.isnan(days), 0.0, elapsed), _MICROSECONDS_PER_DAY)
-    bags = bags_of(record, vocabulary)
+    bags = [
+        Bag() if static and is_death(code) else bag
+        for bag, code, static in zip(bags_of(record, vocabulary), record.code, np.isnan(days).tolist(), strict=True)
+    ]
     kept = _first_of_their_day(bags, day.tolist(), _order(days, birth))
     return TokenSequence(tuple(bags[place] for place in kept), age_days[kept].astype(np.float32), np.array(kept, np.int64))
 

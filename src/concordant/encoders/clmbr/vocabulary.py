@@ -123,7 +123,8 @@ class Flat(Vocabulary):
         self._texts = {(entry["code_string"], entry["text_string"]): Bag((token,), (1.0,)) for token, entry in dictionary.texts()}
         self._numbers: dict[str, list[tuple[float, float, Bag]]] = defaultdict(list)
         for token, entry in dictionary.numbers():
-            self._numbers[entry["code_string"]].append((entry["val_start"], entry["val_end"], Bag((token,), (1.0,))))
+            bounds = float(entry["val_start"]), float(entry["val_end"])
+            self._numbers[entry["code_string"]].append((*bounds, Bag((token,), (1.0,))))
 
     def bag(self, code: str, value: float, text: str | None) -> Bag:
         """Return the event's one token, or none."""
@@ -146,7 +147,7 @@ class Hierarchical(Vocabulary):
         self._texts = {(entry.get("code_string"), entry["text_string"]): token for token, entry in dictionary.texts()}
         ranges: dict[str | None, list[tuple[float, int]]] = defaultdict(list)
         for token, entry in dictionary.numbers():
-            ranges[entry.get("code_string")].append((entry["val_start"], token))
+            ranges[entry.get("code_string")].append((float(entry["val_start"]), token))
         self._ranges = {code: sorted(own) for code, own in ranges.items()}
         self._known: dict[str, Bag] = {}
 
