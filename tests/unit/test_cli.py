@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -163,6 +164,13 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, study):
     result = call("run", study)
     assert result.exit_code == 130
     assert result.stderr == "stopped; run the same command again to continue\n"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "file" / "out")])
+    assert result.exit_code == 2
+    assert re.fullmatch(r"error: .*/file: (not a directory|file exists); check that path, .*\n", result.stderr)
 
 
 def test_ctrl_c_ends_the_program_with_130(study, tmp_path):

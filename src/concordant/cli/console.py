@@ -25,7 +25,7 @@ _UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy that 
 
 
 class Group(TyperGroup):
-    """The commands; an error that the input caused is one line, and an interrupt says how to go on."""
+    """The commands; an error that the input or a path caused is one line, and an interrupt says how to go on."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command: exit code 2 after an error, 130 after an interrupt."""
@@ -35,6 +35,11 @@ class Group(TyperGroup):
             _stop(f"error: {error}", 2)
         except _UsageError as error:
             _stop(f"error: {error.format_message()} See {error.ctx.command_path} --help", 2)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            why = str(error.strerror).lower()
+            _stop(f"error: {error.filename}: {why}; check that path, who may write there, and the room on its disk", 2)
         except KeyboardInterrupt:
             _stop("stopped; run the same command again to continue", 130)
 
