@@ -383,3 +383,9 @@ def test_an_interval_stays_within_the_bounds_of_its_metric():
     cut = evaluate(few, metrics=("concordance_index",)).select("ci_low", "ci_high").row(0)
     assert whole[1] > 1  # the case that is tested
     assert cut == (whole[0], 1.0)
+
+
+def test_what_a_single_cluster_cannot_tell_is_null_and_not_nan():
+    (row,) = evaluate(predictions(n=30, subjects=[7] * 30), metrics=("brier_score",), horizons_days=(365,)).to_dicts()
+    assert 0 <= row["value"] <= 1
+    assert row["standard_error"] is row["ci_low"] is row["ci_high"] is None

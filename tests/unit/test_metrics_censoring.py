@@ -17,7 +17,7 @@ def test_kaplan_meier_by_hand():
     np.testing.assert_array_equal(curve.at_risk, [7, 6, 4, 3, 1])
     np.testing.assert_array_equal(curve.n_events, [1, 1, 0, 1, 1])
     np.testing.assert_allclose(curve.survival, [6 / 7, 5 / 7, 5 / 7, 10 / 21, 0])
-    np.testing.assert_allclose(curve.at(np.array([0.5, 1.0, 3.9, 5.0, 5.1])), [1, 6 / 7, 5 / 7, 0, np.nan])
+    np.testing.assert_allclose(curve.at(np.array([0.5, 1.0, 3.9, 5.0, 5.1, np.nan])), [1, 6 / 7, 5 / 7, 0, np.nan, np.nan])
     assert curve.median == 4.0
 
 

@@ -128,7 +128,7 @@ def test_taking_competing_events_for_censored_lies_above():
 
 def test_reading_the_curve():
     curve = aalen_johansen(np.array([1.0, 2.0, 2.0, 3.0]), np.array([2, 1, 0, 0]))
-    np.testing.assert_allclose(curve.at(np.array([0.5, 1.0, 1.9, 2.0, 3.0, 3.1])), [0, 0, 0, 1 / 4, 1 / 4, np.nan])
+    np.testing.assert_allclose(curve.at(np.array([0.5, 1.0, 1.9, 2.0, 3.0, 3.1, np.nan])), [0, 0, 0, 1 / 4, 1 / 4, np.nan, np.nan])
     np.testing.assert_array_equal(curve.at_risk, [4, 3, 1])
     assert curve.standard_error[0] == 0
     band = curve.interval()

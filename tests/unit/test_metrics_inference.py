@@ -89,6 +89,19 @@ def test_a_single_row_or_cluster_shows_no_variance(cluster):
     assert np.isnan(compare_net_benefit(time, event, predicted, 1 - predicted, 4.0, [0.3], cluster=np.zeros(8)).p_value).all()
 
 
+def test_two_clusters_that_are_only_compared_with_each_other_show_no_variance():
+    generator = np.random.default_rng(0)
+    time, event, risks = generator.exponential(size=60), generator.integers(0, 2, 60), generator.normal(size=(2, 60))
+    two = compare_concordance(time, event, *risks, cluster=np.arange(60) % 2)
+    assert np.isnan(two.standard_error)
+    assert np.isnan(two.p_value)
+    with pytest.raises(MetricError, match="too few clusters"):
+        simultaneous_differences([two, two])
+    constant = compare_concordance(time, event, np.zeros(60), np.ones(60), cluster=np.arange(60) % 2)
+    assert (constant.difference, constant.standard_error, constant.p_value) == (0.0, 0.0, 1.0)
+    assert compare_concordance(time, event, *risks, cluster=np.arange(60) % 3).standard_error > 0.01
+
+
 def test_a_difference_needs_the_same_rows():
     one = Estimate(estimate=0.5, influence=np.zeros(3), n=3, n_events=1)
     other = Estimate(estimate=0.5, influence=np.zeros(4), n=4, n_events=1)

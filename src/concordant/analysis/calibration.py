@@ -70,7 +70,7 @@ def calibration_groups(
         for horizon in horizons_days
         for row in _group_rows(_names(model, cohort, recalibrated), model.predictions[cohort], float(horizon), cause)
     ]
-    return pl.DataFrame(rows, schema=GROUP_SCHEMA)
+    return pl.DataFrame(rows, schema=GROUP_SCHEMA).fill_nan(None)
 
 
 def calibration_table(

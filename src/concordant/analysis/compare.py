@@ -128,7 +128,7 @@ def contrasts(
         for reference in references(fusion, cohort, models)
         for measure in asked
     ]
-    return pl.DataFrame(adjusted(tests, judging), schema=CONTRAST_SCHEMA)
+    return pl.DataFrame(adjusted(tests, judging), schema=CONTRAST_SCHEMA).fill_nan(None)
 
 
 def _contrast(fusion: Candidate, cohort: str, reference: Reference, measure: Measure, judging: Judging) -> PairedTest:
@@ -213,7 +213,7 @@ def compare_files(
     ]
     return FileComparison(
         files=pl.concat(files),
-        differences=pl.DataFrame(adjusted(tests, judging), schema=FILE_DIFFERENCE_SCHEMA),
+        differences=pl.DataFrame(adjusted(tests, judging), schema=FILE_DIFFERENCE_SCHEMA).fill_nan(None),
         reference=chosen,
         n_shared=shared[chosen].table["sample_id"].n_unique(),
     )

@@ -87,7 +87,7 @@ def decision_curves(
         for horizon in horizons_days
         for row in _cohort_rows(models, cohort, float(horizon), _Acting(thresholds, cause))
     ]
-    return pl.DataFrame(rows, schema=DECISION_SCHEMA)
+    return pl.DataFrame(rows, schema=DECISION_SCHEMA).fill_nan(None)
 
 
 class _Acting(NamedTuple):

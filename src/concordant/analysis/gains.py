@@ -84,7 +84,7 @@ def gains_over_both(
         for measure in asked
     ]
     _adjust(rows, multiplicity)
-    return pl.DataFrame(rows, schema=GAIN_SCHEMA)
+    return pl.DataFrame(rows, schema=GAIN_SCHEMA).fill_nan(None)
 
 
 def _row(fusion: Candidate, cohort: str, parts: dict[str | None, Candidate], measure: Measure, judging: Judging) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def evaluate(
     """
     options: dict[str, Any] = {"censoring": censoring, "train": train, "tau": tau, "cause": cause}
     rows = [_result_row(predictions, measure, options) for measure in measures(metrics, horizons_days)]
-    return pl.DataFrame(rows, schema=RESULT_SCHEMA)
+    return pl.DataFrame(rows, schema=RESULT_SCHEMA).fill_nan(None)
 
 
 def subgroups(

@@ -209,7 +209,7 @@ class SurvivalCurve:
         """Return S(t), right-continuous; NaN beyond the follow-up."""
         steps = np.concatenate([[1.0], self.survival])
         values = steps[np.searchsorted(self.times, time, side="right")]
-        return np.asarray(np.where(np.asarray(time) > self.times[-1], np.nan, values))
+        return np.asarray(np.where(np.asarray(time) <= self.times[-1], values, np.nan))
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the pointwise log(-log S) interval: 1 while S is 1, NaN once S is 0."""

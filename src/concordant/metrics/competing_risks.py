@@ -170,7 +170,7 @@ class CumulativeIncidence:
         """Return F(t), right-continuous; NaN beyond the follow-up."""
         steps = np.append(0.0, self.estimate)
         values = steps[np.searchsorted(self.times, time, side="right")]
-        return np.asarray(np.where(np.asarray(time) > self.times[-1], np.nan, values))
+        return np.asarray(np.where(np.asarray(time) <= self.times[-1], values, np.nan))
 
     def interval(self, level: float = 0.95) -> Band:
         """Return the pointwise interval symmetric in log(-log(1 - F)): 0 while F is 0, NaN once F is 1.

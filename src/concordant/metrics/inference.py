@@ -59,7 +59,7 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Infinitesimal-jackknife standard error, influences summed within clusters first; NaN for a single row or cluster."""
+        """Infinitesimal-jackknife standard error, influences summed within clusters first; NaN where these are too few to show any."""
         return standard_error(self.influence, self.cluster, self.censoring_influence)
 
     @property
@@ -181,7 +181,8 @@ def _same_clusters(first: Int[np.ndarray, " subject"] | None, second: Int[np.nda
 def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -> int:
     """Return the number of clusters, or of rows where every row is its own, less one.
 
-    The variance of an estimate is itself estimated from so many independent influences that sum to 0. For a mean the t distribution
+    The variance of an estimate is itself estimated from so many independent influences that sum to 0; rows of weight 0 are among them:
+    leave them out where they are many. For a mean the t distribution
     is Student's; for a sum over clusters it is the usual one (Cameron and Miller, Journal of Human Resources 50 (2015), 317-372,
     section VI). Another cohort that only gave the censoring curve is not counted.
     """
@@ -212,7 +213,10 @@ def standard_error(
     cluster: Int[np.ndarray, " subject"] | None = None,
     censoring_influence: Float[np.ndarray, " other"] | None = None,
 ) -> float:
-    """Return the square root of the sum over clusters of the squared sum of influences; NaN for a single one, which shows no variance.
+    """Return the square root of the sum over clusters of the squared sum of influences.
+
+    NaN where the clusters are too few to show any variance: a single one, or two of which rows are only compared across, so that the
+    influences cancel within each. Nobody with any influence (a constant risk): 0.
 
     Args:
         influence: Influence function per row.
@@ -220,10 +224,9 @@ def standard_error(
         censoring_influence: Influences of an independent cohort that gave the censoring curve; its variance is added.
     """
     summed = summed_by_cluster(influence, cluster)
-    if len(summed) < 2:
-        return float("nan")
-    extra = 0.0 if censoring_influence is None else np.square(censoring_influence).sum()
-    return float(np.sqrt(np.square(summed).sum() + extra))
+    own, extra = np.square(summed).sum(), 0.0 if censoring_influence is None else np.square(censoring_influence).sum()
+    mirrored = len(summed) == 2 and cluster is not None and own < ROUNDING**2 * np.square(influence).sum()
+    return float("nan") if len(summed) < 2 or mirrored else float(np.sqrt(own + extra))
 
 
 def critical_value(level: float, degrees: float | None = None) -> float:

@@ -209,9 +209,11 @@ def simultaneous_differences(
         draws: Number of directions.
 
     Raises:
-        MetricError: No result, results of different subjects or clusters, or a single cluster.
+        MetricError: No result, results of different subjects or clusters, or too few clusters for a standard error.
     """
     check_paired(differences)
+    if any(np.isnan(difference.standard_error) for difference in differences):
+        raise MetricError("too few clusters to show any variance between them; expected more, three where pairs are compared")
     return simultaneous(
         np.array([value(difference) for difference in differences]),
         joint_covariance(differences),

@@ -40,7 +40,7 @@ class Pairs:
 
     def count(self, as_cases: Bool[np.ndarray, " subject"]) -> int:
         """Return the number of pairs with one of these rows as case and, as control, one of weight above 0."""
-        return int(self.sums.case_count[as_cases].sum())
+        return int(self.sums.case_count @ as_cases)  # exact: whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,13 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
         influence += as_case + as_control
         if pairs.case_reads:
             sensitivity -= pairs.case_reads * as_case + pairs.control_reads * as_control
+    for derivative in (influence, sensitivity):
+        derivative *= weights
+        derivative /= total
     return PairShare(
         value=value,
-        influence=weights * influence / total,
-        sensitivity=weights * sensitivity / total,
+        influence=influence,
+        sensitivity=sensitivity,
         n_pairs=sum(pairs.count((weights > 0) & (pairs.case_factor > 0)) for pairs in kinds),
         n_comparable=sum(pairs.count(weights > 0) for pairs in kinds),
     )
