@@ -16,6 +16,7 @@ from sksurv import metrics as sksurv
 from concordant import metrics
 from concordant.metrics.censoring import Convention
 from conformance_checks.cohorts import ROOT, SETS, golden
+from conformance_checks.peers import curve_that_competing_events_lower, stored_versions, without_controls_censored_at_the_case
 from conformance_checks.registry import CHECKS, Check
 
 LARGE, TICK = 1_000_000, 0.25  # of the cohort that shows what ties do
@@ -94,6 +95,37 @@ def tie_bias() -> str:
         ]
         rows.append([f"{1 - event.mean():.0%}", f"{truth:.4f}", *(f"{error:+.4f}" for error in errors)])
     return table(["censored", "C without censoring", *(f"error with {read}" for read in ("G(T-)", "G(T)"))], rows)
+
+
+def cause_bias() -> str:
+    """Return how far three readings of Uno's C of a cause are from its value without censoring, in one large cohort each."""
+    rows, tau = [], 1.0
+    for tick, last in ((None, 6), (None, 2), (TICK, 6), (TICK, 2)):
+        event_time, cause, end, risk = cohort_of_two_causes(tick, last)
+        is_case = (cause == 1) & (event_time < tau)  # without censoring everyone else is a control of every case
+        truth = metrics.concordance_index(np.where(is_case, event_time, tau), is_case, risk).estimate
+        time, event = np.minimum(event_time, end), np.where(event_time <= end, cause, 0)
+        low = curve_that_competing_events_lower(time, event)
+        found = [
+            metrics.concordance_index_ipcw(time, event, risk, tau=tau, cause=1).estimate,
+            without_controls_censored_at_the_case(time, event, risk, tau=tau, cause=1),
+            metrics.concordance_index_ipcw(time, event, risk, tau=tau, cause=1, censoring=low).estimate,
+        ]
+        times = "all different" if tick is None else f"rounded up to {tick:g}"
+        rows.append([times, f"{(event == 0).mean():.0%}", f"{truth:.4f}", *(f"{one - truth:+.4f}" for one in found)])
+    heads = ["error of ours", "without controls censored at the case's time", "competing events counted as censored"]
+    return table(["times", "censored", "C without censoring", *heads], rows)
+
+
+def cohort_of_two_causes(tick: float | None, last: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return times and codes of the first event, ends of follow-up (uniform until `last`) and a risk of the first cause."""
+    generator = np.random.default_rng(13)
+    signal, other = generator.normal(size=(2, LARGE))
+    first, second = generator.exponential(np.exp(-signal)), generator.exponential(np.exp(-0.5 * signal - other))
+    event_time, end = np.minimum(first, second), generator.uniform(0, last, LARGE)
+    if tick is not None:
+        event_time, end = np.ceil(event_time / tick) * tick, np.ceil(end / tick) * tick
+    return event_time, np.where(first <= second, 1, 2), end, signal + generator.normal(size=LARGE)
 
 
 def read_csv(name: str) -> list[dict[str, str]]:
@@ -190,6 +222,8 @@ def page(made: list[Finding]) -> str:
         missing=missing,
         comparisons=comparison_table(made),
         tie_bias=tie_bias(),
+        cause_bias=cause_bias(),
+        peers=stored_versions(),
         tied_tol=inspect.signature(sksurv.concordance_index_censored).parameters["tied_tol"].default,
         study=study_tables(study),
         n_study=len(study),
@@ -210,6 +244,7 @@ definition. {n_checks} rows, {n_numbers} comparisons. {verdict} Functions withou
 * **R** ({r}): values stored with the {n_sets} public data sets they were computed on.
 * **Libraries**: {packages}. Compared on those data sets and on simulated cohorts, with and without ties; Harrell's C and Uno's C also with
   all times and risks rounded to create more ties.
+* **Other packages** ({peers}): values stored in `benchmarks/conformance_peers.csv`.
 * **Plain loop**: the definition, one pair or one subject after the other, on small simulated cohorts full of ties.
 * **Numerical derivative**: a standard error is the root of the summed squares of influences, and the influence of a subject is the
   derivative of the estimate by its weight. It is compared with a central difference, which is itself only that exact.
@@ -247,6 +282,24 @@ its last digits mean nothing.
 **Antolini's C.** With curves as steps, an event at T reads S at the last grid time ≤ T (`steps="post"`); for discrete-time models, at the
 first grid time ≥ T (`steps="pre"`). Equal curves earn one half; `method="antolini"` gives them nothing, as the paper and pycox do, and
 `method="adj_antolini"` follows pycox's adjusted rule.
+
+## Competing events
+
+**Uno's C of a cause.** Following Wolbers et al. (2014), a case at T and someone still followed weigh 1/G(T-)² (theirs 1/(G(T-) G(T)), which
+differs at tied times); a case at T and someone who had a competing event at an earlier S weigh 1/(G(T-) G(S-)). G is the probability not to
+be censored: a competing event ends a follow-up, but it is no censoring. Who is censored at the very time of a case was followed that long.
+
+* **greenwood** gives the same where no times are tied. At a tied time it leaves out who was censored at the time of the case, although
+  it is known that their event was not earlier, so too few controls are counted for the weight they have. Its codes are the levels of a
+  categorical; the numbers 0, 1, 2 it reads in the manner of R, 1 as censored and 2 as the event.
+* **comprisk** lets G fall at competing events too (at every code but 1, whichever the cause), and yet keeps who had one as a control for
+  ever. With `tau` it also leaves out controls that are followed beyond it, and it counts two cases at one time as a pair. By default it
+  gives late cases next to no weight (`gmin`); it is compared without that.
+
+With its pairs and its curve our function gives the number of each. Which of them tends to the C without censoring is seen in large cohorts,
+with censoring that depends on nothing and cases before a fixed tau:
+
+{cause_bias}
 
 ## Simulation study
 

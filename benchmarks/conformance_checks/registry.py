@@ -10,11 +10,13 @@ import numpy as np
 
 EXACT = 1e-12
 
-R, SKSURV, LIFELINES, SCIPY, LOOP, ALGEBRA, DERIVATIVE = (
+R, SKSURV, LIFELINES, SCIPY, COMPRISK, GREENWOOD, LOOP, ALGEBRA, DERIVATIVE = (
     "R",
     "scikit-survival",
     "lifelines",
     "SciPy",
+    "comprisk",
+    "greenwood",
     "plain loop",
     "its definition",
     "numerical derivative",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import njit
 
-_DIGIT_BITS = 8  # 256 places to write to: what the first-level cache and the table of pages hold
+_DIGIT_BITS = 8  # 256 places to write to at once: what the first-level cache holds
 _DIGITS = 5
 _LEAST_NUMBER_BITS = 64 - _DIGITS * _DIGIT_BITS  # enough for sixteen million rows
 

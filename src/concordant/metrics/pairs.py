@@ -69,7 +69,7 @@ def _sweep_groups(
     rows = _sorted_rows(risk, group)
     _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
     rows = _sorted_rows(subjects.time, group)
-    in_order, sums = np.zeros((2, 5, len(rows)))
+    in_order, sums = np.zeros((2, 5, len(rows)))  # one array, so that it takes large pages of memory early
     ordered = (subjects.time[rows], subjects.observed[rows], rank[rows], subjects.weights[rows], case_weight[rows])
     _sweep(_starts(group, rows), *ordered, in_order)
     _put_back(rows, in_order, sums)
