@@ -68,7 +68,7 @@ def test_an_address_without_a_cluster_says_how_to_start_one():
     ("given", "message"),
     [
         ({"name": "rya"}, "unknown engine 'rya'. Did you mean 'ray'"),
-        ({"workers": 0}, "workers = 0: expected at least 1"),
+        ({"workers": -1}, "workers = -1: expected at least 0"),
         ({"address": "auto"}, "address 'auto' is for the engine 'ray'"),
     ],
 )

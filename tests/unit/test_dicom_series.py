@@ -253,6 +253,8 @@ def test_a_digest_covers_every_slice(tmp_path, what):
     files[3].write_bytes(files[3].read_bytes()[:-1] + b"\x07")
     assert path_digest(path, DigestCache()) not in (before, None)
     assert path_digest(tmp_path / "absent", DigestCache()) is None
+    (tmp_path / "empty").mkdir()
+    assert path_digest(tmp_path / "empty", DigestCache()) is None
 
 
 def test_thousands_of_copies_of_a_position_do_not_ask_for_more_memory_than_one(tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,11 +16,13 @@ import nibabel as nib
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import concordant.encoders  # noqa: F401 - registers them
+from concordant.core import files
 from concordant.core.embedding import TokenEmbedding
 from concordant.core.errors import CohortError, FeatureError, RecordError, StoreError, VolumeError, WeightsError
-from concordant.core.files import DigestCache
+from concordant.core.files import DigestCache, file_digest
 from concordant.core.modality import Modality
 from concordant.data.cohort import read_cohort
 from concordant.data.features import FeatureOptions
@@ -30,6 +33,8 @@ from concordant.embeddings.extract import embed
 from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.pipeline import CRASHED, NOT_FINITE, _Readers, _Scan
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
+from concordant.encoders.tiny_ct import TinyCT
+from ct_weights_fixture import write_tiny_ct
 
 INDEX = datetime(2020, 1, 10)
 N = 7
@@ -207,10 +212,26 @@ def test_an_option_that_is_a_path_counts_by_its_bytes(cohort, tmp_path):
     assert folders[0] == folders[1] != folders[2]
 
 
+def test_weights_count_once_by_the_files_that_are_needed_wherever_they_lie(cohort, tmp_path):
+    def embedded(folder, digests=None):
+        options = {"weights": folder, "batch_size": 2}
+        encoder = ENCODERS.create("tiny_ct", **options)
+        return embed(
+            cohort, Modality.CT, encoder, tmp_path / "e", name="tiny_ct", options=options, max_quarantined=0.5, digests=digests
+        ).folder
+
+    digests = DigestCache(tmp_path / "digests.json")
+    first = embedded(write_tiny_ct(tmp_path / "weights"), digests)
+    assert {Path(path).parent.name for path in json.loads((tmp_path / "digests.json").read_text())} == {"ct"}
+    (tmp_path / "weights" / "README.md").write_text("beside the weights")
+    assert embedded((tmp_path / "weights").rename(tmp_path / "moved")) == first
+    assert embedded(write_tiny_ct(tmp_path / "others", seed=1)) != first
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_extract import embed_records
 from concordant.data.cohort import read_cohort
 folder = Path({folder!r})
@@ -223,7 +244,7 @@ embed_records(cohort, folder / "e", progress=die)
 
 
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path):
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    script = KILLED.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     (folder,) = (tmp_path / "e" / "site-A").iterdir()
     assert not (folder / "manifest.json").exists()
@@ -232,7 +253,7 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path)
     assert "index-00002.parquet" not in known
     (folder / ".codes-00002.parquet.abc.tmp").write_bytes(b"half")
     seen = []
-    store = embed_records(cohort, tmp_path / "e", progress=lambda stage, done, total: seen.append(done))
+    store = embed_records(cohort, tmp_path / "e", progress=lambda stage, done, total: "digests" in stage or seen.append(done))
     assert store.folder == folder
     assert seen == [5, 6, 7, 7]
     assert {name: state for name, state in states(folder).items() if name in known} == known
@@ -313,15 +334,65 @@ def test_what_is_not_finite_is_quarantined(cohort, tmp_path, value):
     assert embed_moody(cohort, tmp_path).quarantine["reason"].value_counts(name="n").filter(pl.col("reason") == NOT_FINITE)["n"].item() == 5
 
 
+class Narrow(TinyCT):
+    """A network on a device that holds a few scans at a time, and no scan whose mean is above a limit."""
+
+    room, greatest, attempts = 2, np.inf, ()
+
+    def features(self, network, batch):
+        type(self).attempts = (*self.attempts, len(batch))
+        if len(batch) > self.room or any(float(scan.mean()) > self.greatest for scan in batch):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().features(network, batch)
+
+
+def embed_with(cohort, tmp_path, kind, root, batch_size):
+    encoder = kind(weights=write_tiny_ct(tmp_path / "weights"), batch_size=batch_size)
+    return embed(cohort, Modality.CT, encoder, tmp_path / root, name="tiny_ct", options={"b": batch_size}, max_quarantined=0.5)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(Narrow, "attempts", ())
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(Narrow.attempts)))
+    store = embed_with(cohort, tmp_path, Narrow, "narrow", 7)
+    assert Narrow.attempts == (5, 2, 3, 1, 2)
+    assert emptied == [1, 3]  # after each attempt that failed, before the next
+    assert store.quarantine["sample_id"].to_list() == ["s5"]
+    whole = embed_with(cohort, tmp_path, TinyCT, "whole", 1)
+    np.testing.assert_allclose(store.read(cohort.sample_ids).values, whole.read(cohort.sample_ids).values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_scan_that_does_not_fit_alone_is_quarantined(cohort, tmp_path, monkeypatch, batch_size):
+    image = nib.Nifti1Image(np.arange(200, 920, dtype=np.int16).reshape(8, 9, 10), np.diag([40.0, 40.0, 40.0, 1.0]))
+    nib.save(image, cohort.ct_path(1))
+    monkeypatch.setattr(Narrow, "greatest", -0.5)
+    store = embed_with(cohort, tmp_path, Narrow, "narrow", batch_size)
+    assert store.quarantine.filter(sample_id="s1")["reason"].to_list() == ["does not fit into the memory of the GPU, not even alone"]
+    assert store.quarantine.height == 2
+    assert store.read(cohort.sample_ids).lengths.astype(bool).tolist() == [True, False, True, False, True, False, True]
+
+
+def test_a_network_that_does_not_fit_ends_the_run(cohort, tmp_path, monkeypatch):
+    def full(network, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(WeightsError, match="the network does not fit into the memory of the GPU"):
+        embed_with(cohort, tmp_path, TinyCT, "e", 1)
+
+
 def test_an_overflow_names_cohort_and_encoder(cohort, tmp_path):
     (tmp_path / "7e4").touch()
     with pytest.raises(StoreError, match=r"site A: moody: .*overflow float16"):
         embed_moody(cohort, tmp_path)
 
 
-def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path, workers):
     (tmp_path / "die").touch()
-    store = embed_moody(cohort, tmp_path, engine=ShardEngine(workers=2))
+    store = embed_moody(cohort, tmp_path, engine=ShardEngine(workers=workers))
     reasons = store.quarantine["reason"].value_counts(name="n").sort("n")
     assert reasons["n"].to_list() == [1, 5]
     assert reasons["reason"].to_list()[1] == "the process that read it died twice: the worker process exited with code 1"
@@ -358,8 +429,26 @@ def test_digests_are_kept_on_the_way(cohort, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(DigestCache(tmp_path / "digests.json"), stop)
-    assert len(json.loads((tmp_path / "digests.json").read_text())) == 3
+        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(DigestCache(tmp_path / "digests.json"), stop, threads=1)
+    assert len(json.loads((tmp_path / "digests.json").read_text())) >= 3
+
+
+def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(cohort, tmp_path, monkeypatch):
+    origin, meeting, lock = origins.ScanOrigin(cohort, Moody(tmp_path)), threading.Barrier(2), threading.Lock()
+    begun, done, ahead = [], [], []
+
+    def digest(file):
+        with lock:
+            begun.append(file)
+            ahead.append(len(begun) - len(done))
+        meeting.wait(60)  # nobody comes here alone: two files are read at once
+        return file_digest(file)
+
+    alone = origin.digests(DigestCache(), lambda *_: None, threads=1)
+    monkeypatch.setattr(files, "file_digest", digest)
+    assert origin.digests(DigestCache(), lambda *now: done.append(now), threads=2) == alone
+    assert done == [(n, N) for n in range(1, N + 1)]
+    assert max(ahead) <= 5  # two for each thread, and one that was waited for and is not yet reported
 
 
 def test_a_path_that_cannot_be_looked_at_costs_one_scan(cohort, tmp_path):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +16,7 @@ import pytest
 from concordant.core.errors import CohortError
 from concordant.core.volume import StoredVolume
 from concordant.data.quality import find_scans, measure, montage, quality_table
-from concordant.data.volumes import read_volume
+from concordant.data.volumes import VolumeError, read_volume
 from dicom_fixture import Geometry, image, save, set_pixels, tilted, write_series
 
 LONG = Geometry(rows=24, columns=24, spacing=(4.0, 4.0), heights=tuple(3.0 * k for k in range(30)))
@@ -168,6 +173,80 @@ def test_links_that_leave_the_folder_are_listed_with_their_reason(tmp_path):
     (inside / "a.nii.gz").symlink_to(far)
     (inside / "b.dcm").symlink_to(slice_file)
     assert table_of(inside)["reason"].to_list() == ["a path that leaves the folder"] * 2
+
+
+@contextmanager
+def hurried():
+    """Fail instead of waiting for a pipe that nobody writes to."""
+
+    def complain(number, frame):
+        raise TimeoutError("a reader waits")
+
+    before = signal.signal(signal.SIGALRM, complain)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):
+    phantom_nifti(tmp_path / "good.nii.gz")
+    write_series(tmp_path / "series", LONG, edit=body)
+    for name in ("a.nii.gz", "b.dcm", "series/control"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "link.nii.gz").symlink_to("a.nii.gz")
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listening, hurried():
+        listening.bind("s.dcm")
+        rows = table_of(tmp_path).select("ct_path", "format", "reason").rows()
+        assert read_volume(tmp_path / "series").voxels.shape[0] == 30
+        for name in ("a.nii.gz", "b.dcm", "s.dcm", "series/control"):
+            with pytest.raises(VolumeError, match="not a file"):
+                read_volume(tmp_path / name)
+    assert rows == [
+        ("a.nii.gz", "nifti", "not a file"),
+        ("b.dcm", "dicom", "not a file"),
+        ("good.nii.gz", "nifti", None),
+        ("link.nii.gz", "nifti", "not a file"),
+        ("s.dcm", "dicom", "not a file"),
+        ("series", "dicom", None),
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_listed_and_refuses_the_scan_that_it_may_belong_to(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "series", LONG, edit=body).folder
+    phantom_nifti(tmp_path / "other" / "good.nii.gz")
+    (folder / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # a superuser reads every folder
+    rows = table_of(tmp_path).select("ct_path", "format", "status", "reason").rows()
+    assert ("series/closed", None, "quarantined", "unreadable folder") in rows
+    assert ("other/good.nii.gz", "nifti", "usable", None) in rows
+    assert len(rows) == 3
+    with pytest.raises(VolumeError, match="unreadable folder"):
+        read_volume(folder)
+
+
+def test_a_file_that_cannot_be_looked_at_is_listed(tmp_path, monkeypatch):
+    phantom_nifti(tmp_path / "deep" / "a.nii.gz")
+    save(image(LONG, 0), tmp_path / "deep" / "b.dcm")
+    stat = os.stat
+
+    def closed(path, *given, **options):
+        if Path(path).parent.name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *given, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert table_of(tmp_path)["reason"].to_list() == ["unreadable file"] * 2
 
 
 def test_what_is_no_folder_is_an_error(tmp_path):

@@ -226,6 +226,39 @@ def test_damaged_files_are_refused(tmp_path, damage, expected):
     assert expected in reason(path)
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [bytes(1), bytes(511), bytes(1 << 20), gzip.compress(b""), gzip.compress(b"more"), bytes(9) + gzip.compress(b"more") + bytes(9)],
+)
+def test_padding_and_a_further_stream_may_follow_the_compressed_data(tmp_path, tail):
+    path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    expected = read_volume(path).voxels
+    path.write_bytes(path.read_bytes() + tail)
+    np.testing.assert_array_equal(read_volume(path).voxels, expected)
+
+
+def test_voxels_may_lie_in_several_streams(tmp_path):
+    path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    expected, data = read_volume(path).voxels, gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(data[:400]) + bytes(3) + gzip.compress(data[400:]))
+    np.testing.assert_array_equal(read_volume(path).voxels, expected)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"?", b"\x1f", b"text", b"a longer line of text\n" * 100, bytes(512) + b"text", gzip.compress(b"more") + b"text"]
+)
+def test_other_bytes_after_the_compressed_data_are_named(tmp_path, tail):
+    path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    path.write_bytes(path.read_bytes() + tail)
+    assert reason(path) == "other bytes follow the compressed data"
+
+
+def test_a_further_stream_that_is_cut_short_is_truncated(tmp_path):
+    path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
+    path.write_bytes(path.read_bytes() + gzip.compress(b"more")[:-3])
+    assert reason(path) == "truncated file"
+
+
 @given(place=st.integers(0, 10_000), flip=st.integers(1, 255))
 @settings(deadline=None, max_examples=60)
 def test_one_damaged_byte_never_changes_a_voxel_unnoticed(tmp_path_factory, place, flip):

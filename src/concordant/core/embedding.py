@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -138,11 +139,11 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
     present = [one for one in embeddings if one is not None]
     lengths = [0 if one is None else len(one.codes) for one in embeddings]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    codes = sorted({code for one in present for code in one.codes})
+    codes = sorted(set().union(*(one.codes for one in present)))
     if not codes:
         return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.float32), offsets)
     position = {code: place for place, code in enumerate(codes)}
-    index = np.array([position[code] for one in present for code in one.codes], np.int64)
+    index = np.fromiter(map(position.__getitem__, chain.from_iterable(one.codes for one in present)), np.int64, offsets[-1])
     row_numeric = np.concatenate([one.numeric for one in present]).astype(bool)
     numeric = np.zeros(len(codes), bool)
     numeric[index] = row_numeric
@@ -193,16 +194,16 @@ def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
 
 
 def _concatenate_codes(tables: Sequence[CodeTable]) -> CodeTable:
-    numeric = {code: bool(flag) for table in tables for code, flag in zip(table.codes, table.numeric, strict=True)}
-    pairs = {(code, bool(flag)) for table in tables for code, flag in zip(table.codes, table.numeric, strict=True)}
-    _refuse_both_kinds([code for code, flag in pairs if flag != numeric[code]])
+    numeric: dict[str, bool] = {}
+    kinds = ((code, flag) for table in tables for code, flag in zip(table.codes, table.numeric.tolist(), strict=True))
+    _refuse_both_kinds({code for code, flag in kinds if numeric.setdefault(code, flag) != flag})
     codes = tuple(sorted(numeric))
     position = {code: place for place, code in enumerate(codes)}
-    index = [np.array([position[code] for code in table.codes], np.int64)[table.index] for table in tables]
+    index = [np.array([position[code] for code in table.codes], np.int32).take(table.index) for table in tables]
     return CodeTable(
         codes,
         np.array([numeric[code] for code in codes], bool),
-        np.concatenate(index),
+        np.concatenate(index, dtype=np.int64),
         np.concatenate([table.weight for table in tables]),
         _offsets(tables),
     )

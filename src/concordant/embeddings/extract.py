@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,14 +23,18 @@ from concordant.data.features import FeatureOptions
 from concordant.embeddings.coverage import VocabularyCoverage, check_coverage, coverage_of
 from concordant.embeddings.making import ShardEngine, ShardTask, make_shards
 from concordant.embeddings.origins import Opened, origin_of, path_digest
+from concordant.embeddings.reuse import Place, embedding_keys, find_embeddings
 from concordant.embeddings.shards import read_index_part
 from concordant.embeddings.store import EmbeddingStore, read_manifest, read_parts, reopen, seal, write_quarantine
 from concordant.encoders.base import Encoder, RecordEncoder
 
 _LOG = logging.getLogger(__name__)
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raised when a store made before would be filled or read differently."""
+
+_OF_THE_ENCODER = ("store_version", "encoder", "version", "options", "weights")
+"""Of the facts, those that decide what the encoder makes of a scan."""
 
 _HERE = ShardEngine()
 
@@ -56,7 +60,9 @@ def embed(
     """Embed one modality of a cohort, or open the store that holds exactly that already.
 
     A sample without an input (no scan, no event, no row of features) has the modality missing. A scan that cannot be read or encoded
-    is quarantined with its reason. A run that was killed goes on with the shards that are not whole.
+    is quarantined with its reason. A run that was killed goes on with the shards that are not whole. Of a scan that a store of the same
+    cohort and encoder holds already, the embedding is taken over from there, and so is the reason of one that was quarantined; the bytes
+    are those of a store made from nothing.
 
     Args:
         cohort: The samples.
@@ -85,24 +91,27 @@ def embed(
     origin = origin_of(cohort, modality, source)
     # first, so that weights that are not there are known before hours of reading
     weights = source.weights_digest if isinstance(source, Encoder) else None
+    inputs = origin.digests(digests, partial(report, f"{stage}, digests of inputs"), max(engine.workers, 1))
     facts = {
         "store_version": STORE_VERSION,
         "encoder": name,
         "version": origin.version,
         "options": _content(_effective(options, source), digests),
-        "inputs": fingerprint({"digests": origin.digests(digests, partial(report, f"{stage}, digests of inputs"))}),
+        "inputs": fingerprint({"digests": inputs}),
         "samples": fingerprint({"samples": cohort.table.select("sample_id", pl.col("prediction_time").cast(pl.Int64)).rows()}),
         "weights": weights,
         "shard_size": shard_size,
     }
     digests.save()
-    job = _Job(cohort, root / slug(cohort.label) / f"{slug(name)}-{fingerprint(facts)}", shard_size, stage, max_quarantined)
+    folder = root / slug(cohort.label) / f"{slug(name)}-{fingerprint(facts)}"
+    job = _Job(cohort, folder, shard_size, stage, max_quarantined, origin.batch_size, retry_quarantined)
     if retry_quarantined:
         reopen(job.folder, job.n_shards)
     if read_manifest(job.folder) is None:
         _say_why(job.folder, facts)
         opened = origin.open()
-        _fill(job, opened, _HERE if isinstance(source, FeatureOptions) else engine, partial(report, stage))
+        keys = job.keys({fact: facts[fact] for fact in _OF_THE_ENCODER}, inputs)
+        _fill(job, opened, keys, _HERE if isinstance(source, FeatureOptions) else engine, partial(report, stage))
         _finish(job, opened, {"encoder": name, "options": dict(options), "facts": facts, "card": _card(source), "versions": _versions()})
     store = EmbeddingStore.open(job.folder)
     _check_quarantine(job, store.quarantine["reason"], store.manifest["n_inputs"])
@@ -114,13 +123,15 @@ def embed(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One store to fill: which samples, where, in shards of which size, and how many of them may fail."""
+    """One store to fill: which samples, where, in shards and batches of which size, how many may fail, whether those are tried again."""
 
     cohort: Cohort
     folder: Path
     shard_size: int
     stage: str
     max_quarantined: float
+    batch_size: int | None
+    retry_quarantined: bool
 
     @property
     def n_shards(self) -> int:
@@ -130,6 +141,16 @@ class _Job:
     def bounds(self, shard: int) -> tuple[int, int]:
         """Return the first row of a shard and the one after its last."""
         return shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.cohort))
+
+    def keys(self, encoder: Mapping[str, Any], digests: Sequence[str | None]) -> Sequence[str | None]:
+        """Return what each sample's embedding is made of; None where more than its batch decides it."""
+        if self.batch_size is None:
+            return [None] * len(self.cohort)
+        return embedding_keys(encoder, digests, self._batches(self.batch_size))
+
+    def _batches(self, size: int) -> Iterator[range]:
+        for start, end in map(self.bounds, range(self.n_shards)):
+            yield from (range(first, min(first + size, end)) for first in range(start, end, size))
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -153,24 +174,46 @@ def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
                 _LOG.info("%s is made anew: %s differ from %s", folder.name, ", ".join(differing_keys(before, facts)), sibling.parent.name)
 
 
-def _fill(job: _Job, opened: Opened, engine: ShardEngine, report: Callable[[int, int], None]) -> None:
+def _fill(job: _Job, opened: Opened, keys: Sequence[str | None], engine: ShardEngine, report: Callable[[int, int], None]) -> None:
     """Make the shards that are not whole."""
     shards = [shard for shard in range(job.n_shards) if read_index_part(job.folder, shard) is None]
     total = len(job.cohort)
     done = total - sum(end - start for start, end in map(job.bounds, shards))
     if len(shards) <= 1 and not opened.reads_ahead:
         engine = _HERE
+    places = _found(job, shards, keys)
     try:
-        for finished in make_shards((_task(job, opened, shard) for shard in shards), opened, engine):
+        for finished in make_shards((_task(job, opened, shard, keys, places) for shard in shards), opened, engine):
             done += finished
             report(done, total)
     except StoreError as error:
         raise StoreError(f"{job.stage}: {error}") from None
 
 
-def _task(job: _Job, opened: Opened, shard: int) -> ShardTask:
+def _found(job: _Job, shards: Sequence[int], keys: Sequence[str | None]) -> Mapping[str, Place]:
+    """Look for what these shards will hold in the stores made before."""
+    wanted = [key for start, end in map(job.bounds, shards) for key in keys[start:end] if key is not None]
+    places = find_embeddings(job.folder, set(wanted), quarantined=not job.retry_quarantined)
+    if places:
+        n_found = sum(key in places for key in wanted)
+        _LOG.info("%s: %d of %d samples are taken over from stores made before", job.stage, n_found, len(job.cohort))
+    return places
+
+
+def _task(job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], places: Mapping[str, Place]) -> ShardTask:
     start, end = job.bounds(shard)
-    return ShardTask(job.folder, shard, job.cohort.sample_ids[start:end], opened.inputs(start, end), opened.encode, opened.layout)
+    own = keys[start:end]
+    return ShardTask(
+        job.folder,
+        shard,
+        job.cohort.sample_ids[start:end],
+        opened.inputs(start, end),
+        opened.encode,
+        opened.layout,
+        own,
+        [None if key is None else places.get(key) for key in own],
+        job.batch_size or 1,
+    )
 
 
 def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from concordant.core.errors import ConfigError, StoreError, did_you_mean
 from concordant.embeddings.origins import EncodeShards, Opened
+from concordant.embeddings.reuse import Place, take_over
 from concordant.embeddings.shards import Layout, write_shard
 
 _RAY_RETRIES = 20
@@ -32,26 +33,39 @@ class ShardEngine:
     Attributes:
         name: "local", or "ray".
         address: Of a Ray cluster that runs ("auto" finds one on this machine); None starts one of this machine alone.
-        workers: Processes on this machine; on Ray, those of each task.
+        workers: Processes on this machine that read scans or make shards; on Ray, those of each task. 0 = none but this one, which a
+            decoder that crashes then ends; with one process or more it costs its scan.
     """
 
     name: str = "local"
     address: str | None = None
-    workers: int = 1
+    workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what is not known."""
         if self.name not in _ENGINES:
             raise ConfigError(f"unknown engine {self.name!r}.{did_you_mean(self.name, _ENGINES)}")
-        if self.workers < 1:
-            raise ConfigError(f"workers = {self.workers}: expected at least 1")
+        if self.workers < 0:
+            raise ConfigError(f"workers = {self.workers}: expected at least 0")
         if self.address is not None and self.name != "ray":
             raise ConfigError(f"address {self.address!r} is for the engine 'ray', not {self.name!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard to make, complete in itself, so that it can be sent to another process or machine."""
+    """One shard to make, complete in itself, so that it can be sent to another process or machine.
+
+    Attributes:
+        folder: The store.
+        shard: Number of the shard.
+        sample_ids: Its samples.
+        inputs: What is encoded for each of them.
+        encode: Turns inputs into embeddings.
+        layout: What these keep to.
+        keys: What each embedding is made of, or None.
+        places: Where a store made before holds it already, or None.
+        batch_size: Samples that are encoded together.
+    """
 
     folder: Path
     shard: int
@@ -59,6 +73,13 @@ class ShardTask:
     inputs: Sequence[Any]
     encode: EncodeShards
     layout: Layout
+    keys: Sequence[str | None]
+    places: Sequence[Place | None]
+    batch_size: int
+
+    def to_encode(self) -> Sequence[Any]:
+        """Return the inputs; in the place of those that were encoded before, their embeddings."""
+        return take_over(self.inputs, self.places, self.batch_size, self.layout)
 
 
 def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine) -> Iterator[int]:
@@ -78,12 +99,12 @@ def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine)
 def _make(tasks: Iterable[ShardTask], encode: EncodeShards, processes: int) -> Iterator[int]:
     """Make shards and yield 1 for each sample; a shard is written after its last."""
     here, ahead = tee(tasks)
-    for task, samples in zip(here, encode((task.inputs for task in ahead), processes=processes), strict=True):
+    for task, samples in zip(here, encode((task.to_encode() for task in ahead), processes=processes), strict=True):
         encoded = []
         for one in samples:
             encoded.append(one)
             yield 1
-        write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout)
+        write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys)
 
 
 def _make_whole(task: ShardTask, processes: int = 0) -> int:
@@ -93,7 +114,7 @@ def _make_whole(task: ShardTask, processes: int = 0) -> int:
 def _make_locally(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine) -> Iterator[int]:
     if engine.workers > 1 and not opened.reads_ahead:
         return _make_in_pool(tasks, engine.workers)
-    return _make(tasks, opened.encode, engine.workers if engine.workers > 1 else 0)
+    return _make(tasks, opened.encode, engine.workers)
 
 
 def _make_in_pool(tasks: Iterator[ShardTask], workers: int) -> Iterator[int]:
@@ -117,14 +138,15 @@ def _make_on_ray(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine
     ray = _connected(engine.address)
     resources = ray.cluster_resources()
     needs_gpu = opened.reads_ahead and resources.get("GPU", 0) > 0
-    make = ray.remote(num_cpus=engine.workers, num_gpus=int(needs_gpu), max_retries=_RAY_RETRIES)(_make_whole)
+    processes = max(engine.workers, 1)
+    make = ray.remote(num_cpus=processes, num_gpus=int(needs_gpu), max_retries=_RAY_RETRIES)(_make_whole)
     limit = max(1, _RAY_TASKS_PER_PROCESSOR * int(resources.get("CPU", 1)))
-    pending = [make.remote(task, engine.workers) for task in islice(tasks, limit)]
+    pending = [make.remote(task, processes) for task in islice(tasks, limit)]
     try:
         while pending:
             finished, pending = ray.wait(pending)
             yield from ray.get(finished)
-            pending += [make.remote(task, engine.workers) for task in islice(tasks, len(finished))]
+            pending += [make.remote(task, processes) for task in islice(tasks, len(finished))]
     except ray.exceptions.RayTaskError as error:
         raise StoreError(str(error.cause) if isinstance(error.cause, StoreError) else str(error)) from None
     except ray.exceptions.RayError as error:

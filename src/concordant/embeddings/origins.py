@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,9 +24,11 @@ from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
 from concordant.data.volumes import INDEX_SUFFIX, source_files
-from concordant.embeddings.pipeline import encode_scans, sound
+from concordant.embeddings.pipeline import encode_scans, scans_per_batch, sound
 from concordant.embeddings.shards import Encoded, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
+
+Input = TypeVar("Input")
 
 _SECONDS_BETWEEN_SAVES = 60.0
 
@@ -64,13 +69,15 @@ class Origin(ABC):
 
     Attributes:
         version: Raised when the same input gives other embeddings than before.
+        batch_size: Samples that are encoded together, where the digests of these inputs decide their embeddings; None where more does.
     """
 
     version: int
+    batch_size: int | None = None
 
     @abstractmethod
-    def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
-        """Return the digest of every input file; None for a scan that is not there."""
+    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
+        """Return the digest of every input file, several read at a time; None for a scan that is not there."""
 
     @abstractmethod
     def open(self) -> Opened:
@@ -99,20 +106,13 @@ class ScanOrigin(Origin):
 
     def __init__(self, cohort: Cohort, encoder: VolumeEncoder) -> None:
         self.version = encoder.version
+        self.batch_size = scans_per_batch(encoder) if encoder.card.kind == "tokens" else None
         self._encoder = encoder
         self._paths = [cohort.ct_path(row) for row in range(len(cohort))]
 
-    def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
+    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
         """Return the digest of every sample's scan."""
-        digests: list[str | None] = []
-        saved = time.monotonic()
-        for path in self._paths:
-            digests.append(None if path is None else _digest_or_none(path, cache))
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:  # a killed run reads no scan twice for its digest
-                cache.save()
-                saved = time.monotonic()
-            report(len(digests), len(self._paths))
-        return digests
+        return _digests(self._paths, partial(_digest_or_none, cache=cache), cache, report, threads)
 
     def open(self) -> Opened:
         """Return the paths; the workers read the scans."""
@@ -134,10 +134,11 @@ class RecordOrigin(Origin):
         self._cohort = cohort
         self._meds = cohort.meds
 
-    def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
+    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
         """Return the digest of every MEDS shard, and of the names of its columns where they are not those of MEDS."""
         renamed = self._cohort.meds_columns
-        return [*(cache.digest(path) for path in shard_paths(self._meds)), *([fingerprint(renamed)] if renamed else [])]
+        digests = _digests(shard_paths(self._meds), cache.digest, cache, report, threads)
+        return [*digests, *([fingerprint(renamed)] if renamed else [])]
 
     def open(self) -> Opened:
         """Read all records, cut at their prediction times."""
@@ -156,7 +157,7 @@ class FeatureOrigin(Origin):
         self._cohort = cohort
         self._options = options
 
-    def digests(self, cache: DigestCache, report: Report) -> list[str | None]:
+    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
         """Return the file's digest."""
         return [path_digest(self._options.path, cache)]
 
@@ -169,19 +170,39 @@ class FeatureOrigin(Origin):
 
 
 def path_digest(path: Path, cache: DigestCache) -> str | None:
-    """Return the digest of a file, of all files in a folder, or of an index file and those it lists; None where there is none of these."""
+    """Return the digest of a file, of all files in a folder, or of an index file and those it lists; None where there is no file."""
     if path.is_file() and path.suffix != INDEX_SUFFIX:
         return cache.digest(path)
     if not path.exists():
         return None
     folder = path if path.is_dir() else path.parent
-    return fingerprint({str(file.relative_to(folder)): cache.digest(file) for file in source_files(path) if file.is_file()})
+    digests = {str(file.relative_to(folder)): cache.digest(file) for file in source_files(path) if file.is_file()}
+    return fingerprint(digests) if digests else None
 
 
-def _digest_or_none(path: Path, cache: DigestCache) -> str | None:
-    """Return the digest of a scan; None for one that cannot be read, which reading it quarantines."""
+def _digests(
+    inputs: Sequence[Input], digest: Callable[[Input], str | None], cache: DigestCache, report: Report, threads: int
+) -> list[str | None]:
+    """Return the digests of inputs, in order; only a few are in work at a time, so that a run that is stopped stops soon."""
+    digests: list[str | None] = []
+    saved = time.monotonic()
+    left = iter(inputs)
+    with ThreadPoolExecutor(threads, thread_name_prefix="digest") as pool:
+        waiting = deque(pool.submit(digest, one) for one in islice(left, 2 * threads))
+        while waiting:
+            digests.append(waiting.popleft().result())
+            waiting.extend(pool.submit(digest, one) for one in islice(left, 1))
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:  # a killed run reads no scan twice for its digest
+                cache.save()
+                saved = time.monotonic()
+            report(len(digests), len(inputs))
+    return digests
+
+
+def _digest_or_none(path: Path | None, cache: DigestCache) -> str | None:
+    """Return the digest of a scan; None for none, and for one that cannot be read, which reading it quarantines."""
     try:
-        return path_digest(path, cache)
+        return None if path is None else path_digest(path, cache)
     except OSError:
         return None
 

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 
 import numpy as np
+import torch
 
 from concordant.core.embedding import CodeEmbedding, TokenEmbedding
 from concordant.core.errors import ConcordantError, StoreError, VolumeError
@@ -29,6 +30,9 @@ from concordant.encoders.network import Prepared, VolumeNetwork
 
 NOT_FINITE = "the encoder returned values that are not finite"
 """Reason for quarantine."""
+
+TOO_LARGE = "does not fit into the memory of the GPU, not even alone"
+"""Reason for quarantine of a scan that is too large for the network."""
 
 CRASHED = "the process that read it died twice"
 """Start of the reason for quarantine of a scan that takes its process down."""
@@ -44,8 +48,13 @@ class _Scan:
     path: Path
 
 
+def scans_per_batch(encoder: VolumeEncoder) -> int:
+    """Return how many scans go through an encoder together."""
+    return encoder.batch_size if isinstance(encoder, VolumeNetwork) else 1
+
+
 def encode_scans(
-    encoder: VolumeEncoder, shards: Iterable[Sequence[Path | None]], *, processes: int
+    encoder: VolumeEncoder, shards: Iterable[Sequence[Path | Encoded | None]], *, processes: int
 ) -> Generator[Iterator[Encoded], None, None]:
     """Encode scans shard by shard, in order.
 
@@ -53,16 +62,16 @@ def encode_scans(
 
     Args:
         encoder: The encoder.
-        shards: The scans of each shard; None where a sample has none. Read ahead of what is yielded.
+        shards: The scans of each shard; None where a sample has none, its embedding where that is known. Read ahead of what is yielded.
         processes: Processes that read; 0 = read in this process, one scan after another.
 
     Yields:
         Per shard, what became of each of its scans; it has to be used up before the next.
     """
     lengths, ahead = tee(shards)
-    paths = chain.from_iterable(ahead)
-    size = encoder.batch_size if isinstance(encoder, VolumeNetwork) else 1
-    with closing(_read_all(encoder, paths, processes, size)) as scans:
+    given = (Encoded(None) if one is None else one for one in chain.from_iterable(ahead))
+    size = scans_per_batch(encoder)
+    with closing(_read_all(encoder, given, processes, size)) as scans:
         for shard in lengths:
             yield _encode_shard(encoder, islice(scans, len(shard)), size)
 
@@ -76,13 +85,19 @@ def _encode_shard(encoder: VolumeEncoder, scans: Iterator[Prepared | Encoded], s
 
 
 def _encode_batch(encoder: VolumeNetwork, prepared: Sequence[Prepared]) -> list[Encoded]:
-    """Encode a batch; where the encoder refuses it, one by one, so that a bad scan harms no other."""
+    """Encode a batch; where the encoder refuses it, or memory does not hold it, in halves, so that one scan harms no other."""
     try:
         return [sound(embedding) for embedding in encoder.encode_prepared(prepared)]
     except VolumeError as error:
-        if len(prepared) == 1:
-            return [Encoded(None, error.reason)]
-        return [encoded for one in prepared for encoded in _encode_batch(encoder, [one])]
+        reason = error.reason
+    except torch.OutOfMemoryError:
+        reason = TOO_LARGE
+    # after the exception, which holds what the failed attempt had made
+    torch.cuda.empty_cache()
+    if len(prepared) == 1:
+        return [Encoded(None, reason)]
+    half = len(prepared) // 2
+    return [*_encode_batch(encoder, prepared[:half]), *_encode_batch(encoder, prepared[half:])]
 
 
 def sound(embedding: TokenEmbedding | CodeEmbedding) -> Encoded:
@@ -116,20 +131,22 @@ def _place(error: Exception) -> str:
     return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
-def _read_all(encoder: VolumeEncoder, paths: Iterator[Path | None], processes: int, size: int) -> Generator[Prepared | Encoded, None, None]:
+def _read_all(
+    encoder: VolumeEncoder, given: Iterator[Path | Encoded], processes: int, size: int
+) -> Generator[Prepared | Encoded, None, None]:
     if processes < 1:
-        yield from (Encoded(None) if path is None else _read(_Scan(encoder, path)) for path in paths)
+        yield from (one if isinstance(one, Encoded) else _read(_Scan(encoder, one)) for one in given)
         return
     with _readers(processes) as readers:
-        waiting: deque[Future[Prepared | Encoded] | None] = deque()
+        waiting: deque[Future[Prepared | Encoded] | Encoded] = deque()
         while True:
             # as many scans in flight as keep every process and the next batch busy: memory is bounded by this, not by the cohort
-            for path in islice(paths, size + 2 * processes - len(waiting)):
-                waiting.append(None if path is None else readers.submit(_Scan(encoder, path)))
+            for one in islice(given, size + 2 * processes - len(waiting)):
+                waiting.append(one if isinstance(one, Encoded) else readers.submit(_Scan(encoder, one)))
             if not waiting:
                 return
             first = waiting.popleft()
-            yield Encoded(None) if first is None else first.result()
+            yield first if isinstance(first, Encoded) else first.result()
 
 
 class _Readers:

@@ -2,12 +2,14 @@
 
 A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row per sample), or, for codes,
 `codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then `index-NNNNN.parquet`, written last: where that is, the shard is whole.
+The index also holds what each embedding was made of (`key`) and the digest of its bytes (`digest`), by which later stores take it over.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -66,13 +68,29 @@ def shard_path(folder: Path, part: Part, shard: int) -> Path:
     return folder / f"{name}.{'npy' if part in ('tokens', 'pooled') else 'parquet'}"
 
 
-def write_shard(folder: Path, shard: int, sample_ids: Sequence[str], encoded: Sequence[Encoded], layout: Layout) -> None:
+def write_shard(
+    folder: Path,
+    shard: int,
+    sample_ids: Sequence[str],
+    encoded: Sequence[Encoded],
+    layout: Layout,
+    keys: Sequence[str | None] | None = None,
+) -> None:
     """Write a shard, each file by atomic rename, the index last.
+
+    Args:
+        folder: The store.
+        shard: Number of the shard.
+        sample_ids: Its samples.
+        encoded: What became of each of them.
+        layout: What the store declares.
+        keys: What each embedding was made of; None, or a None among them, for what no other store may take over.
 
     Raises:
         StoreError: An embedding breaks the layout, or a value overflows float16.
     """
     table = _write_codes(folder, shard, encoded) if layout.kind == "codes" else _write_tokens(folder, shard, encoded, layout)
+    digests = token_digests(table) if isinstance(table, TokenTable) else [None] * len(encoded)
     index = pl.DataFrame(
         {
             "sample_id": pl.Series(sample_ids, dtype=pl.String),
@@ -82,6 +100,8 @@ def write_shard(folder: Path, shard: int, sample_ids: Sequence[str], encoded: Se
             "reason": pl.Series([one.quarantine for one in encoded], dtype=pl.String),
             "n_events": pl.Series([one.n_events for one in encoded], dtype=pl.Int32),
             "n_known": pl.Series([one.n_known for one in encoded], dtype=pl.Int32),
+            "key": pl.Series([None] * len(encoded) if keys is None else keys, dtype=pl.String),
+            "digest": pl.Series(digests, dtype=pl.String),
         }
     )
     write_parquet(shard_path(folder, "index", shard), index)
@@ -93,23 +113,36 @@ def write_parquet(path: Path, table: pl.DataFrame) -> None:
         table.write_parquet(temporary)
 
 
-def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layout) -> None:
+def token_digests(table: TokenTable) -> list[str | None]:
+    """Return the digest of the bytes of each sample's vectors; None for a sample that has none."""
+    return [_token_digest(table, sample) if length else None for sample, length in enumerate(table.lengths)]
+
+
+def _token_digest(table: TokenTable, sample: int) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(table.values[table.offsets[sample] : table.offsets[sample + 1]]).data)
+    if table.pooled is not None:
+        digest.update(np.ascontiguousarray(table.pooled[sample]).data)
+    return digest.hexdigest()
+
+
+def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layout) -> Float[np.ndarray, "row dim"]:
+    """Write vectors in the store's type and return them in it."""
     with np.errstate(over="ignore"):
-        stored = values.astype(layout.dtype)
+        stored: Float[np.ndarray, "row dim"] = values.astype(layout.dtype)
     overflown = int((np.isinf(stored) & np.isfinite(values)).sum())
     if overflown:
         raise StoreError(f"{overflown} value(s) overflow {layout.dtype} (beyond 65504); the encoder has to declare dtype float32")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, stored, allow_pickle=False)
+    return stored
 
 
 def _write_tokens(folder: Path, shard: int, encoded: Sequence[Encoded], layout: Layout) -> TokenTable:
     embeddings = [_fitting(one.embedding, layout) for one in encoded]
     table = pack_tokens(embeddings, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing)
-    _write_array(shard_path(folder, "tokens", shard), table.values, layout)
-    if table.pooled is not None:
-        _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
-    return table
+    values = _write_array(shard_path(folder, "tokens", shard), table.values, layout)
+    pooled = None if table.pooled is None else _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
+    return replace(table, values=values, pooled=pooled)
 
 
 def _fitting(embedding: TokenEmbedding | CodeEmbedding | None, layout: Layout) -> TokenEmbedding | None:
@@ -144,7 +177,7 @@ def read_index_part(folder: Path, shard: int) -> pl.DataFrame | None:
     path = shard_path(folder, "index", shard)
     try:
         return pl.read_parquet(path, hive_partitioning=False) if path.is_file() else None
-    except pl.exceptions.PolarsError:
+    except (OSError, pl.exceptions.PolarsError):
         return None
 
 

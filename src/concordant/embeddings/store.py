@@ -157,7 +157,7 @@ def seal(folder: Path, parts: pl.DataFrame, layout: Layout, facts: Mapping[str, 
         facts: What else the manifest tells: the encoder, its inputs, versions.
     """
     uncounted = [name for name in ("n_events", "n_known") if parts[name].null_count() == parts.height]
-    write_parquet(folder / "index.parquet", parts.drop("reason", *uncounted))
+    write_parquet(folder / "index.parquet", parts.drop("reason", "key", "digest", *uncounted))
     manifest = {
         **facts,
         **asdict(layout),

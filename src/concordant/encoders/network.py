@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordant.core.embedding import TokenEmbedding
-from concordant.core.errors import ConfigError
+from concordant.core.errors import ConfigError, WeightsError
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import VolumeEncoder
 from concordant.encoders.preprocessing import Preprocessing, preprocess
@@ -78,6 +78,7 @@ class VolumeNetwork(VolumeEncoder):
         steps: What the network wants to see of a scan.
     """
 
+    options_of_no_effect: ClassVar[frozenset[str]] = frozenset({"weights"})
     files: tuple[str, ...]
     sizes: Any
     steps: Preprocessing
@@ -153,7 +154,13 @@ class VolumeNetwork(VolumeEncoder):
 @lru_cache(maxsize=1)  # a process encodes with one network at a time
 def _network(kind: type[VolumeNetwork], folder: WeightsFolder, digest: str, sizes: Any, device: str) -> nn.Module:
     """Load a network; `digest` is there to tell weights that were replaced from those that were loaded."""
-    return kind.load(folder, sizes).eval().requires_grad_(requires_grad=False).to(device)
+    network = kind.load(folder, sizes).eval().requires_grad_(requires_grad=False)
+    try:
+        return network.to(device)
+    except torch.OutOfMemoryError:  # no scan's fault
+        raise WeightsError(
+            f"{folder.folder}: the network does not fit into the memory of the GPU; free it of other processes, or give `device: cpu`"
+        ) from None
 
 
 def _batches(prepared: Iterable[Prepared], batch_size: int) -> Iterator[list[Prepared]]:

@@ -12,7 +12,7 @@ from concordant.core.errors import CohortError, ConcordantError, NotApplicableEr
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
 from concordant.core.processes import Outcome
 from concordant.core.survival import Predictions
-from concordant.data.audit import Audit, AuditCheck
+from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audit, AuditCheck
 from concordant.embeddings.extract import Progress
 from concordant.embeddings.making import ShardEngine
 from concordant.engine import run_tasks
@@ -28,7 +28,7 @@ from concordant.training.fit import torch_device
 TABLES_VERSION = 1
 """Raised when the same predictions would give other tables or another report."""
 
-WARNINGS_ONLY = ("encoders' training data", "scans of two subjects")
+WARNINGS_ONLY = (TRAINING_DATA, PRETRAINING, SHARED_SCANS)
 """Checks of the audit that are shown but do not stop a run: only the user can judge them."""
 
 
@@ -89,7 +89,7 @@ def run_study(study: Study, *, workers: int = 1, engine: ShardEngine | None = No
     refuse_without_events(plans)
     _fit_all(study, plans, workers, progress)
     remove_abandoned(study.run_folder.path)
-    facts = _facts(study, data, plans, foreign)
+    facts = _facts(study, data, audit, plans, foreign)
     if not _is_current(study.run_folder, facts):
         write_json(study.run_folder.audit, audit.to_json())
         _judge(study, data, stores, plans, foreign, facts, started, progress)
@@ -137,7 +137,7 @@ def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outc
     return report
 
 
-def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
+def _facts(study: Study, data: StudyData, audit: Audit, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
     """Return what tables and report depend on."""
     return {
         "tables_version": TABLES_VERSION,
@@ -146,6 +146,7 @@ def _facts(study: Study, data: StudyData, plans: Sequence[MemberPlan], foreign: 
         "evaluate": study.evaluate.model_dump(mode="json"),
         "report": study.report.model_dump(mode="json"),
         "cohorts": {cohort.label: file_digest(cohort.path) for cohort in data.cohorts},
+        "audit": fingerprint(audit.to_json()),
         "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
         "reasons": {plan.member.name: plan.reason for plan in plans},
         "foreign": {name: {cohort: _predicted(one) for cohort, one in cohorts.items()} for name, cohorts in foreign.items()},

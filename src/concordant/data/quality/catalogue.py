@@ -12,7 +12,16 @@ from concordant.core.errors import CohortError, VolumeError
 from concordant.core.files import write_text
 from concordant.data.volumes.dicom_choice import choose
 from concordant.data.volumes.dicom_series import Series, group_series
-from concordant.data.volumes.folder import CHOSEN, INDEX_SUFFIX, LEAVES_FOLDER, Found, files_below, find_images, indexed_files
+from concordant.data.volumes.folder import (
+    CHOSEN,
+    INDEX_SUFFIX,
+    UNREADABLE_FOLDER,
+    Found,
+    files_below,
+    find_images,
+    indexed_files,
+    not_to_be_read,
+)
 
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _KEY_DIGITS = 12
@@ -24,7 +33,7 @@ class Scan:
 
     Attributes:
         key: 12 hex digits that stand for the scan and reveal nothing: a digest of its path, or of a series' identifiers.
-        format: "nifti" or "dicom".
+        format: "nifti" or "dicom"; None for a folder that cannot be read.
         ct_path: What a cohort's `ct_path` would say, relative to the folder; None where a series needs an index file to be named.
         folder: The folder that was searched.
         file: The file, where the scan is one file.
@@ -33,7 +42,7 @@ class Scan:
     """
 
     key: str
-    format: str
+    format: str | None
     ct_path: str | None
     folder: Path
     file: Path | None
@@ -63,13 +72,17 @@ def find_scans(folder: Path, *, write_index: bool = False) -> tuple[Scan, ...]:
     series = group_series(found.images)
     scans = [_nifti(file, folder) for file in nifti]
     scans += [_dicom(one, series, found, folder, write_index) for one in series]
-    scans += [Scan(_path_key(file, folder), "dicom", _relative(file, folder), folder, file, None, reason) for file, reason in found.refused]
+    scans += [_refused(file, folder, reason) for file, reason in found.refused]
     return tuple(sorted(scans, key=lambda scan: (scan.ct_path or "", scan.key)))
 
 
 def _nifti(file: Path, folder: Path) -> Scan:
-    leaves = file.is_symlink() and not file.resolve().is_relative_to(folder.resolve())
-    return Scan(_path_key(file, folder), "nifti", _relative(file, folder), folder, file, None, LEAVES_FOLDER if leaves else None)
+    return Scan(_path_key(file, folder), "nifti", _relative(file, folder), folder, file, None, not_to_be_read(file, folder.resolve()))
+
+
+def _refused(file: Path, folder: Path, reason: str) -> Scan:
+    format_ = None if reason == UNREADABLE_FOLDER else "dicom"
+    return Scan(_path_key(file, folder), format_, _relative(file, folder), folder, file, None, reason)
 
 
 def _path_key(file: Path, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ CHOSEN = "chosen.series"
 """An index file of this name in a folder says which of its series is the scan."""
 
 LEAVES_FOLDER = "a path that leaves the folder"
+NOT_A_FILE = "not a file"
+UNREADABLE_FOLDER = "unreadable folder"
+_UNREADABLE = "unreadable file"
 _START = 132
 _APPLE_DOUBLE = "._"  # "._x.dcm" holds attributes of "x.dcm"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -27,7 +31,8 @@ class Found:
 
     Attributes:
         images: Headers of the DICOM images.
-        refused: Files that are DICOM or claim to be and cannot be read, or links that leave the folder, each with its reason.
+        refused: Files that are DICOM or claim to be and cannot be read, links that leave the folder, and folders that cannot be read, each
+            with its reason.
         others: Files that are something else.
     """
 
@@ -37,8 +42,27 @@ class Found:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted; folders that are links are not entered, what macOS leaves beside files is no file."""
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names if not name.startswith(_APPLE_DOUBLE))
+    """Return all files below a folder, and the folders that cannot be read, sorted.
+
+    Folders that are links are not entered, what macOS leaves beside files is no file; pipes, sockets and devices are among the files.
+    """
+    unread: list[Path] = []
+    walk = os.walk(folder, onerror=lambda error: unread.append(Path(error.filename)))
+    files = [Path(parent, name) for parent, _, names in walk for name in names if not name.startswith(_APPLE_DOUBLE)]
+    return sorted(files + unread)
+
+
+def not_to_be_read(file: Path, root: Path) -> str | None:
+    """Return why a file is not even opened, or None: a link that leaves the folder, a folder, a pipe whose other end may never speak."""
+    try:
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            return LEAVES_FOLDER
+        mode = file.stat().st_mode
+    except OSError:  # a broken link, or in a folder that may be listed, but not entered
+        return _UNREADABLE
+    if stat.S_ISDIR(mode):
+        return UNREADABLE_FOLDER
+    return None if stat.S_ISREG(mode) else NOT_A_FILE
 
 
 def find_images(files: Sequence[Path], folder: Path) -> Found:
@@ -61,13 +85,17 @@ def find_images(files: Sequence[Path], folder: Path) -> Found:
 
 
 def _claims_dicom(file: Path, root: Path) -> bool:
-    if file.is_symlink() and not file.resolve().is_relative_to(root):
-        raise VolumeError(LEAVES_FOLDER)
+    claims = file.suffix.lower() in _DICOM_SUFFIXES
+    reason = not_to_be_read(file, root)
+    if reason == NOT_A_FILE and not claims:
+        return False
+    if reason is not None:
+        raise VolumeError(reason)
     if file.name == "DICOMDIR":
         return False
     if is_dicom(first_bytes(file)):
         return True
-    if file.suffix.lower() in _DICOM_SUFFIXES:
+    if claims:
         raise VolumeError("truncated file (named as DICOM, without its mark)")
     return False
 
@@ -93,7 +121,7 @@ def first_bytes(file: Path) -> bytes:
         with file.open("rb") as stream:
             return stream.read(_START)
     except OSError as error:
-        raise VolumeError("unreadable file") from error
+        raise VolumeError(_UNREADABLE) from error
 
 
 def indexed_files(index: Path) -> list[Path]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes: unknown, metre, millimetre, micron
 _GREATEST_DEFLATE_RATIO = 1032
 _GREATEST_TRAILER = 1 << 20
+_NO_STREAM = "Not a gzipped file"  # how the standard library begins to say so
 _BLOCK = 1 << 20  # the reader makes a copy of what it is asked for
 
 
@@ -112,8 +115,31 @@ def _inflated(raw: BinaryIO, path: Path) -> tuple[_Layout, Shaped[np.ndarray, "x
 
 @contextmanager
 def _gunzip(raw: BinaryIO) -> Iterator[BinaryIO]:
-    with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
-        yield cast(BinaryIO, stream)
+    """Inflate a file; as for gzip itself, zeros may pad its end, and further streams may follow the first."""
+    try:
+        with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
+            yield cast(BinaryIO, stream)
+    except (EOFError, gzip.BadGzipFile):
+        if _ends_in_other_bytes(raw):
+            raise VolumeError("other bytes follow the compressed data") from None
+        raise
+
+
+def _ends_in_other_bytes(raw: BinaryIO) -> bool:
+    """Say whether whole streams are followed by what is none; the standard reader, which is slower, tells that from one cut short."""
+    n_file = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
+    n_inflated = 0
+    try:
+        with gzip.GzipFile(fileobj=raw) as stream:
+            while block := stream.read(_BLOCK):
+                n_inflated += len(block)
+                refuse_bomb(n_inflated, n_file)
+    except gzip.BadGzipFile as error:
+        return str(error).startswith(_NO_STREAM)
+    except (EOFError, zlib.error):
+        pass
+    return False
 
 
 def _fill(stream: BinaryIO, buffer: memoryview) -> None:

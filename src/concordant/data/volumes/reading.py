@@ -12,7 +12,7 @@ from concordant.data.volumes.dicom_choice import choose
 from concordant.data.volumes.dicom_header import is_dicom, quiet_pydicom
 from concordant.data.volumes.dicom_series import Series, group_series
 from concordant.data.volumes.dicom_volume import open_stack
-from concordant.data.volumes.folder import CHOSEN, INDEX_SUFFIX, Found, files_below, find_images, first_bytes, indexed_files
+from concordant.data.volumes.folder import CHOSEN, INDEX_SUFFIX, NOT_A_FILE, Found, files_below, find_images, first_bytes, indexed_files
 from concordant.data.volumes.nifti import open_nifti
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _open(path: Path) -> StoredVolume:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise VolumeError("not a file")
+        raise VolumeError(NOT_A_FILE)
     if path.suffix == INDEX_SUFFIX:
         return _open_index(path)
     if is_dicom(first_bytes(path)):
