@@ -13,6 +13,7 @@ from concordant.core.errors import CohortError
 from concordant.data.audit import audit
 from concordant.data.cohort import Cohort
 from concordant.data.meds import RecordCounts
+from concordant.data.pretraining import PretrainingSubjects
 
 SPLITS = ["train", "train", "train", "tuning", "held_out", "held_out"]
 
@@ -72,6 +73,7 @@ def test_a_clean_study_passes_and_says_what_was_checked():
         "events after the prediction time": "development: 3 of 10 events came after the prediction time and were cut; "
         "mayo: 2 of 10 events came after the prediction time and were cut",
         "encoders' training data": "none of 2 encoders declares a cohort of this study",
+        "subjects of pretraining": "no encoder has weights that `concordant pretrain` can make",
         "scans of two subjects": "0 of 8 scans are used by more than one subject",
     }
 
@@ -163,6 +165,83 @@ def test_finds_an_encoder_trained_on_a_test_cohort(label, trained_on, passes):
         assert answers(result)["encoders' training data"].detail == detail
 
 
+def pretrained(train=(), tuning=(), *, dataset="ours"):
+    uses = ["train"] * len(train) + ["tuning"] * len(tuning)
+    return PretrainingSubjects(
+        dataset, pl.DataFrame({"subject_id": [*train, *tuning], "used_for": uses}, schema_overrides={"subject_id": pl.Int64})
+    )
+
+
+def pretraining_check(subjects, *, development=None, cross_validation=False, external=(), datasets=None):
+    result = audit(
+        development or cohort(),
+        external,
+        cross_validation=cross_validation,
+        pretraining={"clmbr": subjects},
+        datasets={"development": "ours"} if datasets is None else datasets,
+    )
+    return answers(result)["subjects of pretraining"]
+
+
+def test_weights_of_train_and_tuning_subjects_have_seen_nobody_who_is_tested():
+    check = pretraining_check(pretrained((11, 12), (13,)))
+    assert check.passed
+    assert check.detail == "clmbr was pretrained on 0 of 2 tested subjects of development (0 train, 0 tuning)"
+
+
+@pytest.mark.parametrize(
+    ("subjects", "counted"),
+    [
+        (pretrained((11, 12, 14, 15), (13,)), "2 of 2 tested subjects of development (2 train, 0 tuning)"),
+        (pretrained((11, 14), (15, 99)), "2 of 2 tested subjects of development (1 train, 1 tuning)"),
+        (pretrained((11,), (15,)), "1 of 2 tested subjects of development (0 train, 1 tuning)"),
+    ],
+)
+def test_finds_weights_of_held_out_subjects_whether_learned_from_or_stopped_on(subjects, counted):
+    check = pretraining_check(subjects)
+    assert not check.passed
+    advice = "pretrain with the cohort table as --splits, or on subjects outside of the study"
+    assert check.detail == f"clmbr was pretrained on {counted}: {advice}"
+
+
+def test_under_cross_validation_everybody_who_is_in_a_fold_is_tested():
+    held_out_left = cohort(split=[None, None, None, None, "held_out", "held_out"])
+    check = pretraining_check(pretrained((11, 12, 14)), development=held_out_left, cross_validation=True)
+    assert not check.passed
+    assert check.detail.startswith(
+        "clmbr was pretrained on 2 of 3 tested subjects of development (2 train, 0 tuning): under cross-validation"
+    )
+    assert "outside of the study (a table of them as --splits)" in check.detail
+    assert "held_out split in place of the folds" in check.detail
+    assert pretraining_check(pretrained((14, 15, 70)), development=held_out_left, cross_validation=True).passed
+
+
+def test_an_external_cohort_of_the_same_dataset_is_tested_whole():
+    check = pretraining_check(pretrained((11, 21)), external=[external()], datasets={"development": "ours", "mayo": "ours"})
+    assert not check.passed
+    assert "clmbr was pretrained on 1 of 2 tested subjects of mayo (1 train, 0 tuning)" in check.detail
+
+
+@pytest.mark.parametrize("datasets", [{"development": "ours", "mayo": "theirs"}, {"development": "ours"}])
+def test_the_same_number_in_another_dataset_is_no_alarm(datasets):
+    """Two hospitals count their patients from 1."""
+    check = pretraining_check(pretrained((11, 21, 22)), external=[external()], datasets=datasets)
+    assert check.passed
+    assert (
+        "clmbr cannot be compared with mayo, whose MEDS dataset is not the one it was pretrained on (ids that coincide: 2 of 2;"
+        in check.detail
+    )
+
+
+def test_weights_without_a_list_are_said_to_be_unchecked():
+    check = pretraining_check(None)
+    assert check.passed
+    assert check.detail == "clmbr could not be checked: no subjects.parquet beside its weights"
+    both = audit(cohort(), cross_validation=False, pretraining={"old": None, "new": pretrained((14,))}, datasets={"development": "ours"})
+    assert failed(both) == ["subjects of pretraining"]
+    assert "old could not be checked" in answers(both)["subjects of pretraining"].detail
+
+
 def test_finds_an_event_kept_from_after_the_prediction_time():
     result = audit(cohort(), cross_validation=False, records={"development": counts(latest=-0.5)})
     assert failed(result) == ["events after the prediction time"]
@@ -183,7 +262,13 @@ def test_a_cohort_without_scans_passes():
 
 
 def test_details_name_no_patient():
-    result = audit(cohort(subjects=(71123, 71124, 71123, 71123, 71124, 71125)), [external(subjects=(71123, 71124))], cross_validation=False)
+    result = audit(
+        cohort(subjects=(71123, 71124, 71123, 71123, 71124, 71125)),
+        [external(subjects=(71123, 71124))],
+        cross_validation=False,
+        pretraining={"clmbr": pretrained((71123, 71124), (71125,))},
+        datasets={"development": "ours", "mayo": "theirs"},
+    )
     text = json.dumps(result.to_json())
     assert not any(str(subject) in text for subject in (71123, 71124, 71125))
     assert "development-0" not in text

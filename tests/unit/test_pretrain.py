@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 
 from clmbr_fixture import events
 from concordant.cli import app
-from concordant.core.errors import ConfigError, RecordError
+from concordant.core.errors import ConfigError, RecordError, WeightsError
+from concordant.core.files import DigestCache
 from concordant.data.meds import scan_shards
+from concordant.data.pretraining import dataset_identity, read_subjects
 from concordant.encoders.base import ENCODERS
 from concordant.encoders.clmbr import read_checkpoint
 from concordant.encoders.clmbr.layout import NEW
@@ -271,6 +274,88 @@ def test_a_run_that_has_ended_goes_on_when_more_epochs_are_allowed(tmp_path):
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
+def uses(folder):
+    """Return whom a folder says it was pretrained on: sorted ids by use."""
+    table = read_subjects(folder).table
+    return {use: sorted(table.filter(pl.col("used_for") == use)["subject_id"]) for use in ("train", "tuning")}
+
+
+def test_whom_a_checkpoint_was_pretrained_on_lies_beside_it_and_is_no_part_of_it(tmp_path):
+    meds, table = write_meds(tmp_path / "meds")
+    out = tmp_path / "out"
+    pretrain(meds, out, PretrainOptions(max_epochs=1, **SMALL))
+    assert uses(out) == {use: table.filter(pl.col("split") == use)["subject_id"].to_list() for use in ("train", "tuning")}
+    assert read_subjects(out).dataset == dataset_identity(meds, None, DigestCache())
+    with_list = ENCODERS.create("clmbr", weights=str(out)).weights_digest
+    (out / "subjects.parquet").unlink()
+    without = ENCODERS.create("clmbr", weights=str(out))
+    assert without.weights_digest == with_list
+    assert len(without.encode([events((9000.0, "MEDS_BIRTH"), (20.0, "RED"))])[0].tokens) == 2
+    assert read_subjects(out) is None
+
+
+def test_the_list_holds_only_those_whose_records_the_dataset_has(tmp_path):
+    meds, _ = write_meds(tmp_path / "meds", splits=False)
+    cohort = tmp_path / "cohort.parquet"
+    split = ["train"] * 20 + ["tuning"] * 5 + ["held_out"] * 15 + ["train"] * 3
+    pl.DataFrame({"subject_id": [*range(40), 901, 902, 903], "split": split}).write_parquet(cohort)
+    pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, **SMALL), splits=cohort)
+    assert uses(tmp_path / "out") == {"train": list(range(20)), "tuning": list(range(20, 25))}
+
+
+def test_weights_of_before_get_their_list_by_the_same_command_and_stay_as_they_are(tmp_path):
+    meds, _ = write_meds(tmp_path / "meds")
+    options = PretrainOptions(max_epochs=1, **SMALL)
+    pretrain(meds, tmp_path / "out", options)
+    expected, weights = uses(tmp_path / "out"), (tmp_path / "out" / "model.safetensors").read_bytes()
+    (tmp_path / "out" / "subjects.parquet").unlink()
+    pretrain(meds, tmp_path / "out", options)
+    assert uses(tmp_path / "out") == expected
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_begun_anew_has_no_list_of_the_one_before(tmp_path, monkeypatch):
+    meds, _ = write_meds(tmp_path / "meds")
+    pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, **SMALL))
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(meds, tmp_path / "out", PretrainOptions(max_epochs=1, seed=1, **SMALL), restart=True)
+    assert read_subjects(tmp_path / "out") is None
+
+
+def test_a_dataset_is_told_by_its_bytes_wherever_it_lies(tmp_path):
+    meds, _ = write_meds(tmp_path / "meds")
+    other, _ = write_meds(tmp_path / "other", length=21)
+    moved = shutil.copytree(meds, tmp_path / "moved" / "meds")
+    (moved / "data" / "0.parquet").rename(moved / "data" / "renamed.parquet")
+    identities = [dataset_identity(one, columns, DigestCache()) for one, columns in ((meds, None), (moved, {}), (other, None))]
+    assert identities[0] == identities[1] != identities[2]
+    assert dataset_identity(meds, {"numeric_value": "value"}, DigestCache()) == identities[0]
+    assert dataset_identity(meds, {"subject_id": "mrn"}, DigestCache()) != identities[0]  # other ids of the same rows
+
+
+def test_a_list_that_is_none_is_refused_without_an_id(tmp_path):
+    path = tmp_path / "subjects.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(WeightsError, match=r"subjects.parquet: not readable, .*without the file the weights work"):
+        read_subjects(tmp_path)
+    good = pl.DataFrame({"subject_id": [71_123], "used_for": ["train"]})
+    unsaid = {"another use": good.with_columns(used_for=pl.lit("test")), "nobody": good.with_columns(subject_id=pl.lit(None, pl.Int64))}
+    for table in unsaid.values():
+        table.write_parquet(path, metadata={"meds_dataset": "ours"})
+        with pytest.raises(WeightsError, match="a null subject_id, or a used_for other than train, tuning"):
+            read_subjects(tmp_path)
+    for table in (good, good.rename({"used_for": "split"}), good.with_columns(subject_id=pl.lit("p71123"))):
+        table.write_parquet(path)
+        with pytest.raises(WeightsError) as refused:
+            read_subjects(tmp_path)
+        assert "71123" not in str(refused.value)
+
+
 def test_training_stops_when_tuning_no_longer_gets_better(tmp_path):
     meds, _ = write_meds(tmp_path / "meds")
     options = PretrainOptions(max_epochs=60, patience=1, **(SMALL | {"learning_rate": 0.3}))
@@ -345,6 +430,7 @@ def test_the_command_trains_and_says_what_it_did(tmp_path):
     assert done.exit_code == 0, done.output
     assert f"weights: {tmp_path / 'out'}" in done.output
     assert "48 train and 6 tuning records, 1 epochs" in done.output
+    assert "subjects.parquet in it lists patients" in done.output
     refused = CliRunner().invoke(app, [*arguments, "--column", "value"])
     assert refused.exit_code == 2
     assert "expected MEDS_NAME=NAME_IN_THE_FILE, such as numeric_value=value" in refused.output

@@ -9,8 +9,10 @@ import pytest
 
 from concordant.core.errors import CohortError, FeatureError, StoreError
 from concordant.core.modality import Modality
+from concordant.data.features import FeatureOptions
 from concordant.embeddings.making import ShardEngine
-from concordant.study.cohorts import audit_data, check_inputs, counted_records, embed_all, read_data, records_of
+from concordant.encoders.base import ENCODERS
+from concordant.study.cohorts import audit_data, check_inputs, counted_records, embed_all, read_data, records_of, shard_size
 from study_fixture import alter, small_study, with_value, write_tables
 
 
@@ -208,3 +210,11 @@ def test_a_subject_of_two_cohorts_fails_the_audit(folder):
     study = small_study(folder)
     audit = audit_data(study, read_data(study), {})
     assert [check.detail for check in audit.checks if not check.passed] == ["development and west share 1 subjects"]
+
+
+def test_a_shard_holds_more_records_where_they_are_only_counted():
+    features = FeatureOptions(path=Path("features.parquet"))
+    sizes = [shard_size(Modality.CT, features), shard_size(Modality.EHR, features), shard_size(Modality.EHR, ENCODERS.create("count"))]
+    assert sizes == sorted(set(sizes))
+    assert shard_size(Modality.EHR, ENCODERS.create("one_hot")) == sizes[-1]
+    assert shard_size(Modality.CT, ENCODERS.create("volume_features")) == sizes[0]

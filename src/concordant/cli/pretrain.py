@@ -45,8 +45,9 @@ def pretrain(
     """Pretrain CLMBR or MOTOR on your own records, for those without the gated weights.
 
     Vocabulary and weights are learned from train subjects; tuning subjects say when to stop; held-out ones are never read. The folder then
-    serves as the weights of the encoder clmbr or motor.
+    serves as the weights of the encoder clmbr or motor. Its subjects.parquet lists patients: it stays at home.
     """
+    from concordant.data.pretraining import SUBJECTS
     from concordant.pretrain import PretrainOptions
     from concordant.pretrain import pretrain as run
 
@@ -74,3 +75,4 @@ def pretrain(
         f"{done.tuning_loss:.4f} nats on tuning"
     )
     typer.echo(f"weights: {out}")
+    typer.echo(f"{SUBJECTS} in it lists patients for `concordant check`: keep it to yourself, the weights work without it")

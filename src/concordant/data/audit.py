@@ -13,6 +13,18 @@ import polars as pl
 from concordant.core.errors import CohortError, did_you_mean
 from concordant.data.cohort import SPLITS, Cohort, subjects_in_several_splits
 from concordant.data.meds import RecordCounts, quality_table
+from concordant.data.pretraining import SUBJECTS, USES, PretrainingSubjects
+
+TRAINING_DATA = "encoders' training data"
+PRETRAINING = "subjects of pretraining"
+SHARED_SCANS = "scans of two subjects"
+"""Names of checks that only the user can judge."""
+
+_ADVICE = "pretrain with the cohort table as --splits, or on subjects outside of the study"
+_ADVICE_FOLDED = (
+    "under cross-validation every subject is tested, so pretrain on subjects outside of the study (a table of them as --splits), or give "
+    "the cohort table a held_out split in place of the folds and pretrain with it as --splits"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,8 @@ def audit(
     group: str = "subject_id",
     training_data: Mapping[str, Sequence[str]] | None = None,
     records: Mapping[str, RecordCounts] | None = None,
+    pretraining: Mapping[str, PretrainingSubjects | None] | None = None,
+    datasets: Mapping[str, str] | None = None,
 ) -> Audit:
     """Check a study for leakage.
 
@@ -73,6 +87,8 @@ def audit(
         group: Column whose values must never be split across folds.
         training_data: Per encoder label the public cohorts its weights were trained on (`EncoderCard.training_data`).
         records: Per cohort label what reading its records met.
+        pretraining: Per label of an encoder whose weights `concordant pretrain` can make, whom they were pretrained on; None = not known.
+        datasets: Per cohort label the identity of its MEDS dataset (`dataset_identity`).
 
     Raises:
         CohortError: The group column is absent, or the assignment lacks a column.
@@ -84,7 +100,13 @@ def audit(
     elif assignment is not None:
         folds = _folds(development, assignment, group)
         checks += [_every_sample_has_a_fold(development, folds), _groups_within_folds(folds, group)]
-    checks += [_events_after_prediction(cohorts, records or {}), _training_data(cohorts, training_data or {}), _shared_scans(cohorts)]
+    tested = _tested(development, external, cross_validation=cross_validation)
+    checks += [
+        _events_after_prediction(cohorts, records or {}),
+        _training_data(cohorts, training_data or {}),
+        _pretraining(tested, pretraining or {}, datasets or {}, _ADVICE_FOLDED if cross_validation else _ADVICE),
+        _shared_scans(cohorts),
+    ]
     return Audit(tuple(checks), records or {})
 
 
@@ -125,6 +147,13 @@ def _folds(development: Cohort, assignment: pl.DataFrame, group: str) -> pl.Data
 
 def _held_out() -> pl.Expr:
     return pl.col("split").eq_missing("held_out").alias("held_out")
+
+
+def _tested(development: Cohort, external: Sequence[Cohort], *, cross_validation: bool) -> dict[str, pl.DataFrame]:
+    """Return per cohort the `subject_id` of whom the study predicts: those held out, or all that take part in folds; externally all."""
+    predicted = development.table.filter(~_held_out() if cross_validation else _held_out())
+    tables = {development.label: predicted} | {cohort.label: cohort.table for cohort in external}
+    return {label: table.select("subject_id").unique() for label, table in tables.items()}
 
 
 def _every_sample_has_a_fold(development: Cohort, folds: pl.DataFrame) -> AuditCheck:
@@ -169,16 +198,62 @@ def _training_data(cohorts: Sequence[Cohort], training_data: Mapping[str, Sequen
         for cohort in cohorts
         if _words(name) in _words(cohort.label)
     ]
-    return AuditCheck(
-        "encoders' training data", not seen, "; ".join(seen) or f"none of {len(training_data)} encoders declares a cohort of this study"
-    )
+    return AuditCheck(TRAINING_DATA, not seen, "; ".join(seen) or f"none of {len(training_data)} encoders declares a cohort of this study")
+
+
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """Whom a cohort tests among the ids that an encoder's weights were pretrained on."""
+
+    encoder: str
+    cohort: str
+    n_tested: int
+    uses: pl.Series
+    same_dataset: bool
+
+    @property
+    def is_overlap(self) -> bool:
+        """Whether the same people are on both sides; in another dataset the same number may be another person."""
+        return self.same_dataset and len(self.uses) > 0
+
+    def in_words(self) -> str:
+        """Say it in counts."""
+        if not self.same_dataset:
+            return (
+                f"{self.encoder} cannot be compared with {self.cohort}, whose MEDS dataset is not the one it was pretrained on "
+                f"(ids that coincide: {len(self.uses)} of {self.n_tested}; the same number may be another person)"
+            )
+        uses = ", ".join(f"{int((self.uses == use).sum())} {use}" for use in USES)
+        return f"{self.encoder} was pretrained on {len(self.uses)} of {self.n_tested} tested subjects of {self.cohort} ({uses})"
+
+
+def _pretraining(
+    tested: Mapping[str, pl.DataFrame], pretraining: Mapping[str, PretrainingSubjects | None], datasets: Mapping[str, str], advice: str
+) -> AuditCheck:
+    unknown = [
+        f"{encoder} could not be checked: no {SUBJECTS} beside its weights" for encoder, listed in pretraining.items() if listed is None
+    ]
+    met = [
+        _Meeting(encoder, cohort, ids.height, _common(listed.table, ids), datasets.get(cohort) == listed.dataset)
+        for encoder, listed in pretraining.items()
+        if listed is not None
+        for cohort, ids in tested.items()
+    ]
+    overlaps = "; ".join(one.in_words() for one in met if one.is_overlap)
+    others = [*(one.in_words() for one in met if not one.is_overlap), *unknown]
+    found = "; ".join([f"{overlaps}: {advice}", *others] if overlaps else others)
+    return AuditCheck(PRETRAINING, not overlaps, found or "no encoder has weights that `concordant pretrain` can make")
+
+
+def _common(listed: pl.DataFrame, tested: pl.DataFrame) -> pl.Series:
+    return listed.join(tested, on="subject_id", how="semi")["used_for"]
 
 
 def _shared_scans(cohorts: Sequence[Cohort]) -> AuditCheck:
     scans = pl.DataFrame(list(_scans(cohorts)), schema={"path": pl.String, "subject_id": pl.Int64}, orient="row")
     subjects = scans.group_by("path").agg(pl.col("subject_id").n_unique())
     shared = int((subjects["subject_id"] > 1).sum())
-    return AuditCheck("scans of two subjects", shared == 0, f"{shared} of {subjects.height} scans are used by more than one subject")
+    return AuditCheck(SHARED_SCANS, shared == 0, f"{shared} of {subjects.height} scans are used by more than one subject")
 
 
 def _scans(cohorts: Sequence[Cohort]) -> Iterator[tuple[str, int]]:

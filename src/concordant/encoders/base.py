@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -58,7 +59,8 @@ class Encoder(ABC):
     Attributes:
         modality: The modality it reads.
         version: Raised when the output changes, so that stores made before are made again.
-        options_of_no_effect: Options that change nothing in the output: a store is not made again where one of them changes.
+        options_of_no_effect: Options that change nothing in the output, or count by `weights_digest`: a store is not made again where one
+            of them changes.
     """
 
     modality: ClassVar[Modality]
@@ -73,6 +75,11 @@ class Encoder(ABC):
     @property
     def weights_digest(self) -> str | None:
         """The digest of the weights; None where there are none."""
+        return None
+
+    @property
+    def pretraining_folder(self) -> Path | None:
+        """The folder beside whose weights `concordant pretrain` lists its subjects; None where weights cannot be made by it."""
         return None
 
 

@@ -16,6 +16,7 @@ import torch
 from concordant.core.errors import ConfigError, RecordError
 from concordant.core.files import DigestCache, fingerprint
 from concordant.data.meds import scan_shards
+from concordant.data.pretraining import write_subjects
 from concordant.encoders.clmbr.config import CheckpointConfig, TransformerConfig
 from concordant.encoders.clmbr.network import ClmbrNetwork
 from concordant.encoders.clmbr.vocabulary import Dictionary, Flat
@@ -23,7 +24,7 @@ from concordant.pretrain.objectives import Loss, make_head
 from concordant.pretrain.options import PretrainOptions
 from concordant.pretrain.sequences import Piece, Sequences, batches_of, padded_pieces, pieces_of, read_sequences
 from concordant.pretrain.state import Run, Trained, forget, load_state, save_checkpoint, save_record, save_state
-from concordant.pretrain.subjects import Subjects, choose_subjects
+from concordant.pretrain.subjects import Subjects, choose_subjects, listed_subjects
 from concordant.pretrain.vocabulary import build_vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Pretrained:
     """A finished pretraining.
 
     Attributes:
-        folder: The checkpoint: `config.json`, `dictionary.msgpack`, `model.safetensors` and `pretraining.json`.
+        folder: The checkpoint: `config.json`, `dictionary.msgpack` and `model.safetensors`; beside it `pretraining.json`, and
+            `subjects.parquet`, which names patients and is not to be shared.
         tuning_loss: Least loss on the records of tuning subjects, nats per predicted code (clmbr) or per place, piece and task (motor).
         epochs: Epochs that were begun.
         n_tokens: Size of the vocabulary.
@@ -108,12 +110,17 @@ def pretrain(
         forget(out)
     material = _material(meds, subjects, options, columns)
     trained, config = _build(material, options)
-    facts = _facts(meds, subjects, options, columns)
+    digests = DigestCache()
+    facts = _facts(meds, subjects, options, columns, digests)
     run = load_state(out, trained, facts)
+    listed = listed_subjects(subjects, meds, columns=columns, digests=digests)
+    if run.history:  # the weights that are there may have been left without the list
+        write_subjects(out, listed)
     dictionary = _dictionary(material)
     for ended in _rounds(trained, run, material, options, progress or _silent):
         if ended:
             save_checkpoint(out, trained, config, dictionary)
+            write_subjects(out, listed)
         save_state(out, trained, run, facts)
         save_record(out, _record(run, material, subjects, options))
     return Pretrained(out, run.best, run.epoch, len(material.entries), len(material.train), len(material.tuning))
@@ -165,9 +172,10 @@ def _build(material: _Material, options: PretrainOptions) -> tuple[Trained, Chec
     return Trained(network, head, optimiser), config
 
 
-def _facts(meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None) -> dict[str, Any]:
+def _facts(
+    meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None, digests: DigestCache
+) -> dict[str, Any]:
     """Return what a run must share with the one it goes on from; where it runs, and how long at most, may change."""
-    digests = DigestCache()
     free = ("device", "max_epochs", "patience")
     return {
         "options": {key: value for key, value in asdict(options).items() if key not in free},

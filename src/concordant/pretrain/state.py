@@ -15,6 +15,7 @@ from torch import Tensor
 
 from concordant.core.errors import ConfigError
 from concordant.core.files import atomic_folder, atomic_path, differing_keys, read_json, write_json
+from concordant.data.pretraining import SUBJECTS
 from concordant.encoders.clmbr.checkpoint import HEAD, TRUNK
 from concordant.encoders.clmbr.config import CONFIG, DICTIONARY, MODEL, CheckpointConfig, config_content
 from concordant.encoders.clmbr.network import ClmbrNetwork
@@ -118,5 +119,6 @@ def save_record(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def forget(out: Path) -> None:
-    """Remove the state that a run would go on from."""
+    """Remove the state that a run would go on from, and the list of its subjects, which the next run's need not be."""
     shutil.rmtree(out / _STATE, ignore_errors=True)
+    (out / SUBJECTS).unlink(missing_ok=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import RecordError
+from concordant.core.files import DigestCache
 from concordant.data.cohort import SPLITS
 from concordant.data.meds import scan_shards
+from concordant.data.pretraining import PretrainingSubjects, dataset_identity
 from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits, split_table
 
 _LOG = logging.getLogger(__name__)
@@ -51,9 +53,8 @@ def choose_subjects(meds: Path, splits: Path | None, *, seed: int, columns: Mapp
     """
     table, source = (split_table(splits), splits.name) if splits is not None else (read_splits(meds), "metadata/subject_splits.parquet")
     if table is None:
-        parts = [shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)]
-        everyone = pl.concat(parts).unique().drop_nulls().collect()["subject_id"]
-        table, source = drawn_splits(everyone.to_list(), SplitDraw(_DRAWN, seed)), f"drawn, {_DRAWN}, seed {seed}"
+        everyone = _with_records(meds, columns)
+        table, source = drawn_splits(everyone["subject_id"].to_list(), SplitDraw(_DRAWN, seed)), f"drawn, {_DRAWN}, seed {seed}"
         _LOG.warning(
             "%s has no metadata/subject_splits.parquet, and no splits are given: train subjects are drawn from everyone, also from those "
             "whom a study may hold out; give its cohort table as splits",
@@ -64,3 +65,16 @@ def choose_subjects(meds: Path, splits: Path | None, *, seed: int, columns: Mapp
         if by_split[name].is_empty():
             raise RecordError(f"{source}: no subject has split {name}; pretraining needs train and tuning subjects")
     return Subjects(by_split["train"], by_split["tuning"], len(by_split["held_out"]), source)
+
+
+def listed_subjects(subjects: Subjects, meds: Path, *, columns: Mapping[str, str] | None, digests: DigestCache) -> PretrainingSubjects:
+    """Return the list to leave beside the weights: train and tuning subjects whose records the dataset has."""
+    uses = {"train": subjects.train, "tuning": subjects.tuning}
+    table = pl.concat([pl.DataFrame({"subject_id": ids}).with_columns(used_for=pl.lit(use)) for use, ids in uses.items()])
+    read = table.join(_with_records(meds, columns), on="subject_id", how="semi", maintain_order="left")
+    return PretrainingSubjects(dataset_identity(meds, columns, digests), read)
+
+
+def _with_records(meds: Path, columns: Mapping[str, str] | None) -> pl.DataFrame:
+    parts = [shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)]
+    return pl.concat(parts).unique().drop_nulls().collect()

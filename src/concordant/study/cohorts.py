@@ -17,6 +17,7 @@ from concordant.data.audit import Audit, audit
 from concordant.data.cohort import Cohort, read_cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, count_events
+from concordant.data.pretraining import PretrainingSubjects, dataset_identity, read_subjects
 from concordant.embeddings.extract import Progress, embed
 from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import EmbeddingStore
@@ -31,6 +32,9 @@ INTERNAL_CROSS_VALIDATED = "development"
 
 SHARD_SIZES = {Modality.CT: 64, Modality.EHR: 512}
 """Samples per shard of a store: few enough that several workers share a cohort, and records, which are light, make few files."""
+
+COUNTED_PER_SHARD = 4096
+"""The same for records that are only counted, not run through a network: writing a shard takes longer than counting its records."""
 
 Stores = Mapping[tuple[Modality, str], Mapping[str, EmbeddingStore]]
 """Per modality and encoder label, per cohort label, the store."""
@@ -186,7 +190,7 @@ def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quara
                     study.embeddings_root,
                     name=choice.name,
                     options=choice.options,
-                    shard_size=SHARD_SIZES[modality],
+                    shard_size=shard_size(modality, source),
                     max_quarantined=study.max_quarantined,
                     engine=engine,
                     retry_quarantined=retry_quarantined,
@@ -198,17 +202,27 @@ def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quara
     return stores
 
 
+def shard_size(modality: Modality, source: Encoder | FeatureOptions) -> int:
+    """Return how many samples a shard of a source's store holds."""
+    counted = modality is Modality.EHR and isinstance(source, Encoder) and source.card.kind == "codes"
+    return COUNTED_PER_SHARD if counted else SHARD_SIZES[modality]
+
+
 def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts]) -> Audit:
     """Check the study for leakage."""
     options = study.cross_validation
+    sources = {choice.label: _source(choice) for modality in Modality for choice in study.encoder_choices(modality)}
+    pretraining = _pretraining(sources)
     return audit(
         data.development,
         data.external,
         cross_validation=options is not None,
         assignment=data.assignment,
         group="subject_id" if options is None else options.group,
-        training_data={choice.label: _training_data(choice) for modality in Modality for choice in study.encoder_choices(modality)},
+        training_data={label: _training_data(source) for label, source in sources.items()},
         records=records,
+        pretraining=pretraining,
+        datasets=_datasets(study, data) if any(pretraining.values()) else {},
     )
 
 
@@ -216,9 +230,19 @@ def _source(choice: Component) -> Encoder | FeatureOptions:
     return FeatureOptions(**choice.options) if choice.name == FEATURES else ENCODERS.create(choice.name, **choice.options)
 
 
-def _training_data(choice: Component) -> tuple[str, ...]:
-    source = _source(choice)
+def _training_data(source: Encoder | FeatureOptions) -> tuple[str, ...]:
     return source.card.training_data if isinstance(source, Encoder) else source.training_data
+
+
+def _pretraining(sources: Mapping[str, Encoder | FeatureOptions]) -> dict[str, PretrainingSubjects | None]:
+    """Return, for every encoder whose weights can be one's own, whom they were pretrained on; None where the list is not beside them."""
+    folders = {label: source.pretraining_folder for label, source in sources.items() if isinstance(source, Encoder)}
+    return {label: read_subjects(folder) for label, folder in folders.items() if folder is not None}
+
+
+def _datasets(study: Study, data: StudyData) -> dict[str, str]:
+    digests = DigestCache(study.embeddings_root / "digests.json")
+    return {cohort.label: dataset_identity(cohort.meds, cohort.meds_columns, digests) for cohort in data.cohorts if cohort.meds}
 
 
 def counted_records(study: Study, data: StudyData) -> dict[str, RecordCounts]:

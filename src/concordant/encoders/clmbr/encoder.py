@@ -122,6 +122,11 @@ class RecordTransformer(RecordEncoder):
         """The digest of the weights and the vocabulary."""
         return self.folder.digest
 
+    @property
+    def pretraining_folder(self) -> Path:
+        """The folder of the weights."""
+        return open_weights(self.weights, files=(CONFIG,)).folder
+
     def known_events(self, record: Events) -> int:
         """Return how many events of a record the vocabulary has."""
         return sum(1 for bag in bags_of(record, self._vocabulary) if bag.tokens)
