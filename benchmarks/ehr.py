@@ -1,8 +1,12 @@
 """Times the record side beside other libraries on generated data; writes ehr.csv beside this file.
 
-Every package runs in a process of its own, which also tells its peak memory; one call to warm up, then the median of three. Beside the
+Every package runs in a process of its own, which also tells its peak memory; one call to warm up, then the median of five. Beside the
 seconds stand those of the processor, which tell more where the machine has other work. All read the same sharded parquet files with two
-threads. One section per task; `--events` sets the size, `--growth` adds two more. Cohorts with labels are timed by cohort.py.
+threads. `--events` sets the size, `--growth` adds smaller and larger ones. Cohorts with labels are timed by cohort.py.
+
+The tasks: "count features" is the sparse matrix of the whole dataset in memory, checked to be the same for all packages; "by shard" lets go
+of each shard's part of it, so that its peak memory is that of reading alone; "stored" is what `concordant embed` does beyond that, from the
+dataset to an embedding store on disk and back to the matrix, with digests and synced files.
 """
 
 from __future__ import annotations
@@ -13,15 +17,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 THREADS = 2
 for variable in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "ARROW_NUM_THREADS"):
@@ -92,7 +96,7 @@ Matrix = tuple[csr_matrix, list[str]]
 
 
 def counts_of_concordant(folder: Path) -> Matrix:
-    """Count by `stream_events` and the encoder `count`, as an embedding store is filled."""
+    """Count by `stream_events` and the encoder `count`."""
     from concordant.core.embedding import concatenate
     from concordant.data.meds import stream_events
     from concordant.encoders.code_counts import Count
@@ -106,41 +110,73 @@ def counts_of_concordant(folder: Path) -> Matrix:
     table = concatenate(tables)
     if (np.diff(order) < 0).any():
         table = table.take(np.argsort(order))
+    return _matrix_of(table)
+
+
+def counts_by_shard(folder: Path) -> None:
+    """Count as `counts_of_concordant`, without keeping what is counted."""
+    from concordant.data.meds import stream_events
+    from concordant.encoders.code_counts import Count
+
+    encoder = Count()
+    for part in stream_events(folder, pl.read_parquet(folder / "samples.parquet")):
+        encoder.encode_table(part.records)
+
+
+def counts_of_store(folder: Path) -> Matrix:
+    """Fill an embedding store by the encoder `count`, as `concordant embed` does, and read it back."""
+    from concordant.core.modality import Modality
+    from concordant.data.cohort import Cohort
+    from concordant.embeddings.extract import embed
+    from concordant.encoders.code_counts import Count
+    from concordant.study.cohorts import shard_size
+
+    path = folder / "samples.parquet"
+    cohort = Cohort("subjects", path, pl.read_parquet(path), folder)
+    with tempfile.TemporaryDirectory() as root:
+        size = shard_size(Modality.EHR, Count())
+        store = embed(cohort, Modality.EHR, Count(), Path(root), name="count", options={}, shard_size=size)
+        return _matrix_of(store.read(cohort.sample_ids))
+
+
+def _matrix_of(table: Any) -> Matrix:
     return csr_matrix((table.weight, table.index, table.offsets), shape=(len(table), len(table.codes))), list(table.codes)
 
 
 def counts_of_pandas(folder: Path) -> Matrix:
-    """Count by a group-by on categoricals."""
+    """Count by a group-by on categoricals; the prediction times are looked up, which takes less time than a merge."""
     import pandas as pd
     import pyarrow.parquet as pq
 
     files = sorted((folder / "data").glob("*.parquet"))
     table = pq.ParquetDataset(files, read_dictionary=["code"]).read(columns=["subject_id", "time", "code"]).unify_dictionaries()
     events = table.to_pandas()
-    samples = pd.read_parquet(folder / "samples.parquet").reset_index(names="row")
-    events = events.merge(samples[["row", "subject_id", "prediction_time"]], on="subject_id")
-    events = events[~(events["time"] > events["prediction_time"])]
-    sizes = events.groupby(["row", "code"], observed=True, sort=False).size()
-    row, code = sizes.index.get_level_values(0), sizes.index.get_level_values(1)
-    names = list(code.categories) if hasattr(code, "categories") else list(events["code"].cat.categories)
-    place = events["code"].cat.categories.get_indexer(code)
-    return csr_matrix((sizes.to_numpy(), (row.to_numpy(), place)), shape=(len(samples), len(names))), names
+    samples = pd.read_parquet(folder / "samples.parquet").reset_index(names="row").set_index("subject_id")
+    prediction = samples["prediction_time"].reindex(events["subject_id"]).to_numpy()
+    events = events[~(events["time"].to_numpy() > prediction)]
+    sizes = events.groupby(["subject_id", "code"], observed=True, sort=False).size()
+    names = events["code"].cat.categories
+    row = samples["row"].reindex(sizes.index.get_level_values("subject_id")).to_numpy()
+    place = names.get_indexer(sizes.index.get_level_values("code"))
+    return csr_matrix((sizes.to_numpy(), (row, place)), shape=(len(samples), len(names))), list(names)
 
 
 def counts_of_duckdb(folder: Path) -> Matrix:
-    """Count by SQL."""
+    """Count by SQL, with the codes as an enum."""
     import duckdb
 
     connection = duckdb.connect(config={"threads": THREADS})
     samples = pl.read_parquet(folder / "samples.parquet").with_row_index("row").select("row", "subject_id", "prediction_time")
     connection.register("samples", samples.to_arrow())
-    query = connection.execute(
-        f"select row, code, count(*) as n from read_parquet('{folder}/data/*.parquet') join samples using (subject_id) "  # noqa: S608 - our folder
+    files = f"read_parquet('{folder}/data/*.parquet')"
+    connection.execute(f"create type codes as enum (select distinct code from {files})")  # noqa: S608 - our folder
+    found = connection.execute(
+        "select row, enum_code(code) as place, count(*)::integer as n "  # noqa: S608 - our folder
+        f"from (select subject_id, time, code::codes as code from {files}) join samples using (subject_id) "
         "where time is null or time <= prediction_time group by row, code"
-    )
-    found = pl.from_arrow(query.to_arrow_table())
-    assert isinstance(found, pl.DataFrame)  # noqa: S101 - for the type checker
-    return _matrix(found, samples.height)
+    ).fetchnumpy()
+    names = [name for (name,) in connection.execute("select unnest(enum_range(null::codes))::varchar").fetchall()]
+    return csr_matrix((found["n"], (found["row"], found["place"])), shape=(samples.height, len(names))), names
 
 
 def counts_of_polars(folder: Path) -> Matrix:
@@ -149,71 +185,93 @@ def counts_of_polars(folder: Path) -> Matrix:
     events = pl.scan_parquet(folder / "data" / "*.parquet").select("subject_id", "time", "code").join(samples, on="subject_id")
     kept = events.filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("prediction_time")))
     found = kept.group_by("row", "code").agg(n=pl.len()).collect(engine="streaming")
-    return _matrix(found, samples.select(pl.len()).collect().item())
-
-
-def _matrix(found: pl.DataFrame, n_samples: int) -> Matrix:
     code = found["code"].cast(pl.Categorical(pl.Categories.random()))
-    names = code.unique(maintain_order=True).cast(pl.String).to_list()
-    place = code.to_physical().to_numpy()
-    return csr_matrix((found["n"].to_numpy(), (found["row"].to_numpy(), place)), shape=(n_samples, int(place.max()) + 1)), names
+    names, place = code.unique(maintain_order=True).cast(pl.String).to_list(), code.to_physical().to_numpy()
+    n_samples = samples.select(pl.len()).collect().item()
+    return csr_matrix((found["n"].to_numpy(), (found["row"].to_numpy(), place)), shape=(n_samples, len(names))), names
 
 
-COUNTS: Mapping[str, Callable[[Path], Matrix]] = {
-    "concordant": counts_of_concordant,
-    "pandas": counts_of_pandas,
-    "duckdb": counts_of_duckdb,
-    "polars": counts_of_polars,
+IN_MEMORY, BY_SHARD, STORED = "count features", "count features, by shard", "count features, stored"
+
+COUNTS: Mapping[tuple[str, str], Callable[[Path], Matrix | None]] = {
+    (IN_MEMORY, "concordant"): counts_of_concordant,
+    (IN_MEMORY, "pandas"): counts_of_pandas,
+    (IN_MEMORY, "duckdb"): counts_of_duckdb,
+    (IN_MEMORY, "polars"): counts_of_polars,
+    (BY_SHARD, "concordant"): counts_by_shard,
+    (STORED, "concordant"): counts_of_store,
 }
 
 
-def check_same(folder: Path, one: Path, other: Path) -> None:
-    """Refuse a peer whose matrix is another one: equal numbers of entries, and equal sums per sample."""
-    ours, theirs = load_npz(one), load_npz(other)
-    ours.data = np.round(2.0**ours.data - 1)  # log2(1 + n) back to n
-    per_sample = [np.asarray(matrix.sum(1)).ravel() for matrix in (ours, theirs)]
-    if ours.nnz != theirs.nnz or not (per_sample[0] == per_sample[1]).all():
-        raise SystemExit(f"{folder}: {other.name} counts otherwise ({theirs.nnz} entries, not {ours.nnz})")
+def check_same(ours: Path, theirs: Path) -> None:
+    """Refuse a matrix that is another one than ours in any entry or in what a column is."""
+    one, other = _read_matrix(ours), _read_matrix(theirs)
+    if one[1] != other[1] or (one[0] != other[0]).nnz:
+        raise SystemExit(f"{theirs.stem} counts otherwise than {ours.stem}")
 
 
-def one_hot_and_count(table: Table, n_events: int, *, peers: bool = True) -> None:
-    """Time the sparse matrix of counts."""
+def _read_matrix(path: Path) -> Matrix:
+    """Read counts, their used columns in the order of the names; a weight log2(1 + n) of ours is n again."""
+    matrix, names = load_npz(path), json.loads(path.with_suffix(".json").read_text())
+    if path.stem.endswith("concordant"):
+        matrix.data = np.round(2.0**matrix.data - 1)
+    used = sorted(np.flatnonzero(np.bincount(matrix.indices, minlength=len(names))).tolist(), key=names.__getitem__)
+    return matrix[:, used], [names[place] for place in used]
+
+
+def one_hot_and_count(table: Table, n_events: int, work: Iterable[tuple[str, str]]) -> None:
+    """Time the counts, and compare the matrices."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "meds"
         generate(folder, n_events)
-        for package in COUNTS if peers else ["concordant"]:
-            table.add("count features", package, folder, n_events, run_apart(package, folder))
-            if package != "concordant":
-                check_same(folder, folder / "concordant.npz", folder / f"{package}.npz")
+        for task, package in work:
+            table.add(task, package, folder, n_events, run_apart(task, package, folder))
+            if _kept(folder, task, package).is_file():
+                check_same(_kept(folder, IN_MEMORY, "concordant"), _kept(folder, task, package))
 
 
 # --- running and writing ------------------------------------------------------------------------------------------------------------------
 
 
-def run_apart(package: str, folder: Path) -> dict[str, float]:
+def run_apart(task: str, package: str, folder: Path) -> dict[str, float]:
     """Run one package in a process of its own."""
     done = subprocess.run(  # noqa: S603 - this interpreter and this file
-        [sys.executable, __file__, "--package", package, "--folder", str(folder)], check=True, capture_output=True, text=True
+        [sys.executable, __file__, "--task", task, "--package", package, "--folder", str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
 
-def measure(package: str, folder: Path) -> None:
-    """Print the median of three calls after one, and the peak memory; keep the matrix for comparison."""
-    matrix, _ = COUNTS[package](folder)
-    save_npz(folder / f"{package}.npz", matrix, compressed=False)
-    del matrix
+def _kept(folder: Path, task: str, package: str) -> Path:
+    return folder / f"{task}, {package}.npz"
+
+
+def measure(task: str, package: str, folder: Path) -> None:
+    """Print the median of five calls after one, and the peak memory; keep the matrix for comparison."""
+    count = COUNTS[task, package]
+    found = count(folder)
+    if found is not None:
+        path = _kept(folder, task, package)
+        save_npz(path, found[0], compressed=False)
+        path.with_suffix(".json").write_text(json.dumps(found[1]))
+    del found
     times, processor = [], []
-    for _ in range(3):
+    for _ in range(5):
         start, busy = time.perf_counter(), time.process_time()
-        COUNTS[package](folder)
+        count(folder)
         times.append(time.perf_counter() - start)
         processor.append(time.process_time() - busy)
     seconds, cpu_seconds = statistics.median(times), statistics.median(processor)
-    print(
-        json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
-    )
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak_gb()}))
+
+
+def peak_gb() -> float:
+    """Return the peak memory of this process; `getrusage` would give that of the process that started it, where that is greater."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 class Table:
@@ -246,7 +304,7 @@ class Table:
         shown = (
             f"{row['seconds']:9} s  x {row['ratio_to_concordant']:6} (processor x {row['cpu_ratio_to_concordant']:6})  {row['peak_gb']} GB"
         )
-        print(f"{task:20} {package:12} {n_events:12,} {shown}", flush=True)
+        print(f"{task:26} {package:12} {n_events:12,} {shown}", flush=True)
 
     def write(self, path: Path) -> None:
         """Write the rows as CSV."""
@@ -260,18 +318,19 @@ def main() -> None:
     """Run all and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000)
-    parser.add_argument("--growth", action="store_true", help="1 and 30 million events too")
-    parser.add_argument("--package", choices=list(COUNTS), help=argparse.SUPPRESS)
+    parser.add_argument("--growth", action="store_true", help="1, 30 and 100 million events too")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--package", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.package:
-        measure(given.package, given.folder)
+        measure(given.task, given.package, given.folder)
         return
     table = Table()
-    one_hot_and_count(table, given.events)
+    one_hot_and_count(table, given.events, COUNTS)
     if given.growth:
-        for n_events in (1_000_000, 30_000_000):
-            one_hot_and_count(table, n_events, peers=False)
+        for n_events in (1_000_000, 30_000_000, 100_000_000):
+            one_hot_and_count(table, n_events, [(IN_MEMORY, "concordant"), (BY_SHARD, "concordant")])
     table.write(Path(__file__).with_suffix(".csv"))
 
 

@@ -111,6 +111,15 @@ def test_the_same_code_with_another_text_is_another_event(write):
     assert (without.text_value, with_text.text_value) == ((), ("a", "b", None))
 
 
+def test_the_latest_event_of_all_samples_is_the_one_nearest_to_its_prediction(write):
+    rows = [(1, None, "S", None), (1, datetime(2020, 1, 1), "A", None), (2, None, "S", None), (3, datetime(2020, 1, 8), "A", None)]
+    folder = write(meds(rows))
+    asked = [("static", 2, INDEX), ("far", 1, INDEX), ("near", 3, INDEX), ("before", 3, datetime(2020, 1, 7))]
+    assert read_events(folder, samples(*asked)).counts.latest_days_before == 2.0
+    assert read_events(folder, samples(*asked[:2])).counts.latest_days_before == 9.0
+    assert read_events(folder, samples(asked[0], asked[3])).counts.latest_days_before is None
+
+
 def test_a_subject_in_two_shards_is_refused(write):
     folder = write(meds([(1, INDEX, "A", None), (2, INDEX, "A", None)]), "data/0.parquet")
     write(meds([(2, INDEX, "B", None)]), "data/1.parquet")
@@ -127,18 +136,19 @@ def test_rows_out_of_order_are_sorted_and_counted(write):
     assert read_events(write(meds(rows[:2])), samples(("a", 1, INDEX))).counts.n_out_of_order == 0
 
 
-def test_events_after_death_are_kept_up_to_the_prediction_time_and_counted(write):
+@pytest.mark.parametrize("code", ["MEDS_DEATH//hospital", "SNOMED/419620001"])
+def test_events_after_death_are_kept_up_to_the_prediction_time_and_counted(write, code):
     death = datetime(2020, 1, 5)
     rows = [
         (1, datetime(1950, 1, 1), "MEDS_BIRTH", None),
-        (1, death, "MEDS_DEATH//hospital", None),
+        (1, death, code, None),
         (1, death, "SAME_DAY", None),
         (1, INDEX, "RESULT", None),
         (1, INDEX + timedelta(days=1), "BILL", None),
         (2, INDEX, "ALIVE", None),
     ]
     records = read_events(write(meds(rows)), samples(("dead", 1, INDEX), ("alive", 2, INDEX)))
-    assert records.events("dead").code == ("MEDS_BIRTH", "MEDS_DEATH//hospital", "SAME_DAY", "RESULT")
+    assert records.events("dead").code == ("MEDS_BIRTH", code, "SAME_DAY", "RESULT")
     counts = records.counts
     assert (counts.n_after_death, counts.n_after_prediction, counts.n_without_birth) == (2, 1, 1)
 

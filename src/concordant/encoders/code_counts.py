@@ -62,7 +62,7 @@ class CodeEncoder(RecordEncoder):
         names = np.array(table.codes, dtype=object)
         bounds = zip(table.offsets[:-1].tolist(), table.offsets[1:].tolist(), strict=True)
         return [
-            CodeEmbedding(tuple(names[table.index[start:end]]), table.weight[start:end], table.numeric[table.index[start:end]])
+            CodeEmbedding(tuple(names[table.index[start:end]].tolist()), table.weight[start:end], table.numeric[table.index[start:end]])
             for start, end in bounds
         ]
 
@@ -149,7 +149,7 @@ class Count(CodeEncoder):
     """
 
     def _weigh(self, times: Int[np.ndarray, " entry"]) -> Float[np.ndarray, " entry"]:
-        return np.asarray(np.log2(1.0 + np.arange(int(times.max(initial=0)) + 1))[times], np.float32)
+        return np.asarray(np.log2(1.0 + np.arange(int(times.max(initial=0)) + 1)), np.float32).take(times)
 
 
 def _age(records: PackedEvents) -> Entries:

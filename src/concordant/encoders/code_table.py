@@ -48,27 +48,30 @@ def assemble(parts: Sequence[Entries], n_records: int) -> CodeTable:
     Raises:
         RecordError: Two features of the same name.
     """
-    used = [np.flatnonzero(np.bincount(part.index)) for part in parts]
-    names = [f"{part.names[int(place)]}{part.suffix}" for part, places in zip(parts, used, strict=True) for place in places]
+    counts = [np.bincount(part.index) for part in parts]
+    used = [np.flatnonzero(count) for count in counts]
+    names = [part.names[place] + part.suffix for part, places in zip(parts, used, strict=True) for place in places.tolist()]
     numeric = np.concatenate([np.zeros(0, bool), *(np.full(len(places), part.numeric) for part, places in zip(parts, used, strict=True))])
     order = sorted(range(len(names)), key=names.__getitem__)
     vocabulary = tuple(names[place] for place in order)
     _refuse_twice(vocabulary)
-    rank = np.empty(len(names), np.int32)
-    rank[order] = np.arange(len(names), dtype=np.int32)
-    total, weight, start, row = np.zeros(n_records, np.int64), [np.zeros(0, np.float32)], 0, [np.zeros(0, np.int32)]
-    index = [np.zeros(0, np.int32)]
-    for part, places in zip(parts, used, strict=True):
-        lookup = np.zeros(int(places.max(initial=-1)) + 1, np.int32)
-        lookup[places] = rank[start : start + len(places)]
-        start += len(places)
-        index.append(lookup[part.index])
-        row.append(np.repeat(np.arange(n_records, dtype=np.int32), part.per_record))
-        weight.append(part.weight.astype(np.float32))
-        total += part.per_record
-    offsets = np.concatenate([[0], np.cumsum(total)]).astype(np.int64)
-    sorted_index, sorted_weight = _ordered(np.concatenate(row), np.concatenate(index), np.concatenate(weight), offsets, len(names))
-    return CodeTable(vocabulary, numeric[order], sorted_index, sorted_weight, offsets)
+    per_feature = np.concatenate([np.zeros(0, np.int64), *(count[places] for count, places in zip(counts, used, strict=True))])[order]
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(len(names))
+    offsets = _offsets(np.sum([np.zeros(n_records, np.int64), *(part.per_record for part in parts)], axis=0))
+    starts = _offsets(per_feature)
+    free, dealt, first = starts[:-1].copy(), np.empty(starts[-1], np.uint64), 0
+    for part, count, places in zip(parts, counts, used, strict=True):
+        feature_of = np.zeros(len(count), np.int64)
+        feature_of[places] = rank[first : first + len(places)]
+        first += len(places)
+        _deal(part.per_record, part.index, part.weight.astype(np.float32, copy=False).view(np.uint32), feature_of, free, dealt)
+    index, bits = _by_record(starts, dealt, offsets)
+    return CodeTable(vocabulary, numeric[order], index, bits.view(np.float32), offsets)
+
+
+def _offsets(lengths: Int[np.ndarray, " group"]) -> Int[np.ndarray, " group_plus_one"]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _refuse_twice(vocabulary: Sequence[str]) -> None:
@@ -80,28 +83,28 @@ def _refuse_twice(vocabulary: Sequence[str]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _ordered(row: Any, index: Any, weight: Any, offsets: Any, n_features: Any) -> Any:  # pragma: no cover # compiled
-    """Sort entries by row, then feature, in linear time: dealt out by feature first, then by row in that order."""
-    n = len(row)
-    starts = np.zeros(n_features + 1, np.int64)
-    for entry in range(n):
-        starts[index[entry] + 1] += 1
-    for feature in range(n_features):
-        starts[feature + 1] += starts[feature]
-    free = starts[:-1].copy()
-    rows, weights = np.empty(n, np.int32), np.empty(n, np.float32)
-    for entry in range(n):
-        place = free[index[entry]]
-        free[index[entry]] = place + 1
-        rows[place], weights[place] = row[entry], weight[entry]
+def _deal(per_record: Any, index: Any, bits: Any, feature_of: Any, free: Any, dealt: Any) -> None:  # pragma: no cover # compiled
+    """Deal out a part's entries by feature, each as one number of its record and the bits of its weight; `free` is where each goes."""
+    entry = 0
+    for record in range(len(per_record)):
+        for _ in range(per_record[record]):
+            feature = feature_of[index[entry]]
+            dealt[free[feature]] = np.uint64(record) << np.uint64(32) | np.uint64(bits[entry])
+            free[feature] += 1
+            entry += 1
+
+
+@njit(cache=True, nogil=True)
+def _by_record(starts: Any, dealt: Any, offsets: Any) -> Any:  # pragma: no cover # compiled
+    """Deal out by record what lies by feature: linear time in all, and features ascend within each record."""
     free = offsets[:-1].copy()
-    sorted_index, sorted_weight = np.empty(n, np.int32), np.empty(n, np.float32)
-    for feature in range(n_features):
+    index, bits = np.empty(len(dealt), np.int32), np.empty(len(dealt), np.uint32)
+    for feature in range(len(starts) - 1):
         for entry in range(starts[feature], starts[feature + 1]):
-            place = free[rows[entry]]
-            free[rows[entry]] = place + 1
-            sorted_index[place], sorted_weight[place] = feature, weights[entry]
-    return sorted_index, sorted_weight
+            record = np.int64(dealt[entry] >> np.uint64(32))
+            index[free[record]], bits[free[record]] = feature, np.uint32(dealt[entry] & np.uint64(0xFFFFFFFF))
+            free[record] += 1
+    return index, bits
 
 
 @njit(cache=True, nogil=True)
@@ -114,7 +117,7 @@ def count_terms(offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, l
     n_records = len(offsets) - 1
     per_record = np.zeros(n_records, np.int64)
     found, times = np.empty(len(term), np.int32), np.empty(len(term), np.int32)
-    place_of, seen_in = np.empty(n_terms, np.int64), np.full(n_terms, -1, np.int64)
+    place_of = np.full(n_terms, -1, np.int64)  # of the latest entry of a term, whichever record has it
     n = 0
     for record in range(n_records):
         first = n
@@ -122,11 +125,10 @@ def count_terms(offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, l
             one = term[row]
             if one < 0 or not (days[row] <= limit or (static and days[row] != days[row])):
                 continue
-            if seen_in[one] == record:
+            if place_of[one] >= first:
                 times[place_of[one]] += 1
             else:
-                seen_in[one], place_of[one] = record, n
-                found[n], times[n] = one, 1
+                place_of[one], found[n], times[n] = n, one, 1
                 n += 1
         per_record[record] = n - first
     return per_record, found[:n].copy(), times[:n].copy()

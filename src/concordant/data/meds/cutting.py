@@ -15,8 +15,8 @@ STATIC = np.iinfo(np.int64).min
 
 DAY_US = 86_400_000_000
 
-FEW = 8
-"""Up to so many events of one time are compared each with each."""
+FEW = 32
+"""Up to so many events of one time, those of one code are compared each with each."""
 
 
 @njit(cache=True, nogil=True)
@@ -72,12 +72,16 @@ def _same(one: Any, other: Any) -> Any:  # pragma: no cover # compiled
 
 
 @njit(cache=True, nogil=True)
-def _mark_among_few(first: Any, end: Any, code: Any, value: Any, text: Any, repeated: Any) -> None:  # pragma: no cover # compiled
-    for row in range(first + 1, end):
-        for before in range(first, row):
-            if code[row] == code[before] and text[row] == text[before] and _same(value[row], value[before]):
-                repeated[row] = True
-                break
+def _mark_among_few(
+    first: Any, end: Any, code: Any, value: Any, text: Any, latest: Any, repeated: Any
+) -> None:  # pragma: no cover # compiled
+    for row in range(first, end):
+        if latest[code[row]] >= first:
+            for before in range(first, row):
+                if code[row] == code[before] and text[row] == text[before] and _same(value[row], value[before]):
+                    repeated[row] = True
+                    break
+        latest[code[row]] = row
 
 
 @njit(cache=True, nogil=True)
@@ -98,20 +102,20 @@ def _mark_among_many(first: Any, end: Any, code: Any, value: Any, text: Any, rep
 
 
 @njit(cache=True, nogil=True)
-def mark_repeats(starts: Any, time: Any, code: Any, value: Any, text: Any) -> Any:  # pragma: no cover # compiled
-    """Mark each event that a row before states already: same subject, time, code, value and text.
+def mark_repeats(starts: Any, until: Any, time: Any, code: Any, value: Any, text: Any, n_codes: Any) -> Any:  # pragma: no cover # compiled
+    """Mark each event that a row before states already: same subject, time, code, value and text; none later than the subject's `until`.
 
-    Only rows of one subject and time are compared: with each other where they are few, by a hash table where they are many.
+    Only rows of one subject, time and code are compared: with each other where they are few, by a hash table where they are many.
     """
-    repeated = np.zeros(len(time), np.bool_)
+    repeated, latest = np.zeros(len(time), np.bool_), np.full(n_codes, -1, np.int64)
     for block in range(len(starts) - 1):
         first = starts[block]
-        while first < starts[block + 1]:
+        while first < starts[block + 1] and time[first] <= until[block]:
             end = first + 1
             while end < starts[block + 1] and time[end] == time[first]:
                 end += 1
             if end - first <= FEW:
-                _mark_among_few(first, end, code, value, text, repeated)
+                _mark_among_few(first, end, code, value, text, latest, repeated)
             else:
                 _mark_among_many(first, end, code, value, text, repeated)
             first = end
@@ -155,9 +159,26 @@ def count_visible(
 
 @njit(cache=True, nogil=True)
 def visible_rows(
-    starts: Any, block: Any, prediction: Any, earliest: Any, time: Any, code: Any, repeated: Any, is_birth: Any, rows: Any, days: Any
+    starts: Any,
+    block: Any,
+    prediction: Any,
+    earliest: Any,
+    time: Any,
+    code: Any,
+    repeated: Any,
+    is_birth: Any,
+    rank: Any,
+    value: Any,
+    text: Any,
+    days: Any,
+    kept_code: Any,
+    kept_value: Any,
+    kept_text: Any,
 ) -> None:  # pragma: no cover # compiled
-    """Write the rows that `count_visible` counts as kept, sample after sample, and their days before the prediction, NaN if static."""
+    """Write what `count_visible` counts as kept, sample after sample: days before the prediction, NaN if static; rank of the code; value.
+
+    The text is written where `kept_text` is not empty.
+    """
     place = 0
     for sample in range(len(block)):
         for row in range(starts[block[sample]], starts[block[sample] + 1]):
@@ -165,7 +186,9 @@ def visible_rows(
                 break
             before = time[row] != STATIC and time[row] < earliest[sample] and not is_birth[code[row]]
             if not before and not repeated[row]:
-                rows[place] = row
+                kept_code[place], kept_value[place] = rank[code[row]], value[row]
+                if len(kept_text):
+                    kept_text[place] = text[row]
                 days[place] = np.nan if time[row] == STATIC else (prediction[sample] - time[row]) / DAY_US
                 place += 1
 

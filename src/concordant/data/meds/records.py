@@ -196,12 +196,13 @@ def _rows_of(mask: Any, offsets: Int[np.ndarray, " record_plus_one"]) -> Int[np.
 
 def _join(parts: Sequence[tuple[tuple[str, ...], Any]]) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:
     """Put indices into several sorted vocabularies after each other, under the sorted vocabulary of what they use."""
-    used = [[names[place] for place in np.unique(index[index >= 0])] for names, index in parts]
+    places = [np.flatnonzero(np.bincount(index[index >= 0])) for _, index in parts]
+    used = [[names[place] for place in found.tolist()] for (names, _), found in zip(parts, places, strict=True)]
     codes = tuple(sorted(set().union(*used)))
     position = {code: place for place, code in enumerate(codes)}
     joined = [np.zeros(0, np.int32)]
-    for (names, index), known in zip(parts, used, strict=True):
+    for (names, index), found, known in zip(parts, places, used, strict=True):
         place = np.full(len(names) + 1, -1, np.int32)  # the last is for -1: no text
-        place[np.unique(index[index >= 0])] = [position[code] for code in known]
+        place[found] = [position[code] for code in known]
         joined.append(place[index])
     return codes, np.concatenate(joined)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from concordant.core.errors import RecordError
 from concordant.core.events import LifeCodes, PackedEvents, Texts
@@ -83,8 +83,10 @@ def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[
         waiting: deque[Future[RecordPart]] = deque(pool.submit(_read, shard, asked, text) for shard in islice(remaining, READERS))
         try:
             while waiting:
-                yield waiting.popleft().result()
+                part = waiting.popleft().result()
                 waiting.extend(pool.submit(_read, shard, asked, text) for shard in islice(remaining, 1))
+                yield part
+                del part
         finally:
             for future in waiting:
                 future.cancel()
@@ -92,12 +94,12 @@ def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The samples as arrays, and their order by subject; times are microseconds since 1970."""
+    """The samples as arrays, and their order by subject, with the subjects in that order; times are microseconds since 1970."""
 
-    subject: Int[np.ndarray, " sample"]
     prediction: Int[np.ndarray, " sample"]
     earliest: Int[np.ndarray, " sample"]
     by_subject: Int[np.ndarray, " sample"]
+    ordered: Int[np.ndarray, " sample"]
 
     @classmethod
     def of(cls, samples: pl.DataFrame, look_back_days: float | None) -> _Asked:
@@ -105,16 +107,32 @@ class _Asked:
         prediction = samples["prediction_time"].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
         look_back = None if look_back_days is None else int(look_back_days * cutting.DAY_US)
         earliest = np.full(len(subject), _NEVER) if look_back is None else prediction - look_back
-        return cls(subject, prediction, earliest, np.argsort(subject, kind="stable"))
+        by_subject = np.argsort(subject, kind="stable")
+        return cls(prediction, earliest, by_subject, subject[by_subject])
 
     def in_blocks(self, subjects: Int[np.ndarray, " block"]) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
         """Return the samples of these different subjects, in table order, and the place of the subject of each."""
-        order = np.argsort(subjects)
-        ordered = subjects[order]
-        place = np.searchsorted(ordered, self.subject)
-        found = np.flatnonzero(place < len(ordered))
-        found = found[ordered[place[found]] == self.subject[found]]
-        return found, order[place[found]]
+        first, end = (np.searchsorted(self.ordered, subjects, side) for side in ("left", "right"))
+        place = np.repeat(np.arange(len(subjects)), end - first)
+        before = np.concatenate([[0], np.cumsum(end - first)])[:-1]
+        found = self.by_subject[np.arange(len(place)) + (first - before)[place]]
+        order = np.argsort(found)
+        return found[order], place[order]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The subjects of a shard, each a block of rows.
+
+    Attributes:
+        subject: The subject of each block.
+        starts: Where each block starts, then the number of rows.
+        out_of_order: Per block, rows that had to be sorted.
+    """
+
+    subject: Any
+    starts: Any
+    out_of_order: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +140,19 @@ class _Rows:
     """A shard's rows as arrays, sorted by subject and time.
 
     Attributes:
-        starts: Where each subject's rows start, then the number of rows.
-        out_of_order: Per subject, rows that had to be sorted.
-        codes: Distinct codes, sorted; `code` points into them.
-        text: Number of the text of each row, 0 = none; equal numbers are equal texts.
-        texts: Distinct texts by number, where they were asked for.
+        blocks: Where each subject's rows lie.
+        code: Number of the code of each row; `rank` tells its place in `codes`.
+        codes: Distinct codes, sorted.
+        text: Text of each row, -1 = none; it points into `texts`.
+        texts: Distinct texts, sorted, where they were asked for.
     """
 
-    subject: Any
+    blocks: _Blocks
     time: Any
     code: Any
+    rank: Any
     value: Any
     text: Any
-    starts: Any
-    out_of_order: Any
     codes: tuple[str, ...]
     texts: tuple[str, ...] | None
 
@@ -143,34 +160,43 @@ class _Rows:
 def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
     rows = _rows(shard, text)
     life = LifeCodes.among(rows.codes)
-    birth, death = life.birth, life.death
-    samples, block = asked.in_blocks(rows.subject[rows.starts[:-1]])
-    repeated = cutting.mark_repeats(rows.starts, rows.time, rows.code, rows.value, rows.text)
-    given = (rows.starts, block, asked.prediction[samples], asked.earliest[samples], rows.time, rows.code, repeated, birth)
+    birth, death = life.birth[rows.rank], life.death[rows.rank]
+    starts = rows.blocks.starts
+    samples, block = asked.in_blocks(rows.blocks.subject)
+    prediction, latest = asked.prediction[samples], np.full(len(starts) - 1, cutting.STATIC)
+    np.maximum.at(latest, block, prediction)
+    repeated = cutting.mark_repeats(starts, latest, rows.time, rows.code, rows.value, rows.text, len(rows.codes))
+    given = (starts, block, prediction, asked.earliest[samples], rows.time, rows.code, repeated, birth)
     counted = cutting.count_visible(*given)
     offsets = np.concatenate([[0], np.cumsum(counted[:, 0])]).astype(np.int64)
-    kept, days = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float64)
-    cutting.visible_rows(*given, kept, days)
-    after_death = cutting.count_after_death(rows.starts, rows.time, death, rows.code) if death.any() else np.zeros(len(rows.starts) - 1)
-    texts = None if rows.texts is None else Texts(rows.texts, (rows.text[kept] - 1).astype(np.int32))
-    records = PackedEvents(rows.codes, rows.code[kept], days, rows.value[kept], offsets, texts)
+    days, code, value = np.empty(offsets[-1]), np.empty(offsets[-1], np.int32), np.empty(offsets[-1])
+    index = np.empty(0 if rows.texts is None else offsets[-1], np.int32)
+    cutting.visible_rows(*given, rows.rank, rows.value, rows.text, days, code, value, index)
+    after_death = cutting.count_after_death(starts, rows.time, death, rows.code) if death.any() else np.zeros(len(starts) - 1)
+    texts = None if rows.texts is None else Texts(rows.texts, index)
+    records = PackedEvents(rows.codes, code, days, value, offsets, texts)
     return RecordPart(
         shard.path,
         samples,
         records,
         RecordCounts(
-            n_events_read=int(np.diff(rows.starts)[block].sum()),
+            n_events_read=int(np.diff(starts)[block].sum()),
             n_duplicates=int(counted[:, 1].sum()),
             n_after_prediction=int(counted[:, 2].sum()),
             n_before_look_back=int(counted[:, 3].sum()),
             n_null_time=int(counted[:, 4].sum()),
             n_subjects_without_record=0,
-            latest_days_before=float(np.nanmin(days)) if counted[:, 0].sum() > counted[:, 4].sum() else None,
-            n_out_of_order=int(rows.out_of_order[block].sum()),
+            latest_days_before=_least(days[offsets[1:][np.diff(offsets) > 0] - 1]),
+            n_out_of_order=int(rows.blocks.out_of_order[block].sum()),
             n_after_death=int(after_death[block].sum()),
-            n_without_birth=_without_birth(records, birth),
+            n_without_birth=_without_birth(records, life.birth),
         ),
     )
+
+
+def _least(days: Float[np.ndarray, " record"]) -> float | None:
+    """Return the least of the days before the prediction of each record's last event; None where none of these has a time."""
+    return None if np.isnan(days).all() else float(np.nanmin(days))
 
 
 def _without_birth(records: PackedEvents, is_birth: Bool[np.ndarray, " code"]) -> int:
@@ -179,30 +205,34 @@ def _without_birth(records: PackedEvents, is_birth: Bool[np.ndarray, " code"]) -
 
 
 def _rows(shard: Shard, text: bool) -> _Rows:
-    frame, starts, out_of_order = _sorted(_collect(shard))
-    code, codes = _distinct(frame, "code")
-    has_text = "text_value" in shard.present
-    number, texts = _distinct(frame, "text_value") if has_text else (np.full(frame.height, -1, np.int32), ())
+    frame, time, blocks = _sorted(_collect(shard))
+    code, rank, codes = _distinct(frame, "code")
+    place, texts = np.full(frame.height, -1, np.int32), tuple[str, ...]()
+    if "text_value" in shard.present:
+        number, text_rank, texts = _distinct(frame, "text_value")
+        place = text_rank.take(number)
     return _Rows(
-        frame["subject_id"].to_numpy(),
-        frame["time"].to_numpy(),
+        blocks,
+        time,
         code,
-        frame["numeric_value"].to_numpy(),  # NaN where it is null
-        number + np.int32(1),
-        starts,
-        out_of_order,
+        rank,
+        frame["numeric_value"].to_numpy(),
+        place,
         codes,
         texts if text else None,
     )
 
 
 def _collect(shard: Shard) -> pl.DataFrame:
-    """Read a shard's rows, with the 64-bit hashes of codes and texts: two of a million codes share one in 3 of 10^8 datasets."""
+    """Read a shard's rows, with the 64-bit hashes of codes and texts: two of a million codes share one in 3 of 10^8 datasets.
+
+    A null time is `STATIC`, a null number NaN.
+    """
     texts = [name for name in ("code", "text_value") if name in shard.present]
     wanted = [
         "subject_id",
         pl.col("time").cast(pl.Int64).fill_null(cutting.STATIC),
-        "numeric_value",
+        pl.col("numeric_value").fill_null(np.nan),
         *texts,
         *(pl.col(name).hash().alias(f"{name}_hash") for name in texts),
     ]
@@ -219,28 +249,30 @@ def _collect(shard: Shard) -> pl.DataFrame:
     return frame
 
 
-def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, Any]:
-    """Sort rows by subject and time where they are not, keeping the order of equal ones; count what was out of order per subject."""
-    subject, marked = frame["subject_id"].to_numpy(), np.zeros(frame.height, bool)
-    starts = cutting.subject_starts(subject, frame["time"].to_numpy(), marked)
+def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
+    """Sort rows by subject and time where they are not, keeping the order of equal ones; return the times and the blocks too."""
+    subject, time, marked = frame["subject_id"].to_numpy(), frame["time"].to_numpy(), np.zeros(frame.height, bool)
+    starts = cutting.subject_starts(subject, time, marked)
     owners = subject[starts[:-1]]
-    _, first = np.unique(owners, return_index=True)
-    for run in np.setdiff1d(np.arange(len(owners)), first):
+    again = np.ones(len(owners), bool)
+    again[np.unique(owners, return_index=True)[1]] = False
+    for run in np.flatnonzero(again):
         marked[starts[run] : starts[run + 1]] = True
     if not marked.any():
-        return frame, starts, np.zeros(len(owners), np.int64)
+        return frame, time, _Blocks(owners, starts, np.zeros(len(owners), np.int64))
     ordered = frame.sort("subject_id", "time", maintain_order=True)
-    sorted_subject = ordered["subject_id"].to_numpy()
-    starts = cutting.subject_starts(sorted_subject, ordered["time"].to_numpy(), np.zeros(frame.height, bool))
+    sorted_subject, sorted_time = ordered["subject_id"].to_numpy(), ordered["time"].to_numpy()
+    starts = cutting.subject_starts(sorted_subject, sorted_time, np.zeros(frame.height, bool))
     owners = sorted_subject[starts[:-1]]  # ascending
-    return ordered, starts, np.bincount(np.searchsorted(owners, subject[marked]), minlength=len(owners))
+    out_of_order = np.bincount(np.searchsorted(owners, subject[marked]), minlength=len(owners))
+    return ordered, sorted_time, _Blocks(owners, starts, out_of_order)
 
 
-def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, tuple[str, ...]]:
-    """Return each row's place among the distinct values of a column, -1 for null, and these, sorted."""
+def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """Number the distinct values of a column; return each row's number, the rank of each number, -1 for null, and the values by rank."""
     number, first = cutting.number_distinct(frame[f"{name}_hash"].to_numpy())
-    values = frame[name].gather(first).to_list()
-    order = sorted((place for place, value in enumerate(values) if value is not None), key=values.__getitem__)
+    values = frame[name].gather(first)
+    order = values.arg_sort(nulls_last=True).head(len(values) - values.null_count())
     rank = np.full(len(values), -1, np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    return rank.take(number), tuple(values[place] for place in order)
+    return number, rank, tuple(values.gather(order).to_list())
