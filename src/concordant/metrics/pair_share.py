@@ -32,11 +32,11 @@ class Pairs:
 
     def as_case(self, value: float) -> Float[np.ndarray, " subject"]:
         """Return every row's credit as case beyond what a share expects."""
-        return np.asarray(self.case_factor * (self.sums.case_credit - value * self.sums.case_total))
+        return _beyond(value, self.sums.case_credit, self.sums.case_total, self.case_factor)
 
     def as_control(self, value: float) -> Float[np.ndarray, " subject"]:
         """Return every row's credit as control beyond what a share expects."""
-        return np.asarray(self.control_factor * (self.sums.control_credit - value * self.sums.control_total))
+        return _beyond(value, self.sums.control_credit, self.sums.control_total, self.control_factor)
 
     def count(self, as_cases: Bool[np.ndarray, " subject"]) -> int:
         """Return the number of pairs with one of these rows as case and, as control, one of weight above 0."""
@@ -69,19 +69,22 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
         MetricError: No pair counts.
     """
     weights = subjects.weights
-    total = float(sum(np.sum(weights * pairs.case_factor * pairs.sums.case_total) for pairs in kinds))
+    factors = [np.asarray(weights * pairs.case_factor, dtype=np.float64) for pairs in kinds]
+    total = float(sum(factor @ pairs.sums.case_total for factor, pairs in zip(factors, kinds, strict=True)))
     if total == 0:
         raise MetricError(_nothing_to_compare(subjects, kinds[0].case_factor))
-    value = float(sum(np.sum(weights * pairs.case_factor * pairs.sums.case_credit) for pairs in kinds)) / total
+    value = float(sum(factor @ pairs.sums.case_credit for factor, pairs in zip(factors, kinds, strict=True))) / total
     influence, sensitivity = np.zeros(len(subjects)), np.zeros(len(subjects))
     for pairs in kinds:
         as_case, as_control = pairs.as_case(value), pairs.as_control(value)
-        influence += as_case + as_control
         if pairs.case_reads:
             sensitivity -= pairs.case_reads * as_case + pairs.control_reads * as_control
-    for derivative in (influence, sensitivity):
-        derivative *= weights
-        derivative /= total
+        influence += as_case
+        influence += as_control
+    scale = weights / total
+    influence *= scale
+    if any(pairs.case_reads for pairs in kinds):
+        sensitivity *= scale
     return PairShare(
         value=value,
         influence=influence,
@@ -89,6 +92,16 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
         n_pairs=sum(pairs.count((weights > 0) & (pairs.case_factor > 0)) for pairs in kinds),
         n_comparable=sum(pairs.count(weights > 0) for pairs in kinds),
     )
+
+
+def _beyond(
+    value: float, credit: Float[np.ndarray, " subject"], total: Float[np.ndarray, " subject"], factor: Real[np.ndarray, " subject"] | int
+) -> Float[np.ndarray, " subject"]:
+    """Return factor * (credit - value * total), in one array: at a million subjects a fresh one costs more than its arithmetic."""
+    beyond = total * -value
+    beyond += credit
+    beyond *= factor
+    return beyond
 
 
 def _nothing_to_compare(subjects: Subjects, case_factor: Real[np.ndarray, " subject"]) -> str:
