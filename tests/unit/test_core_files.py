@@ -163,12 +163,33 @@ def test_a_digest_is_remembered_until_size_or_time_changes(tmp_path):
     assert DigestCache(memory).digest(file) == hashlib.sha256(b"bbbb").hexdigest()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', '{"a": [1, 2]}', "\x00", "[1]", "3", "null"])
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', '{"a": [1, 2, 3]}', "\x00", "[1]", "3", "null"])
 def test_a_damaged_memory_of_digests_is_an_empty_one(tmp_path, text):
     file, memory = tmp_path / "scan", tmp_path / "digests.json"
     file.write_bytes(b"a")
     memory.write_text(text)
     assert DigestCache(memory).digest(file) == file_digest(file)
+
+
+def test_a_series_is_remembered_as_one(tmp_path):
+    folder, memory = tmp_path / "series", tmp_path / "digests.json"
+    folder.mkdir()
+    files = {f"{number}": folder / f"{number}" for number in range(3)}
+    for name, file in files.items():
+        file.write_text(name)
+        os.utime(file, ns=(1, 1))
+    cache = DigestCache(memory)
+    first = cache.digest_together(folder, files)
+    assert first == fingerprint({name: file_digest(file) for name, file in files.items()})
+    cache.save()
+    assert list(read_json(memory)) == [str(folder.resolve())]
+    files["1"].write_text("b")
+    os.utime(files["1"], ns=(1, 1))  # the same size and time: the memory answers, here from disk
+    assert DigestCache(memory).digest_together(folder, files) == first
+    os.utime(files["1"], ns=(2, 2))
+    changed = DigestCache(memory).digest_together(folder, files)
+    assert changed == fingerprint({name: file_digest(file) for name, file in files.items()}) != first
+    assert DigestCache(memory).digest_together(folder, {name: files[name] for name in ("0", "1")}) not in (first, changed)
 
 
 def test_a_memory_without_a_place_is_not_written(tmp_path):

@@ -176,8 +176,8 @@ def path_digest(path: Path, cache: DigestCache) -> str | None:
     if not path.exists():
         return None
     folder = path if path.is_dir() else path.parent
-    digests = {str(file.relative_to(folder)): cache.digest(file) for file in source_files(path) if file.is_file()}
-    return fingerprint(digests) if digests else None
+    files = {str(file.relative_to(folder)): file for file in source_files(path) if file.is_file()}
+    return cache.digest_together(path, files) if files else None
 
 
 def _digests(
