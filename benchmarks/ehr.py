@@ -104,7 +104,7 @@ def counts_of_concordant(folder: Path) -> Matrix:
     encoder, samples = Count(), pl.read_parquet(folder / "samples.parquet")
     tables, rows = [], []
     for part in stream_events(folder, samples):
-        tables.append(encoder.encode_table(part.records))
+        tables.append(encoder.encode(part.records))
         rows.append(part.samples)
     order = np.concatenate(rows)
     table = concatenate(tables)
@@ -120,7 +120,7 @@ def counts_by_shard(folder: Path) -> None:
 
     encoder = Count()
     for part in stream_events(folder, pl.read_parquet(folder / "samples.parquet")):
-        encoder.encode_table(part.records)
+        encoder.encode(part.records)
 
 
 def counts_of_store(folder: Path) -> Matrix:

@@ -101,7 +101,7 @@ def _refuse_to_replace(cohort: SimulatedCohort, *, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise ConcordantError(f"{folder}: exists and is not empty; choose another folder, or pass overwrite to replace it")
+        raise ConcordantError(f"{folder}: exists and is not empty; choose another folder, or --overwrite to replace it")
     if not cohort.summary.is_file():
         raise ConcordantError(f"{folder}: holds something other than a simulated cohort, which is never overwritten; choose another folder")
 

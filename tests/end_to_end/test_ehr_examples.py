@@ -110,7 +110,7 @@ def test_nafld_records_end_on_day_0_and_hold_age_and_sex(nafld: Path) -> None:
     later = sum(table.filter(pl.col("days") > 0).height for table in (tests, diagnoses)) + people["status"].sum()
     assert records.counts.n_after_prediction == later  # but for repeated rows, which are counted as later ones
     assert records.counts.latest_days_before == 0
-    table = OneHot(values="last").encode_table(records.packed(0, 500))
+    table = OneHot(values="last").encode(records.packed(0, 500))
     codes = np.array(table.codes)
     for row, sample in enumerate(samples.table.head(500).iter_rows(named=True)):
         part = slice(table.offsets[row], table.offsets[row + 1])

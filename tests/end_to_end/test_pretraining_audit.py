@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from concordant.cli import app
 from concordant.config import Study, read_study
+from concordant.core import files
 from concordant.core.files import read_json
 from concordant.simulate import SimulatedCohort
 from concordant.study import check_study, embed_study, run_study
@@ -94,6 +95,20 @@ def test_weights_of_the_studys_own_train_pass(simulated, of_train):
     run = run_study(study)
     assert read_json(run.audit)["passed"]
     assert found(read_json(run.audit)) == (passed, detail)
+
+
+def refuse(path: Path, value: Any) -> None:
+    """Stand in for a folder where nothing may be written."""
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_the_audit_reads_no_shard_of_records_twice_for_its_digest(simulated, of_train, monkeypatch):
+    study = study_of(simulated, "read_once", of_train)
+    (study.embeddings_root / "digests.json").unlink(missing_ok=True)
+    before = check_study(study).to_json()
+    monkeypatch.setattr(files, "file_digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(files, "write_json", refuse)
+    assert check_study(study).to_json() == before
 
 
 def test_weights_of_everybody_are_told_with_the_number_and_without_a_name(simulated, of_everybody):

@@ -25,6 +25,7 @@ from concordant.core.files import read_json
 from concordant.core.survival import read_predictions
 from concordant.metrics import concordance_index
 from concordant.simulate import SimulatedCohort
+from concordant.study import run as run_module
 from concordant.study import run_study
 from study_fixture import FUSIONS, alter, files_of, small_study, study_text, write_tables
 
@@ -231,6 +232,25 @@ def test_tables_that_are_gone_are_written_again_from_the_fits(finished, study):
     run_study(study)
     assert_frame_equal(pl.read_parquet(finished.results), results)
     assert units_of(files_of(finished.path)) == units_of(before)
+
+
+@pytest.mark.parametrize("last", ["write_tables", "refresh_pictures", "write_report"])
+def test_a_run_that_ends_before_its_report_vouches_for_nothing(tables, monkeypatch, last):
+    run = run_study(small_study(tables))
+    results, report = pl.read_parquet(run.results), run.report.read_text()
+    done = getattr(run_module, last)
+
+    def end(*given: Any) -> None:
+        done(*given)
+        raise RuntimeError("the machine restarts")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, last, end)
+        with pytest.raises(RuntimeError):
+            run_study(small_study(tables, evaluate={"metrics": ["concordance_index_ipcw"]}))
+    run_study(small_study(tables))
+    assert_frame_equal(pl.read_parquet(run.results), results)
+    assert read_json(run.study)["fingerprint"] in report
 
 
 def units_of(files: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:

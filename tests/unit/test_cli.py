@@ -108,7 +108,7 @@ def test_a_missing_study_is_one_line(command, tmp_path):
     ("override", "expected"),
     [
         ("train.lrr=1", "train.lrr: unknown key. Did you mean 'lr'?"),
-        ("fusion={name: late, combine: sum}", "option combine: Input should be 'stack' or 'mean' (given 'sum')"),
+        ("fusion={name: late, combine: sum}", "option combine: given 'sum', expected 'stack' or 'mean'"),
         ("train.lr=fast", "train.lr: given 'fast', expected a number"),
         ("cohorts.development.table=none.parquet", "cohorts.development.table: no such file or folder"),
         ("train.lr", "expected KEY=VALUE"),
@@ -136,11 +136,11 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("run", "study.yaml", "--wrokers", 2), "No such option: --wrokers"),
+        (("run", "study.yaml", "--wrokers", 2), "No such option: --wrokers (Possible options: --workers). See"),
         (("run", "study.yaml", "--workers", 0), "--workers"),
         (("run", "study.yaml", "--workers", "many"), "--workers"),
         (("run",), "Missing argument 'STUDY.yaml'. See"),
-        (("rnu", "study.yaml"), "No such command 'rnu'"),
+        (("rnu", "study.yaml"), "No such command 'rnu'. Did you mean 'run'? See"),
         (("simulate", "out", "--n-development", "many"), "--n-development"),
         (("simulate", "out", "--n-development", "-3"), "--n-development: given -3, expected greater than or equal to"),
         (("simulate", "out", "--n-developmnet", "3"), "No such option: --n-developmnet"),

@@ -87,10 +87,9 @@ def test_wrong_options_are_one_line(tmp_path, path):
     )
     assert "oter" in one_line_error("compare", path, other, "--reference", "oter")
     assert "margin is -0.1; expected a number > 0" in one_line_error("compare", path, other, "--margin", "-0.1")
-    assert "expected holm, benjamini_hochberg, max_t. Did you mean 'max_t'?" in one_line_error(
-        "compare", path, other, "--multiplicity", "max-t"
-    )
+    assert "unknown multiplicity 'max-t'. Did you mean 'max_t'?" in one_line_error("compare", path, other, "--multiplicity", "max-t")
     assert one_line_error("compare", path)
+    assert "p.parquet is given 2 times; give each predictions file once" in one_line_error("compare", path, other, path)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
@@ -187,6 +186,13 @@ def test_compare_prints_the_paired_differences(three):
     assert "p (Holm)" in said
     for difference in compare_files(three, "theirs").differences["difference"]:
         assert f"{difference:+.3f}" in said
+
+
+def test_where_nothing_varies_no_interval_is_printed(tmp_path, path):
+    ordered_alike = pl.read_parquet(path).with_columns(pl.col("risk").exp())
+    ordered_alike.write_parquet(tmp_path / "alike.parquet")
+    difference = printed("compare", path, tmp_path / "alike.parquet").splitlines()[-2]
+    assert difference.split() == ["alike", "p", "concordance_index", "+0.000", "-", "1.000", "1.000"]
 
 
 def test_compare_adjusts_as_it_is_told(tmp_path, three):

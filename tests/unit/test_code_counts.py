@@ -278,7 +278,7 @@ def test_the_packed_table_equals_the_records_one_by_one(many, values, windows, n
         rows.sort(key=lambda row: math.inf if row[0] is None else row[0], reverse=True)
     records = [record(*rows) for rows in many]
     encoder = ENCODERS.create(name, values=values or "none", windows_days=windows)
-    table = encoder.encode_table(pack_events(records))
+    table = encoder.encode(records)
     expected = pack_codes([encoder.encode([one])[0] for one in records])
     assert table.codes == expected.codes
     for field in ("numeric", "index", "weight", "offsets"):

@@ -93,6 +93,24 @@ def test_taking_samples_is_indexing(token_rows, code_rows, data):
 
 
 @quick
+@given(code_samples)
+def test_a_packed_table_gives_back_each_embedding(samples):
+    table = codes_of(samples)
+    assert [dict(zip(one.codes, one.weights.tolist(), strict=True)) or None for one in table] == read_codes(table)
+    assert all(one.numeric.tolist() == [code in "abc" for code in one.codes] for one in table)
+    with pytest.raises(IndexError):
+        table[len(samples)]
+
+
+@quick
+@given(code_samples)
+def test_a_table_of_the_present_is_one_of_all(samples):
+    given = [one for one in samples if one is not None]
+    spread = codes_of(given).among(np.array([one is not None for one in samples], bool))
+    assert read_codes(spread) == read_codes(codes_of(samples))
+
+
+@quick
 @given(token_samples, token_samples)
 def test_joining_token_tables_joins_their_samples(first, second):
     joined = concatenate([tokens_of(first), tokens_of(second)])

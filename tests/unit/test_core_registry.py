@@ -73,10 +73,10 @@ def test_a_component_is_built_from_what_is_supplied_and_its_options(tools):
         ("xylophone", {}, "unknown tool 'xylophone'. Known: plain, saw."),
         ("saw", {"modality": "ct", "tooth": 3}, "tool 'saw' has no option 'tooth'. Did you mean 'teeth'?"),
         ("plain", {"teeth": 3}, "tool 'plain' has no option 'teeth'."),
-        ("saw", {}, "tool 'saw', option modality: Field required"),
-        ("saw", {"modality": "mri"}, "option modality: Input should be 'ct' or 'ehr' (given 'mri')"),
-        ("saw", {"modality": "ct", "teeth": 0}, "option teeth: Input should be greater than or equal to 1 (given 0)"),
-        ("saw", {"modality": "ct", "sizes": [1, "x"]}, "option sizes.1: Input should be a valid number"),
+        ("saw", {}, "tool 'saw', option modality: required, but not given"),
+        ("saw", {"modality": "mri"}, "option modality: given 'mri', expected 'ct' or 'ehr'"),
+        ("saw", {"modality": "ct", "teeth": 0}, "option teeth: given 0, expected greater than or equal to 1"),
+        ("saw", {"modality": "ct", "sizes": [1, "x"]}, "option sizes.1: given 'x', expected a number"),
     ],
 )
 def test_wrong_options_are_named(tools, name, given, message):

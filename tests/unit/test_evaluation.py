@@ -213,7 +213,7 @@ def test_wrong_options_are_config_errors():
     given = predictions()
     with pytest.raises(ConfigError, match="Did you mean 'concordance_index_ipcw'"):
         evaluate(given, metrics=("concordance_index_ipwc",))
-    with pytest.raises(ConfigError, match="horizons_days is empty"):
+    with pytest.raises(ConfigError, match=r"give the days \(horizons_days, --horizon, task.horizons_days of a study\)"):
         measures(("brier_score",))
     with pytest.raises(ConfigError, match="Did you mean 'train'"):
         evaluate(given, censoring="trian")

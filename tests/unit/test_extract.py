@@ -33,6 +33,7 @@ from concordant.embeddings.extract import embed
 from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.pipeline import CRASHED, NOT_FINITE, _Readers, _Scan
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
+from concordant.encoders.code_counts import OneHot
 from concordant.encoders.tiny_ct import TinyCT
 from ct_weights_fixture import write_tiny_ct
 
@@ -137,6 +138,70 @@ def test_records_are_cut_and_encoded(cohort, tmp_path):
     assert store.record_counts.n_after_prediction == N - 1
 
 
+class Listed(OneHot):
+    """Returns codes one by one."""
+
+    def encode(self, records):
+        return list(super().encode(records))
+
+
+class Weighing(OneHot):
+    """Weighs the code of samples 1 and 4 by a number, or refuses it; counts what it knows of a record."""
+
+    has_vocabulary = True
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def encode(self, records):
+        if self.weight == "refuse" and any("DX//1" in record.code for record in records):
+            raise RecordError("a code that is refused")
+        table = super().encode(records)
+        own = table.index == (table.codes.index("DX//1") if "DX//1" in table.codes else -1)
+        return table if self.weight == "refuse" else replace(table, weight=np.where(own, np.float32(self.weight), table.weight))
+
+    def known_events(self, record):
+        return sum(code.startswith("DX") for code in record.code)
+
+
+def embed_by(encoder, cohort, root, **options):
+    given = {"max_quarantined": 0.5, "shard_size": 4} | options
+    return embed(cohort, Modality.EHR, encoder, root, name="by", options={}, **given)
+
+
+def test_codes_that_come_packed_are_stored_as_those_that_come_one_by_one(cohort, tmp_path):
+    packed, listed = (embed_by(kind(), cohort, tmp_path / kind.__name__) for kind in (OneHot, Listed))
+    written = [{path.name: path.read_bytes() for path in store.folder.iterdir()} for store in (packed, listed)]
+    assert len(written[0]) == 2 * 3 + 3
+    assert written[0] == written[1]
+    assert packed.present(cohort.sample_ids).tolist() == [row != 2 for row in range(N)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_records_that_lie_on_disk_are_stored_as_those_in_memory(cohort, tmp_path, monkeypatch, workers):
+    expected = embed_records(cohort, tmp_path / "memory")
+    monkeypatch.setattr("concordant.data.meds.records.IN_MEMORY", 1)
+    store = embed_records(cohort, tmp_path / "disk", engine=ShardEngine(workers=workers))
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
+        path.name: path.read_bytes() for path in expected.folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize(("weight", "reason"), [("nan", NOT_FINITE), ("-inf", NOT_FINITE), ("refuse", "a code that is refused")])
+def test_records_among_packed_ones_are_quarantined_alone(cohort, tmp_path, weight, reason):
+    store = embed_by(Weighing(weight), cohort, tmp_path / "e")
+    assert store.quarantine.rows() == [("s1", reason), ("s4", reason)]
+    table = store.read(cohort.sample_ids)
+    assert "DX//1" not in table.codes
+    sound = embed_by(Weighing(1), cohort, tmp_path / "sound", shard_size=3)
+    expected = sound.read(cohort.sample_ids)
+    assert table.lengths.tolist() == [0 if row in (1, 4) else length for row, length in enumerate(expected.lengths)]
+    for row in {*range(N)} - {1, 4}:
+        assert table[row].codes == expected[row].codes
+    assert sound.index["n_known"].to_list() == [None if row == 2 else 1 for row in range(N)]
+
+
 def test_features_stand_in_for_an_encoder_of_either_modality(cohort, tmp_path):
     path = tmp_path / "features.parquet"
     pl.DataFrame({"sample_id": ["s6", "s0", "s1", "elsewhere"], "x": [6.0, 0.0, None, 1.0], "y": [1.0, None, None, 1.0]}).write_parquet(
@@ -237,7 +302,7 @@ from concordant.data.cohort import read_cohort
 folder = Path({folder!r})
 cohort = read_cohort(folder / "cohort.parquet", label="site A", meds=folder / "meds", splits_required=False)
 def die(stage, done, total):
-    if done == 5:
+    if done == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 embed_records(cohort, folder / "e", progress=die)
 """
@@ -255,7 +320,7 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path)
     seen = []
     store = embed_records(cohort, tmp_path / "e", progress=lambda stage, done, total: "digests" in stage or seen.append(done))
     assert store.folder == folder
-    assert seen == [5, 6, 7, 7]
+    assert seen == [6, 7, 7]
     assert {name: state for name, state in states(folder).items() if name in known} == known
     assert not list(folder.glob(".*.tmp"))
     whole = embed_records(cohort, tmp_path / "other")

@@ -54,6 +54,7 @@ def test_numbers_of_any_kind_are_read(as_given):
         (RISK + 1j, "holds complex128 values"),
         (TIME.astype("m8[D]"), r"holds timedelta64\[D\] values"),
         (np.array([1.0, object(), 3.0, 4.0, 5.0, 6.0], dtype=object), "holds values that are no numbers"),
+        (np.array([1.0, 10**400, 3.0, 4.0, 5.0, 6.0], dtype=object), "holds values that are no numbers"),
         ([[1.0], [1.0, 2.0]], "cannot be made an array of numbers"),
         (torch.ones(6, requires_grad=True), "cannot be made an array of numbers"),
         (np.ma.array(TIME, mask=TIME < 2), "has masked values"),

@@ -449,9 +449,11 @@ def test_bare_quotation_marks_do_not_join_rows(tmp_path, delimiter):
     escaped = delimiter.join(("2", str(MI), "2010-01-02", r'"one \"two\" three"'))
     (export / "condition_occurrence.csv").write_text("\n".join([header, escaped, escaped]) + "\n", encoding="utf-8")
     assert count(convert(export, tmp_path / "escaped"), "condition_occurrence", "events") == 2
-    (export / "condition_occurrence.csv").write_text("\n".join([header, enclosed, rows[0]]) + "\n", encoding="utf-8")
-    with pytest.raises(RecordError, match=r"condition_occurrence\.csv: quotation marks enclose fields, and 1 stand"):
-        convert(export, tmp_path / "both")
+    alone = delimiter.join(("2", str(MI), "2010-01-02", '"one"'))
+    for number, both in enumerate(([enclosed, rows[0]], [rows[0], alone], [rows[0], enclosed])):
+        (export / "condition_occurrence.csv").write_text("\n".join([header, *both]) + "\n", encoding="utf-8")
+        with pytest.raises(RecordError, match=r"condition_occurrence\.csv: quotation marks enclose fields, and \d stand"):
+            convert(export, tmp_path / f"both-{number}")
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 24])

@@ -344,10 +344,15 @@ def test_a_list_that_is_none_is_refused_without_an_id(tmp_path):
     with pytest.raises(WeightsError, match=r"subjects.parquet: not readable, .*without the file the weights work"):
         read_subjects(tmp_path)
     good = pl.DataFrame({"subject_id": [71_123], "used_for": ["train"]})
-    unsaid = {"another use": good.with_columns(used_for=pl.lit("test")), "nobody": good.with_columns(subject_id=pl.lit(None, pl.Int64))}
-    for table in unsaid.values():
+    unsaid = (
+        good.with_columns(used_for=pl.lit("test")),
+        good.with_columns(used_for=pl.lit(1)),
+        good.with_columns(used_for=pl.lit(None, pl.String)),
+        good.with_columns(subject_id=pl.lit(None, pl.Int64)),
+    )
+    for table in unsaid:
         table.write_parquet(path, metadata={"meds_dataset": "ours"})
-        with pytest.raises(WeightsError, match="a null subject_id, or a used_for other than train, tuning"):
+        with pytest.raises(WeightsError, match="a null, or a used_for other than train, tuning"):
             read_subjects(tmp_path)
     for table in (good, good.rename({"used_for": "split"}), good.with_columns(subject_id=pl.lit("p71123"))):
         table.write_parquet(path)

@@ -326,6 +326,7 @@ def test_cross_validation_compares_with_the_modality_chosen_per_fold(tmp_path):
     tables = read_run(run)
     words = text_of(render_report(tables))
     assert "the single modality chosen on tuning within each fold" in words
+    assert "Gain over the single modality chosen on tuning, development" in words
     assert "Under cross-validation the thirds are formed by the rank inside each fold" in words
     assert tables.internal("development")
     assert not tables.internal("mayo_florida")

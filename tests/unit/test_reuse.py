@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,10 @@ class Noting(VolumeEncoder):
     def encode(self, volumes):
         if (self.folder / "fail").exists():
             raise VolumeError("no lung")
+        if (self.folder / "no memory").exists():
+            raise MemoryError
+        if (self.folder / "die").exists():
+            os._exit(1)
         with (self.folder / "encoded").open("a") as stream:
             stream.write("x" * len(volumes))
         return [self._of(volume.voxels / np.float32(3)) for volume in volumes]
@@ -205,6 +210,18 @@ def test_a_quarantined_scan_is_taken_over_unless_it_is_to_be_tried_again(scans):
     store = embed_noting(grown, scans / "e", retry_quarantined=True)
     assert store.quarantine.is_empty()
     assert encoded(scans) == 3
+    assert as_from_nothing(store, grown, scans)
+
+
+@pytest.mark.parametrize(("trouble", "workers", "reason"), [("no memory", 0, "unexpected MemoryError"), ("die", 1, "died twice")])
+def test_a_reason_that_is_of_the_machine_is_not_taken_over(scans, trouble, workers, reason):
+    (scans / trouble).touch()
+    before = embed_noting(cohort_of(scans, 0, 1), scans / "e", max_quarantined=1.0, engine=ShardEngine(workers=workers))
+    assert before.quarantine["reason"].str.contains(reason).to_list() == [True, True]
+    (scans / trouble).unlink()
+    grown = cohort_of(scans, 0, 1, 2)
+    store = embed_noting(grown, scans / "e")
+    assert store.quarantine.is_empty()
     assert as_from_nothing(store, grown, scans)
 
 

@@ -271,7 +271,7 @@ def test_a_plain_model_reads_what_each_modality_shows_and_nears_its_oracle(reada
 
 
 def test_what_lies_in_the_way_is_never_lost(small, tmp_path):
-    with pytest.raises(ConcordantError, match="choose another folder, or pass overwrite"):
+    with pytest.raises(ConcordantError, match="choose another folder, or --overwrite"):
         simulate(small.folder, SMALL, workers=1)
     precious = tmp_path / "precious"
     precious.mkdir()

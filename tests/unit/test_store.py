@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding, TokenTable
 from concordant.core.errors import StoreError
-from concordant.embeddings.shards import Encoded, Layout, read_index_part, shard_path, write_shard
+from concordant.embeddings.shards import Encoded, EncodedShard, Layout, read_index_part, shard_path, write_shard
 from concordant.embeddings.store import EmbeddingStore, read_parts, reopen, seal, write_quarantine
 
 TOKENS = Layout("tokens", token_dim=3, pooled_dim=2, max_tokens=4)
@@ -33,7 +33,7 @@ def build(folder, encoded, layout, *, shard_size=2):
     ids = [f"s{place}" for place in range(len(encoded))]
     starts = range(0, len(ids), shard_size)
     for shard, start in enumerate(starts):
-        write_shard(folder, shard, ids[start : start + shard_size], encoded[start : start + shard_size], layout)
+        write_shard(folder, shard, ids[start : start + shard_size], EncodedShard.of(encoded[start : start + shard_size]), layout)
     parts = read_parts(folder, len(starts))
     write_quarantine(folder, parts)
     seal(folder, parts, layout, FACTS)
@@ -136,7 +136,7 @@ def test_float16_is_kept_and_its_overflow_is_an_error(tmp_path):
     assert np.load(store.folder / "00000.npy").dtype == np.float16
     assert store.read(["s0"]).values.dtype == np.float32
     with pytest.raises(StoreError, match=r"2 value\(s\) overflow float16 .* declare dtype float32"):
-        write_shard(tmp_path / "over", 0, ["s"], [Encoded(TokenEmbedding(np.array([[1, 7e4, -7e4]], np.float32)))], layout)
+        write_shard(tmp_path / "over", 0, ["s"], EncodedShard.of([Encoded(TokenEmbedding(np.array([[1, 7e4, -7e4]], np.float32)))]), layout)
     assert read_index_part(tmp_path / "over", 0) is None
 
 
@@ -160,14 +160,14 @@ def test_missing_values_and_their_policy_are_kept(tmp_path):
 )
 def test_an_encoder_that_breaks_its_declaration_is_refused(tmp_path, embedding, layout):
     with pytest.raises(StoreError, match="declares"):
-        write_shard(tmp_path, 0, ["s"], [Encoded(embedding)], layout)
+        write_shard(tmp_path, 0, ["s"], EncodedShard.of([Encoded(embedding)]), layout)
     assert read_index_part(tmp_path, 0) is None
 
 
 def test_only_a_complete_store_opens(tmp_path):
     with pytest.raises(StoreError, match="no complete embedding store"):
         EmbeddingStore.open(tmp_path / "absent")
-    write_shard(tmp_path, 0, ["s0"], [Encoded(tokens(1))], TOKENS)
+    write_shard(tmp_path, 0, ["s0"], EncodedShard.of([Encoded(tokens(1))]), TOKENS)
     with pytest.raises(StoreError, match="no complete embedding store"):
         EmbeddingStore.open(tmp_path)
     with pytest.raises(StoreError, match="1 of 2 shards are not whole"):

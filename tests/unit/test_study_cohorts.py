@@ -204,6 +204,15 @@ def test_features_of_a_model_that_saw_an_external_cohort_are_told(folder):
     assert (check.name, check.detail) == ("encoders' training data", "spectre was trained on WEST, the study tests on west")
 
 
+@pytest.mark.parametrize("seen_by", ["ct", "ehr"])
+def test_of_two_feature_files_of_one_label_both_are_asked_what_they_saw(folder, seen_by):
+    encoders = {kind: {"name": "features", "path": f"{kind}.parquet", "label": "ours"} for kind in ("ct", "ehr")}
+    encoders[seen_by]["training_data"] = ["WEST"]
+    study = small_study(folder, encoders=encoders)
+    (check,) = (check for check in audit_data(study, read_data(study), {}).checks if not check.passed)
+    assert check.detail == "ours was trained on WEST, the study tests on west"
+
+
 def test_a_subject_of_two_cohorts_fails_the_audit(folder):
     subject = pl.read_parquet(folder / "development.parquet")["subject_id"][0]
     alter(folder / "external.parquet", with_value("subject_id", 0, subject))

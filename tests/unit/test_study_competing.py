@@ -144,6 +144,11 @@ def test_the_report_says_how_other_events_count_and_what_a_probability_is(of_cau
     assert "what was observed (Aalen-Johansen)" in said
     assert f"Patients with another event {counts} count as censored when it came: every number is about the hazard of death alone." in plain
     assert "what was observed (Kaplan-Meier)" in plain
+    left_out = "Without calibration slope and integrated calibration index, which have no form for competing events."
+    assert said.count(left_out) == len(COHORTS)
+    assert "Strategy Observed over expected Brier score" in said
+    assert left_out not in plain
+    assert "Strategy Observed over expected Calibration slope Integrated calibration index Brier score" in plain
     assert all("Another event counts as censored here" in one for one in (said, plain))
     assert all("Competing events" in one for one in (said, plain))
 

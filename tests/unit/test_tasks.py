@@ -393,10 +393,9 @@ def test_an_event_without_a_code_is_refused(tmp_path):
 
 
 def test_codes_of_another_vocabulary_are_named(tmp_path):
-    rows = [(1, day(1), "ICD9/1"), (1, day(2), "ICD9/2"), (1, day(2), "LAB//3")]
-    with pytest.raises(
-        CohortError, match="no sample of 1 has the outcome; no code of the dataset belongs to a; its codes begin with ICD9, LAB"
-    ):
+    rows = [(1, day(1), "ICD9/1"), (1, day(2), "ICD9/2"), *((1, day(2), f"{name}//3") for name in ("VISIT", "LAB", "DRUG", "ATC"))]
+    found = "no sample of 1 has the outcome; no code of the dataset belongs to a; its codes begin with ICD9, ATC, DRUG, LAB, VISIT"
+    with pytest.raises(CohortError, match=found):
         build_cohort(task(), write_meds(tmp_path, rows), index=index_table((1, day(0))))
 
 

@@ -70,6 +70,8 @@ def test_the_other_words_of_the_form_are_read():
             {"code_sets": {"mi": {"codes": ["A*1"]}}},
             "code_sets.mi.codes.0: given 'A*1', expected a code, or the beginning of codes with * at its end",
         ),
+        ({"code_sets": {"mi": {"codes": []}}}, "code_sets.mi.codes: given [], expected a list that is not empty"),
+        ({"outcome": {"death": {"cause": ["mi"]}}}, "outcome.death.cause: unknown key. Did you mean 'causes'?"),
         ({"code_sets": {"mi": {"codes": ["A"], "descendants": "yes"}}}, "code_sets.mi.descendants: given 'yes', expected"),
         ({"outcome": {"codes": ["mo"]}}, "outcome.codes: no code set is called 'mo'. Known: mi."),
         (

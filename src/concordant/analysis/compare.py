@@ -181,7 +181,8 @@ def compare_files(
         weights: Column of weights, in one file at least; a weight of 2 equals two copies of the subject.
 
     Raises:
-        ConfigError: Fewer than two files, an unknown reference, metric or multiplicity, a margin that is not > 0, a cause below 1.
+        ConfigError: Fewer than two files, a file twice, an unknown reference, metric or multiplicity, a margin that is not > 0, or a
+            cause below 1.
         PredictionsError: An invalid file, a cause that does not occur in one, no shared sample, or files that give a shared sample
             different outcomes or weights.
     """
@@ -222,6 +223,9 @@ def compare_files(
 def _labels(paths: Sequence[Path]) -> list[str]:
     if len(paths) < 2:
         raise ConfigError(f"a comparison needs two predictions files or more; given {len(paths)}")
+    files = [path.resolve() for path in paths]
+    if twice := [path for path, file in zip(paths, files, strict=True) if files.count(file) > 1]:
+        raise ConfigError(f"{twice[0]} is given {len(twice)} times; give each predictions file once")
     stems = [path.stem for path in paths]
     return [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
 

@@ -87,9 +87,7 @@ class Judging:
         """
         if self.multiplicity not in get_args(Multiplicity):
             known = get_args(Multiplicity)
-            raise ConfigError(
-                f"unknown multiplicity {self.multiplicity!r}; expected {', '.join(known)}.{did_you_mean(self.multiplicity, known)}"
-            )
+            raise ConfigError(f"unknown multiplicity {self.multiplicity!r}.{did_you_mean(self.multiplicity, known)}")
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):
             raise ConfigError(f"margin is {self.margin}; expected a number > 0, the smallest difference that would matter, such as 0.02")
 

@@ -34,7 +34,9 @@ class Group(TyperGroup):
         except ConcordantError as error:
             _stop(f"error: {error}", 2)
         except _UsageError as error:
-            _stop(f"error: {error.format_message()} See {error.ctx.command_path} --help", 2)
+            message = error.format_message()
+            stop = "" if message.endswith((".", "?")) else "."
+            _stop(f"error: {message}{stop} See {error.ctx.command_path} --help", 2)
         except OSError as error:
             if error.filename is None:
                 raise

@@ -106,14 +106,15 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 
 def _interval(row: dict[str, Any], form: str = ".3f", kind: str = "") -> str:
+    """Write an interval; none where both limits are one: no variation was seen, which is no certainty."""
     low, high = row[f"ci_low{kind}"], row[f"ci_high{kind}"]
-    return _NOTHING if low is None else f"{low:{form}} to {high:{form}}"
+    return _NOTHING if low in (None, high) else f"{low:{form}} to {high:{form}}"
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
     if row[name] is None:
         return _NOTHING
-    return _number(row[name]) if row["ci_low"] is None else f"{row[name]:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return _number(row[name]) if _interval(row) == _NOTHING else f"{row[name]:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
 
 def _p_value(value: float | None) -> str:

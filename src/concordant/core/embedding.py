@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -93,13 +93,32 @@ class CodeTable:
         """Return the number of samples."""
         return len(self.offsets) - 1
 
+    def __iter__(self) -> Iterator[CodeEmbedding]:
+        """Iterate over the samples' embeddings."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, sample: int) -> CodeEmbedding:
+        """Return a sample's embedding."""
+        place = range(len(self))[sample]
+        rows = slice(self.offsets[place], self.offsets[place + 1])
+        index = self.index[rows]
+        return CodeEmbedding(tuple(self.codes[code] for code in index.tolist()), self.weight[rows], self.numeric[index])
+
     @property
     def lengths(self) -> Int[np.ndarray, " sample"]:
         """Active codes per sample; 0 = missing."""
         return np.diff(self.offsets)
 
+    def among(self, present: Bool[np.ndarray, " sample"]) -> CodeTable:
+        """Return the table of more samples, these where `present` is true, and the modality missing elsewhere."""
+        lengths = np.zeros(len(present), np.int64)
+        lengths[present] = self.lengths
+        return replace(self, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
     def take(self, samples: Int[np.ndarray, " chosen"]) -> CodeTable:
         """Return the table of the chosen samples, in that order, with the same vocabulary."""
+        if np.array_equal(samples, np.arange(len(self))):
+            return self
         rows, offsets = _gather(self.offsets, samples)
         return CodeTable(self.codes, self.numeric, self.index[rows], self.weight[rows], offsets)
 
@@ -141,9 +160,9 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     codes = sorted(set().union(*(one.codes for one in present)))
     if not codes:
-        return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.float32), offsets)
+        return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.float32), offsets)
     position = {code: place for place, code in enumerate(codes)}
-    index = np.fromiter(map(position.__getitem__, chain.from_iterable(one.codes for one in present)), np.int64, offsets[-1])
+    index = np.fromiter(map(position.__getitem__, chain.from_iterable(one.codes for one in present)), np.int32, offsets[-1])
     row_numeric = np.concatenate([one.numeric for one in present]).astype(bool)
     numeric = np.zeros(len(codes), bool)
     numeric[index] = row_numeric
@@ -194,16 +213,15 @@ def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
 
 
 def _concatenate_codes(tables: Sequence[CodeTable]) -> CodeTable:
-    numeric: dict[str, bool] = {}
-    kinds = ((code, flag) for table in tables for code, flag in zip(table.codes, table.numeric.tolist(), strict=True))
-    _refuse_both_kinds({code for code, flag in kinds if numeric.setdefault(code, flag) != flag})
-    codes = tuple(sorted(numeric))
+    codes = tuple(sorted(set().union(*(table.codes for table in tables))))
     position = {code: place for place, code in enumerate(codes)}
-    index = [np.array([position[code] for code in table.codes], np.int32).take(table.index) for table in tables]
-    return CodeTable(
-        codes,
-        np.array([numeric[code] for code in codes], bool),
-        np.concatenate(index, dtype=np.int64),
-        np.concatenate([table.weight for table in tables]),
-        _offsets(tables),
-    )
+    places = [np.fromiter(map(position.__getitem__, table.codes), np.int32, len(table.codes)) for table in tables]
+    numeric, plain = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
+    for place, table in zip(places, tables, strict=True):
+        numeric[place[table.numeric]] = plain[place[~table.numeric]] = True
+    _refuse_both_kinds({codes[place] for place in np.flatnonzero(numeric & plain)})
+    ends = np.cumsum([len(table.index) for table in tables])
+    index = np.empty(ends[-1], np.int32)
+    for place, table, rows in zip(places, tables, np.split(index, ends[:-1]), strict=True):
+        place.take(table.index, out=rows, mode="clip")  # none lies outside, and to look for such takes a copy
+    return CodeTable(codes, numeric, index, np.concatenate([table.weight for table in tables]), _offsets(tables))

@@ -25,6 +25,7 @@ _EXPECTED = {
     "model_type": "a mapping",
     "path_type": "a path",
     "string_type": "text",
+    "too_short": "a list that is not empty",
     "tuple_type": "a list",
 }
 
@@ -58,10 +59,11 @@ def _place(details: ErrorDetails, given: Any) -> tuple[int | str, ...]:
         return details["loc"]
     place: list[int | str] = []
     for part in details["loc"]:
-        if not _holds(given, part):
+        if _holds(given, part):
+            given = given[part]
+            place.append(part)
+        elif details["type"] != "extra_forbidden":  # a misspelt key is there, inside of a branch
             break
-        given = given[part]
-        place.append(part)
     return tuple(place)
 
 

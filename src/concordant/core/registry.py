@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from concordant.core.errors import ConfigError, did_you_mean
+from concordant.core.messages import config_error
 
 T = TypeVar("T")
 
@@ -79,9 +80,7 @@ class Registry(Generic[T]):
         try:
             return model.model_validate(dict(given)).model_dump()
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{self.kind} {name!r}, option {place}: {first['msg']} (given {first.get('input')!r})") from None
+            raise ConfigError(f"{self.kind} {name!r}, option {config_error(error, given, model)}") from None
 
     def create(self, name: str, *supplied: Any, **given: Any) -> T:
         """Build a component from what the house supplies and its options."""

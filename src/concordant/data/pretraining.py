@@ -64,12 +64,14 @@ def read_subjects(folder: Path) -> PretrainingSubjects | None:
     if not path.is_file():
         return None
     try:
-        table = pl.read_parquet(path, hive_partitioning=False).select(pl.col("subject_id").cast(pl.Int64), "used_for")
+        table = pl.read_parquet(path, hive_partitioning=False).select(
+            pl.col("subject_id").cast(pl.Int64), pl.col("used_for").cast(pl.String)
+        )
         dataset = pl.read_parquet_metadata(path).get(_DATASET)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, f"not readable, {type(error).__name__}") from None  # no more of it: polars may quote a value
-    if dataset is None or table["subject_id"].null_count() or not table["used_for"].is_in(USES).all():
-        raise _unreadable(path, f"no {_DATASET} in its metadata, a null subject_id, or a used_for other than {', '.join(USES)}")
+    if dataset is None or any(column.null_count() for column in table) or not table["used_for"].is_in(USES).all():
+        raise _unreadable(path, f"no {_DATASET} in its metadata, a null, or a used_for other than {', '.join(USES)}")
     return PretrainingSubjects(dataset, table)
 
 

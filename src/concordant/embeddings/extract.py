@@ -75,7 +75,7 @@ def embed(
         max_quarantined: Greatest share of the samples with an input that may be quarantined.
         engine: Where shards are made; this process alone unless given.
         retry_quarantined: Try again the shards that hold a quarantined sample.
-        progress: Told after every sample, or, where other processes make whole shards, after every shard.
+        progress: Told after every sample, or, where those of a shard are encoded together or in another process, after every shard.
         digests: Remembers the digests of large files.
 
     Raises:
@@ -206,7 +206,7 @@ def _task(job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], pla
     return ShardTask(
         job.folder,
         shard,
-        job.cohort.sample_ids[start:end],
+        tuple(job.cohort.table["sample_id"][start:end].to_list()),
         opened.inputs(start, end),
         opened.encode,
         opened.layout,

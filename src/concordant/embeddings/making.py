@@ -19,7 +19,7 @@ from typing import Any
 from concordant.core.errors import ConfigError, StoreError, did_you_mean
 from concordant.embeddings.origins import EncodeShards, Opened
 from concordant.embeddings.reuse import Place, take_over
-from concordant.embeddings.shards import Layout, write_shard
+from concordant.embeddings.shards import Encoded, EncodedShard, Layout, write_shard
 
 _RAY_RETRIES = 20
 _SECONDS_TO_CONNECT = 5.0
@@ -97,14 +97,23 @@ def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine)
 
 
 def _make(tasks: Iterable[ShardTask], encode: EncodeShards, processes: int) -> Iterator[int]:
-    """Make shards and yield 1 for each sample; a shard is written after its last."""
+    """Make shards and yield numbers of samples as they are done; a shard is written after its last."""
     here, ahead = tee(tasks)
     for task, samples in zip(here, encode((task.to_encode() for task in ahead), processes=processes), strict=True):
-        encoded = []
-        for one in samples:
-            encoded.append(one)
-            yield 1
+        encoded = yield from _gathered(samples)
         write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys)
+
+
+def _gathered(samples: Iterator[Encoded] | EncodedShard) -> Generator[int, None, EncodedShard]:
+    """Gather what became of the samples of a shard; yield 1 for each, or the number of those that come together."""
+    if isinstance(samples, EncodedShard):
+        yield len(samples)
+        return samples
+    encoded = []
+    for one in samples:
+        encoded.append(one)
+        yield 1
+    return EncodedShard.of(encoded)
 
 
 def _make_whole(task: ShardTask, processes: int = 0) -> int:

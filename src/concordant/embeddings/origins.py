@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from concordant.core.embedding import TokenEmbedding
+from concordant.core.embedding import CodeTable, TokenEmbedding
 from concordant.core.errors import RecordError, StoreError
 from concordant.core.events import Events, pack_events
 from concordant.core.files import DigestCache, fingerprint
@@ -25,7 +25,7 @@ from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
 from concordant.data.volumes import INDEX_SUFFIX, source_files
 from concordant.embeddings.pipeline import encode_scans, scans_per_batch, sound
-from concordant.embeddings.shards import Encoded, Layout
+from concordant.embeddings.shards import Encoded, EncodedShard, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
 
 Input = TypeVar("Input")
@@ -39,8 +39,8 @@ Report = Callable[[int, int], None]
 class EncodeShards(Protocol):
     """Turns the inputs of shards into embeddings."""
 
-    def __call__(self, shards: Iterable[Sequence[Any]], *, processes: int) -> Iterator[Iterator[Encoded]]:
-        """Yield, shard by shard, what became of each input; `processes` may work on it beside this one, 0 = none."""
+    def __call__(self, shards: Iterable[Sequence[Any]], *, processes: int) -> Iterator[Iterator[Encoded] | EncodedShard]:
+        """Yield, shard by shard, what became of each input, or of all; `processes` may work on it beside this one, 0 = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,8 @@ def _layout(card: EncoderCard) -> Layout:
 
 
 def _each(
-    encode: Callable[[Sequence[Any]], Iterator[Encoded]], shards: Iterable[Sequence[Any]], *, processes: int
-) -> Iterator[Iterator[Encoded]]:
+    encode: Callable[[Sequence[Any]], Iterator[Encoded] | EncodedShard], shards: Iterable[Sequence[Any]], *, processes: int
+) -> Iterator[Iterator[Encoded] | EncodedShard]:
     """Encode shard after shard in this process."""
     return map(encode, shards)
 
@@ -222,27 +222,31 @@ def _as_they_are(inputs: Sequence[TokenEmbedding | None]) -> Iterator[Encoded]:
     return map(Encoded, inputs)
 
 
-def _encode_records(encoder: RecordEncoder, records: Sequence[Events]) -> Iterator[Encoded]:
+def _encode_records(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
     """Encode those that hold an event; an empty record is a missing modality."""
     packed = pack_events(records)
     present = np.diff(packed.offsets) > 0
     held = packed if present.all() else packed.holding(present)
-    encoded = iter(_encode_held(encoder, held))
+    encoded = _encode_held(encoder, held)
     if encoder.has_vocabulary:
-        encoded = (_counted(encoder, record, one) for record, one in zip(held, encoded, strict=True))
-    return (next(encoded) if there else Encoded(None) for there in present)
+        n_known = [encoder.known_events(record) for record in held]
+        encoded = replace(encoded, n_events=np.diff(held.offsets).tolist(), n_known=n_known)
+    return encoded.among(present)
 
 
-def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> list[Encoded]:
+def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
     """Encode records; where the encoder refuses them, one by one, so that a bad record harms no other."""
     try:
-        return [sound(embedding) for embedding in encoder.encode(records)]
+        embeddings = encoder.encode(records)
+    except RecordError:
+        return EncodedShard.of(_encode_one(encoder, record) for record in records)
+    if isinstance(embeddings, CodeTable) and np.isfinite(embeddings.weight).all():
+        return EncodedShard.packed(embeddings)
+    return EncodedShard.of(map(sound, embeddings))
+
+
+def _encode_one(encoder: RecordEncoder, record: Events) -> Encoded:
+    try:
+        return sound(encoder.encode([record])[0])
     except RecordError as error:
-        if len(records) == 1:
-            return [Encoded(None, str(error))]
-        return [encoded for record in records for encoded in _encode_held(encoder, [record])]
-
-
-def _counted(encoder: RecordEncoder, record: Events, encoded: Encoded) -> Encoded:
-    """Add how many of a record's events the encoder's vocabulary has."""
-    return replace(encoded, n_events=len(record.code), n_known=encoder.known_events(record))
+        return Encoded(None, str(error))

@@ -37,6 +37,9 @@ TOO_LARGE = "does not fit into the memory of the GPU, not even alone"
 CRASHED = "the process that read it died twice"
 """Start of the reason for quarantine of a scan that takes its process down."""
 
+_UNEXPECTED = "unexpected"
+"""Start of the reason for quarantine where an error came that is not of the bytes: want of memory, or a fault of the program."""
+
 _ATTEMPTS = 2
 
 
@@ -122,7 +125,12 @@ def _read(scan: _Scan) -> Prepared | Encoded:
     except ConcordantError:  # not this scan's fault: a missing file of weights, say
         raise
     except Exception as error:
-        return Encoded(None, f"unexpected {type(error).__name__} at {_place(error)}")
+        return Encoded(None, f"{_UNEXPECTED} {type(error).__name__} at {_place(error)}")
+
+
+def is_of_the_bytes(reason: str) -> bool:
+    """Tell whether a scan is quarantined for what its bytes are; if not, it may be encoded with more memory or once a fault is mended."""
+    return not reason.startswith((TOO_LARGE, CRASHED, _UNEXPECTED))
 
 
 def _place(error: Exception) -> str:

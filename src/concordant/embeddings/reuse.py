@@ -17,6 +17,7 @@ import numpy as np
 from concordant.core.embedding import TokenEmbedding, TokenTable
 from concordant.core.errors import StoreError
 from concordant.core.files import fingerprint
+from concordant.embeddings.pipeline import is_of_the_bytes
 from concordant.embeddings.shards import Encoded, Layout, read_index_part, read_shard, token_digests
 
 _LOG = logging.getLogger(__name__)
@@ -45,13 +46,12 @@ def embedding_keys(encoder: Mapping[str, Any], digests: Sequence[str | None], ba
         digests: Of each sample's scan.
         batches: The samples that are encoded together.
     """
-    identity = fingerprint(encoder)
     keys: list[str | None] = [None] * len(digests)
     for batch in batches:
-        company = [digests[sample] for sample in batch]
+        made_of = fingerprint({"encoder": encoder, "batch": [digests[sample] for sample in batch]})
         for place, sample in enumerate(batch):
             if digests[sample] is not None:
-                keys[sample] = fingerprint({"encoder": identity, "batch": company, "place": place})
+                keys[sample] = f"{made_of}-{place}"
     return keys
 
 
@@ -61,7 +61,7 @@ def find_embeddings(folder: Path, keys: Collection[str], *, quarantined: bool) -
     Args:
         folder: The store that is to be filled.
         keys: What is looked for.
-        quarantined: Whether a sample that was quarantined there counts as found.
+        quarantined: Whether a sample that was quarantined there for what its scan's bytes are counts as found.
     """
     found: dict[str, Place] = {}
     for store in _stores_beside(folder):
@@ -72,7 +72,7 @@ def find_embeddings(folder: Path, keys: Collection[str], *, quarantined: bool) -
             if part is None or "key" not in part.columns:  # of a version that knew no keys
                 continue
             for position, (key, reason) in enumerate(part.select("key", "reason").iter_rows()):
-                if key in keys and (quarantined or reason is None):
+                if key in keys and (reason is None or (quarantined and is_of_the_bytes(reason))):
                     found.setdefault(key, Place(store, shard, position))
     return found
 

@@ -8,18 +8,23 @@ The index also holds what each embedding was made of (`key`) and the digest of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, EmbeddingTable, TokenEmbedding, TokenTable, pack_codes, pack_tokens
 from concordant.core.errors import StoreError
 from concordant.core.files import atomic_path
+
+Value = TypeVar("Value")
+
+Embeddings = Sequence[TokenEmbedding | CodeEmbedding | None] | CodeTable
+"""Of samples, one by one or packed; None where the modality is missing."""
 
 Part = Literal["tokens", "pooled", "codes", "vocabulary", "index"]
 
@@ -62,6 +67,58 @@ class Encoded:
     n_known: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedShard:
+    """What became of the samples of a shard.
+
+    Attributes:
+        embeddings: As in `Encoded`; codes may be packed.
+        quarantine: As in `Encoded`.
+        n_events: As in `Encoded`.
+        n_known: As in `Encoded`.
+    """
+
+    embeddings: Embeddings
+    quarantine: Sequence[str | None]
+    n_events: Sequence[int | None]
+    n_known: Sequence[int | None]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.embeddings)
+
+    @classmethod
+    def of(cls, encoded: Iterable[Encoded]) -> EncodedShard:
+        """Gather what became of each sample."""
+        rows = list(encoded)
+        return cls(
+            [one.embedding for one in rows],
+            [one.quarantine for one in rows],
+            [one.n_events for one in rows],
+            [one.n_known for one in rows],
+        )
+
+    @classmethod
+    def packed(cls, table: CodeTable) -> EncodedShard:
+        """Take codes that are packed, every sample of which was encoded."""
+        nothing = [None] * len(table)
+        return cls(table, nothing, nothing, nothing)
+
+    def among(self, present: Bool[np.ndarray, " sample"]) -> EncodedShard:
+        """Return the outcome for more samples, these where `present` is true, and the modality missing elsewhere."""
+        return EncodedShard(
+            self.embeddings.among(present) if isinstance(self.embeddings, CodeTable) else _among(self.embeddings, present),
+            _among(self.quarantine, present),
+            _among(self.n_events, present),
+            _among(self.n_known, present),
+        )
+
+
+def _among(values: Sequence[Value | None], present: Bool[np.ndarray, " sample"]) -> list[Value | None]:
+    given = iter(values)
+    return [next(given) if there else None for there in present.tolist()]
+
+
 def shard_path(folder: Path, part: Part, shard: int) -> Path:
     """Return where a shard keeps a part."""
     name = f"{shard:05d}" if part == "tokens" else f"{part}-{shard:05d}"
@@ -72,7 +129,7 @@ def write_shard(
     folder: Path,
     shard: int,
     sample_ids: Sequence[str],
-    encoded: Sequence[Encoded],
+    encoded: EncodedShard,
     layout: Layout,
     keys: Sequence[str | None] | None = None,
 ) -> None:
@@ -82,14 +139,17 @@ def write_shard(
         folder: The store.
         shard: Number of the shard.
         sample_ids: Its samples.
-        encoded: What became of each of them.
+        encoded: What became of them.
         layout: What the store declares.
         keys: What each embedding was made of; None, or a None among them, for what no other store may take over.
 
     Raises:
         StoreError: An embedding breaks the layout, or a value overflows float16.
     """
-    table = _write_codes(folder, shard, encoded) if layout.kind == "codes" else _write_tokens(folder, shard, encoded, layout)
+    if layout.kind == "codes":
+        table: EmbeddingTable = _write_codes(folder, shard, encoded.embeddings)
+    else:
+        table = _write_tokens(folder, shard, encoded.embeddings, layout)
     digests = token_digests(table) if isinstance(table, TokenTable) else [None] * len(encoded)
     index = pl.DataFrame(
         {
@@ -97,9 +157,9 @@ def write_shard(
             "shard": pl.repeat(shard, len(sample_ids), dtype=pl.Int32, eager=True),
             "offset": pl.Series(table.offsets[:-1], dtype=pl.Int64),
             "n_tokens": pl.Series(table.lengths, dtype=pl.Int32),
-            "reason": pl.Series([one.quarantine for one in encoded], dtype=pl.String),
-            "n_events": pl.Series([one.n_events for one in encoded], dtype=pl.Int32),
-            "n_known": pl.Series([one.n_known for one in encoded], dtype=pl.Int32),
+            "reason": pl.Series(encoded.quarantine, dtype=pl.String),
+            "n_events": pl.Series(encoded.n_events, dtype=pl.Int32),
+            "n_known": pl.Series(encoded.n_known, dtype=pl.Int32),
             "key": pl.Series([None] * len(encoded) if keys is None else keys, dtype=pl.String),
             "digest": pl.Series(digests, dtype=pl.String),
         }
@@ -137,9 +197,9 @@ def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layou
     return stored
 
 
-def _write_tokens(folder: Path, shard: int, encoded: Sequence[Encoded], layout: Layout) -> TokenTable:
-    embeddings = [_fitting(one.embedding, layout) for one in encoded]
-    table = pack_tokens(embeddings, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing)
+def _write_tokens(folder: Path, shard: int, embeddings: Embeddings, layout: Layout) -> TokenTable:
+    fitting = [_fitting(embedding, layout) for embedding in embeddings]
+    table = pack_tokens(fitting, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing)
     values = _write_array(shard_path(folder, "tokens", shard), table.values, layout)
     pooled = None if table.pooled is None else _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
     return replace(table, values=values, pooled=pooled)
@@ -160,16 +220,22 @@ def _fitting(embedding: TokenEmbedding | CodeEmbedding | None, layout: Layout) -
     return embedding
 
 
-def _write_codes(folder: Path, shard: int, encoded: Sequence[Encoded]) -> CodeTable:
-    embeddings = [one.embedding for one in encoded]
-    if any(isinstance(embedding, TokenEmbedding) for embedding in embeddings):
-        raise StoreError("the encoder declares codes but returned tokens; its card has to say which")
-    table = pack_codes([embedding for embedding in embeddings if not isinstance(embedding, TokenEmbedding)])
+def _write_codes(folder: Path, shard: int, embeddings: Embeddings) -> CodeTable:
+    table = _packed(embeddings)
     vocabulary = pl.DataFrame({"code": pl.Series(table.codes, dtype=pl.String), "numeric": pl.Series(table.numeric, dtype=pl.Boolean)})
     write_parquet(shard_path(folder, "vocabulary", shard), vocabulary)
     rows = pl.DataFrame({"code": pl.Series(table.index, dtype=pl.Int32), "weight": pl.Series(table.weight, dtype=pl.Float32)})
     write_parquet(shard_path(folder, "codes", shard), rows)
     return table
+
+
+def _packed(embeddings: Embeddings) -> CodeTable:
+    if isinstance(embeddings, CodeTable):
+        return embeddings
+    codes = [embedding for embedding in embeddings if not isinstance(embedding, TokenEmbedding)]
+    if len(codes) < len(embeddings):
+        raise StoreError("the encoder declares codes but returned tokens; its card has to say which")
+    return pack_codes(codes)
 
 
 def read_index_part(folder: Path, shard: int) -> pl.DataFrame | None:
@@ -221,7 +287,7 @@ def _map(path: Path, shape: tuple[int, int | None], layout: Layout) -> Float[np.
 def _read_codes(folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"]) -> CodeTable:
     vocabulary = pl.read_parquet(shard_path(folder, "vocabulary", shard), hive_partitioning=False)
     rows = pl.read_parquet(shard_path(folder, "codes", shard), hive_partitioning=False)
-    index = rows["code"].cast(pl.Int64).to_numpy()
+    index = rows["code"].to_numpy()
     if rows.height != offsets[-1] or (rows.height and not 0 <= index.min() <= index.max() < vocabulary.height):
         raise ValueError(f"{rows.height} codes over a vocabulary of {vocabulary.height}, the index expects {offsets[-1]}")
     return CodeTable(tuple(vocabulary["code"].to_list()), vocabulary["numeric"].to_numpy(), index, rows["weight"].to_numpy(), offsets)

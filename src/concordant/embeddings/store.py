@@ -81,8 +81,9 @@ class EmbeddingStore:
         Raises:
             StoreError: A shard is missing or damaged.
         """
-        places = [self._places.get(sample_id, (_NOWHERE, 0)) for sample_id in sample_ids]
-        shard, position = np.array(places, np.int64).reshape(-1, 2).T
+        asked = pl.DataFrame({"sample_id": pl.Series(sample_ids, dtype=pl.String)})
+        places = asked.join(self._places, on="sample_id", how="left", maintain_order="left")
+        shard, position = (places[name].fill_null(_NOWHERE).to_numpy() for name in ("shard", "position"))
         table = concatenate([self._read(int(number), position[shard == number]) for number in np.unique(shard)] or [self._missing(0)])
         order = np.argsort(shard, kind="stable")
         return table if (np.diff(order) == 1).all() else table.take(np.argsort(order))
@@ -93,11 +94,9 @@ class EmbeddingStore:
         return np.array([sample_id in known for sample_id in sample_ids], dtype=bool)
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        """Map each sample to its shard and its position there."""
-        position = pl.int_range(pl.len()).over("shard")
-        rows = self.index.select("sample_id", "shard", position.alias("position")).iter_rows()
-        return {sample_id: (shard, place) for sample_id, shard, place in rows}
+    def _places(self) -> pl.DataFrame:
+        """The shard of each sample, and its position there."""
+        return self.index.select("sample_id", "shard", pl.int_range(pl.len()).over("shard").alias("position"))
 
     def _read(self, shard: int, positions: Int[np.ndarray, " sample"]) -> EmbeddingTable:
         if shard == _NOWHERE:

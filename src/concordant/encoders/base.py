@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from concordant.core.embedding import CodeEmbedding, TokenEmbedding
+from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding
 from concordant.core.events import Events
 from concordant.core.modality import Modality
 from concordant.core.registry import Registry
@@ -123,8 +123,8 @@ class RecordEncoder(Encoder):
     required_coverage: float = 0.0
 
     @abstractmethod
-    def encode(self, records: Sequence[Events]) -> list[CodeEmbedding] | list[TokenEmbedding]:
-        """Encode records one by one or as a batch, with the same result.
+    def encode(self, records: Sequence[Events]) -> CodeTable | list[CodeEmbedding] | list[TokenEmbedding]:
+        """Encode records one by one or as a batch, with the same result; codes come packed, which takes the least time, or as a list.
 
         Raises:
             RecordError: A record this encoder cannot read (no birth); it is quarantined with the message, which names no subject.

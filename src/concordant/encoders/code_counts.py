@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from concordant.core.embedding import CodeEmbedding, CodeTable
+from concordant.core.embedding import CodeTable
 from concordant.core.errors import ConfigError
 from concordant.core.events import Events, LifeCodes, PackedEvents, pack_events
 from concordant.encoders import code_table
@@ -56,24 +56,15 @@ class CodeEncoder(RecordEncoder):
         """What this encoder declares of itself."""
         return EncoderCard(kind="codes")
 
-    def encode(self, records: Sequence[Events]) -> list[CodeEmbedding]:
-        """Encode records one by one or as a batch, with the same result."""
-        table = self.encode_table(pack_events(records))
-        names = np.array(table.codes, dtype=object)
-        bounds = zip(table.offsets[:-1].tolist(), table.offsets[1:].tolist(), strict=True)
-        return [
-            CodeEmbedding(tuple(names[table.index[start:end]].tolist()), table.weight[start:end], table.numeric[table.index[start:end]])
-            for start, end in bounds
-        ]
-
-    def encode_table(self, records: PackedEvents) -> CodeTable:
-        """Encode packed records as one sparse table, the same codes and weights as by `encode`.
+    def encode(self, records: Sequence[Events]) -> CodeTable:
+        """Encode records one by one or as a batch, with the same result, to one sparse table; packed records take the least time.
 
         Raises:
             RecordError: A code of the records has the name of a feature that is made of others.
         """
-        parts = [*self._occurrences(records), *self._summaries(records), _age(records)]
-        return code_table.assemble(parts, len(records))
+        packed = pack_events(records)
+        parts = [*self._occurrences(packed), *self._summaries(packed), _age(packed)]
+        return code_table.assemble(parts, len(packed))
 
     def _occurrences(self, records: PackedEvents) -> Iterable[Entries]:
         """Yield the counts of terms in the whole history, or once per window; static ones always once."""

@@ -194,8 +194,11 @@ def summarise(offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, want
 def greatest_days(offsets: Any, code: Any, days: Any, wanted: Any) -> Any:  # pragma: no cover # compiled
     """Return for each record the days since the earliest dated event of the wanted codes, NaN where there is none."""
     result = np.full(len(offsets) - 1, np.nan)
+    if not wanted.any():
+        return result
     for record in range(len(offsets) - 1):
         for row in range(offsets[record], offsets[record + 1]):
-            if wanted[code[row]] and days[row] >= 0 and not result[record] >= days[row]:
-                result[record] = days[row]
+            if wanted[code[row]] and days[row] >= 0:
+                result[record] = days[row]  # events are in the order of time
+                break
     return result

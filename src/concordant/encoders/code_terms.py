@@ -108,7 +108,7 @@ def terms_of(records: PackedEvents, ontology: Ontology | None, cut_points: Calla
     """Return the terms of every event: the code, then its ancestors, then the bin of its value."""
     features = features_among(records.codes)
     own = np.where(features, np.arange(len(features)), -1).astype(np.int32)
-    index = own.take(records.code) if len(own) else records.code
+    index = records.code if features.all() else own.take(records.code)
     if ontology is None and cut_points is None:
         return Terms(records.codes, index, records.days_before, records.offsets)
     number, columns = {code: place for place, code in enumerate(records.codes)}, []

@@ -32,7 +32,7 @@ def measures(metrics: Sequence[str], horizons_days: Sequence[float] = ()) -> tup
     for metric in metrics:
         at_horizons = METRICS.get(metric).at_horizons
         if at_horizons and not horizons_days:
-            raise ConfigError(f"{metric} is computed at horizons, but horizons_days is empty; give the days at which to compute it")
+            raise ConfigError(f"{metric} is computed at horizons; give the days (horizons_days, --horizon, task.horizons_days of a study)")
         listed += [Measure(metric, float(days)) for days in horizons_days] if at_horizons else [Measure(metric, None)]
     return tuple(listed)
 

@@ -301,7 +301,7 @@ def numbers(name: str, given: Any) -> Float[np.ndarray, ...]:
     values = real_array(name, given)
     try:
         return values.astype(np.float64, copy=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MetricError(f"{name} holds values that are no numbers; expected real numbers") from None
 
 

@@ -14,7 +14,7 @@ _LEAST_NUMBER_BITS = 64 - _DIGITS * _DIGIT_BITS  # enough for sixteen million ro
 
 
 def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
-    """Return the rows in ascending order of their values, equal values in the order of the rows (-0.0 before 0.0): a fast np.argsort.
+    """Return the rows in ascending order of their values, equal ones in the order of the rows (but for -0.0 and 0.0): a fast np.argsort.
 
     Args:
         values: Any but NaN.

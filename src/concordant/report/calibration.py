@@ -14,7 +14,7 @@ from concordant.report.decision import main_horizon
 from concordant.report.rows import Kind, Model, RunTables
 from concordant.report.sections import Cell
 from concordant.report.tables import model_of, read_table
-from concordant.report.wording import days, inside_sentence, interval, metric_name, number
+from concordant.report.wording import days, inside_sentence, interval, listing, metric_name, number
 
 _COLUMNS = ("cohort", "ct_encoder", "ehr_encoder", "fusion", "recalibrated", "metric", "horizon_days", "value", "ci_low", "ci_high")
 _PER = 100
@@ -84,12 +84,14 @@ class CalibrationTable:
         horizon: The horizon in words.
         metrics: Titles of the columns.
         rows: The models.
+        left_out: The metrics that competing events leave no column for, in a sentence; empty where there is none.
     """
 
     cohort: str
     horizon: str
     metrics: tuple[str, ...]
     rows: tuple[CalibrationRow, ...]
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def calibration_figure(tables: RunTables) -> CalibrationFigure:
     panels = [_panel(tables, cohort, horizon, _of(known, cohort, drawn)) for cohort in tables.cohorts]
     return CalibrationFigure(
         panels=tuple(panel for panel in panels if panel.marks),
-        tables=tuple(table for cohort in tables.cohorts if (table := _table(cohort, horizon, metrics, shown)).rows),
+        tables=tuple(table for cohort in tables.cohorts if (table := _table(tables, cohort, horizon, metrics, shown)).rows),
         model=inside_sentence(drawn.title),
         recalibrated=bool(groups["recalibrated"].any()),
         sentence=_sentence(tables, metrics, drawn, horizon),
@@ -161,20 +163,24 @@ def _mark(row: Mapping[str, Any], axis: Axis) -> GroupMark:
     return GroupMark(axis.place(predicted), from_top[0], from_top[1], from_top[2], row["recalibrated"], text)
 
 
-def _table(cohort: str, horizon: float, metrics: pl.DataFrame, models: Sequence[Model]) -> CalibrationTable:
+def _table(tables: RunTables, cohort: str, horizon: float, metrics: pl.DataFrame, models: Sequence[Model]) -> CalibrationTable:
     several = bool(metrics["recalibrated"].any())
+    computed = metrics.filter(pl.col("cohort") == cohort, pl.col("value").is_not_null())["metric"].unique().to_list()
+    names = [name for name in CALIBRATION_METRICS if tables.study.cause is None or name in computed]
+    missing = listing([inside_sentence(metric_name(name)) for name in CALIBRATION_METRICS if name not in names])
     rows = [
-        _row(model, changed, several, own)
+        _row(model, changed, several, own, names)
         for model in models
         for changed in (False, True)
         if not (own := _of(metrics, cohort, model).filter(pl.col("recalibrated") == changed)).is_empty()
     ]
-    return CalibrationTable(cohort, days(horizon), tuple(metric_name(name) for name in CALIBRATION_METRICS), tuple(rows))
+    left_out = f"Without {missing}, which have no form for competing events." if missing else ""
+    return CalibrationTable(cohort, days(horizon), tuple(map(metric_name, names)), tuple(rows), left_out)
 
 
-def _row(model: Model, changed: bool, several: bool, own: pl.DataFrame) -> CalibrationRow:
+def _row(model: Model, changed: bool, several: bool, own: pl.DataFrame, metrics: Sequence[str]) -> CalibrationRow:
     by_metric = {row["metric"]: row for row in own.to_dicts()}
-    cells = (_cell(by_metric.get(name)) for name in CALIBRATION_METRICS)
+    cells = (_cell(by_metric.get(name)) for name in metrics)
     version = ("recalibrated" if changed else "as predicted") if several else ""
     return CalibrationRow(model.title, version, tuple(cells))
 

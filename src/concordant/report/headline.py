@@ -11,6 +11,8 @@ from concordant.report.judging import gain_over_both_sentence, method_of
 from concordant.report.rows import Gain, Kind, Model, RunTables
 from concordant.report.wording import inside_sentence, interval, listing, number, p_equation, signed
 
+_CHOSEN = "the single modality chosen on tuning"
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -73,7 +75,7 @@ def featured(tables: RunTables) -> Model | None:
 def reference_name(tables: RunTables, gain: Gain) -> str:
     """Name the model that a gain is held against, as in a sentence."""
     reference = tables.reference(gain)
-    return "the better single modality" if reference is None else inside_sentence(reference.title)
+    return _CHOSEN if reference is None else inside_sentence(reference.title)
 
 
 def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> str:
@@ -84,7 +86,7 @@ def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> s
     if not gains:
         return "No model of one modality alone was fitted beside the fusions, so this study cannot say whether fusing helps."
     names = {reference_name(tables, gain) for gain in gains}
-    name = names.pop() if len(names) == 1 else "the better single modality"
+    name = names.pop() if len(names) == 1 else _CHOSEN
     clauses = [
         f"{words} {{}} on {listing([gain.cohort for gain in chosen], last)}"
         for words, last, chosen in (
@@ -116,13 +118,12 @@ def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
 
 
 def _first_difference(tables: RunTables, gain: Gain) -> str:
-    chosen = "chosen on tuning" if tables.reference(gain) else "chosen on tuning within each fold"
-    name = f"{reference_name(tables, gain)}, the single modality {chosen}" if tables.reference(gain) else f"the single modality {chosen}"
+    name = f"{reference_name(tables, gain)}, {_CHOSEN}," if tables.reference(gain) else f"{_CHOSEN} within each fold"
     adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain.p_adjusted)}"
     numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, {adjusted}"
     if gain.shown:
-        return f"That is {'better' if gain.better else 'worse'} than {name}: difference {numbers}."
-    return f"The difference to {name}, is {numbers}: no gain is shown."
+        return f"That is {'better' if gain.better else 'worse'} than {name.removesuffix(',')}: difference {numbers}."
+    return f"The difference to {name} is {numbers}: no gain is shown."
 
 
 def _further_difference(tables: RunTables, gain: Gain) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -177,7 +179,7 @@ def _check_features(options: FeatureOptions, development: Cohort) -> None:
 
 def embed_all(study: Study, data: StudyData, *, engine: ShardEngine, retry_quarantined: bool, progress: Progress | None) -> Stores:
     """Fill, or open, the store of every encoder a member uses, for every cohort; scans last, so that they do not hide a fault elsewhere."""
-    digests = DigestCache(study.embeddings_root / "digests.json")
+    digests = _digests(study)
     stores: dict[tuple[Modality, str], dict[str, EmbeddingStore]] = {}
     for modality in (Modality.EHR, Modality.CT):
         for choice in study.encoder_choices(modality):
@@ -211,7 +213,10 @@ def shard_size(modality: Modality, source: Encoder | FeatureOptions) -> int:
 def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts]) -> Audit:
     """Check the study for leakage."""
     options = study.cross_validation
-    sources = {choice.label: _source(choice) for modality in Modality for choice in study.encoder_choices(modality)}
+    sources = [(choice.label, _source(choice)) for modality in Modality for choice in study.encoder_choices(modality)]
+    training_data: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for label, source in sources:  # one of scans and one of records may have the same label
+        training_data[label] += _training_data(source)
     pretraining = _pretraining(sources)
     return audit(
         data.development,
@@ -219,7 +224,7 @@ def audit_data(study: Study, data: StudyData, records: Mapping[str, RecordCounts
         cross_validation=options is not None,
         assignment=data.assignment,
         group="subject_id" if options is None else options.group,
-        training_data={label: _training_data(source) for label, source in sources.items()},
+        training_data=training_data,
         records=records,
         pretraining=pretraining,
         datasets=_datasets(study, data) if any(pretraining.values()) else {},
@@ -234,15 +239,22 @@ def _training_data(source: Encoder | FeatureOptions) -> tuple[str, ...]:
     return source.card.training_data if isinstance(source, Encoder) else source.training_data
 
 
-def _pretraining(sources: Mapping[str, Encoder | FeatureOptions]) -> dict[str, PretrainingSubjects | None]:
+def _pretraining(sources: Iterable[tuple[str, Encoder | FeatureOptions]]) -> dict[str, PretrainingSubjects | None]:
     """Return, for every encoder whose weights can be one's own, whom they were pretrained on; None where the list is not beside them."""
-    folders = {label: source.pretraining_folder for label, source in sources.items() if isinstance(source, Encoder)}
-    return {label: read_subjects(folder) for label, folder in folders.items() if folder is not None}
+    folders = [(label, source.pretraining_folder) for label, source in sources if isinstance(source, Encoder)]
+    return {label: read_subjects(folder) for label, folder in folders if folder is not None}
 
 
 def _datasets(study: Study, data: StudyData) -> dict[str, str]:
-    digests = DigestCache(study.embeddings_root / "digests.json")
-    return {cohort.label: dataset_identity(cohort.meds, cohort.meds_columns, digests) for cohort in data.cohorts if cohort.meds}
+    digests = _digests(study)
+    found = {cohort.label: dataset_identity(cohort.meds, cohort.meds_columns, digests) for cohort in data.cohorts if cohort.meds}
+    with suppress(OSError):  # a study may be checked where nothing may be written
+        digests.save()  # the encoding that follows reads no shard once more for its digest
+    return found
+
+
+def _digests(study: Study) -> DigestCache:
+    return DigestCache(study.embeddings_root / "digests.json")
 
 
 def counted_records(study: Study, data: StudyData) -> dict[str, RecordCounts]:

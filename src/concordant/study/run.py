@@ -91,6 +91,8 @@ def run_study(study: Study, *, workers: int = 1, engine: ShardEngine | None = No
     remove_abandoned(study.run_folder.path)
     facts = _facts(study, data, audit, plans, foreign)
     if not _is_current(study.run_folder, facts):
+        for vouching in (study.run_folder.study, study.run_folder.report):  # stopped from here on, the run is not current
+            vouching.unlink(missing_ok=True)
         write_json(study.run_folder.audit, audit.to_json())
         _judge(study, data, stores, plans, foreign, facts, started, progress)
     return study.run_folder
@@ -174,7 +176,7 @@ def _judge(
     started: datetime,
     progress: Progress | None,
 ) -> None:
-    """Collect, tabulate, report; `study.json`, which vouches for the tables, is written after them."""
+    """Collect, tabulate, report; `study.json`, which vouches for the tables, is written after them, and the report last."""
     say = progress or (lambda stage, done, total: None)
     say("tables", 0, 3)
     results = [collect(plan, study) for plan in plans if plan.units]
@@ -197,8 +199,7 @@ def _judge(
         "foreign": [{"name": name, "oracle": name.startswith("oracle")} for name in foreign],
         "quarantine": quarantine_facts(stores),
     }
-    write_json(study.run_folder.study, described | {"fingerprint": "unfinished"})
+    write_json(study.run_folder.study, described)
     refresh_pictures(study, data)
     write_report(study.run_folder)
-    write_json(study.run_folder.study, described)
     say("tables", 3, 3)

@@ -194,10 +194,12 @@ def visible_rows(
 
 
 @njit(cache=True, nogil=True)
-def count_marked(offsets: Any, code: Any, marked: Any) -> Any:  # pragma: no cover # compiled
-    """Count for each record its events of the marked codes."""
-    counts = np.zeros(len(offsets) - 1, np.int64)
+def count_lacking(offsets: Any, code: Any, marked: Any) -> Any:  # pragma: no cover # compiled
+    """Count the records that hold events, but none of the marked codes."""
+    count, any_marked = 0, marked.any()
     for record in range(len(offsets) - 1):
-        for row in range(offsets[record], offsets[record + 1]):
-            counts[record] += marked[code[row]]
-    return counts
+        row = offsets[record] if any_marked else offsets[record + 1]
+        while row < offsets[record + 1] and not marked[code[row]]:
+            row += 1
+        count += offsets[record] < row == offsets[record + 1]
+    return count

@@ -161,13 +161,18 @@ def _spill(records: PackedEvents, folder: Path) -> PackedEvents:
 def _take(records: PackedEvents, places: Int[np.ndarray, " chosen"]) -> PackedEvents:
     lengths = np.diff(records.offsets)[places]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    rows = np.arange(offsets[-1]) + np.repeat(records.offsets[:-1][places] - offsets[:-1], lengths)
+    if (np.diff(places) == 1).all():  # they lie together: nothing is copied
+        rows: Any = slice(records.offsets[places[0]], records.offsets[places[-1] + 1])
+    else:
+        rows = np.arange(offsets[-1]) + np.repeat(records.offsets[:-1][places] - offsets[:-1], lengths)
     text = None if records.text is None else Texts(records.text.texts, records.text.index[rows])
     return PackedEvents(records.codes, records.code[rows], records.days_before[rows], records.numeric_value[rows], offsets, text)
 
 
 def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedEvents:
     """Bring the records of several parts into one order; each comes with the mask of its records' places."""
+    if len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None:  # with texts, those of others would go along to another process
+        return parts[0][1]
     lengths = np.zeros(n_records, np.int64)
     for mask, records in parts:
         lengths[mask] = np.diff(records.offsets)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from concordant.core.errors import RecordError
 from concordant.core.events import LifeCodes, PackedEvents, Texts
@@ -189,7 +189,7 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
             latest_days_before=_least(days[offsets[1:][np.diff(offsets) > 0] - 1]),
             n_out_of_order=int(rows.blocks.out_of_order[block].sum()),
             n_after_death=int(after_death[block].sum()),
-            n_without_birth=_without_birth(records, life.birth),
+            n_without_birth=int(cutting.count_lacking(offsets, code, life.birth)),
         ),
     )
 
@@ -197,11 +197,6 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
 def _least(days: Float[np.ndarray, " record"]) -> float | None:
     """Return the least of the days before the prediction of each record's last event; None where none of these has a time."""
     return None if np.isnan(days).all() else float(np.nanmin(days))
-
-
-def _without_birth(records: PackedEvents, is_birth: Bool[np.ndarray, " code"]) -> int:
-    births = cutting.count_marked(records.offsets, records.code, is_birth)
-    return int(((births == 0) & (np.diff(records.offsets) > 0)).sum())
 
 
 def _rows(shard: Shard, text: bool) -> _Rows:

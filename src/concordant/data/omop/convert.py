@@ -74,7 +74,7 @@ def convert_omop(
     options = options or OmopOptions()
     omop, out = Path(omop), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise RecordError(f"{out} is there already; give another place, or ask to overwrite it")
+        raise RecordError(f"{out} is there already; give another place, or --overwrite to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)

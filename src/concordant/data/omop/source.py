@@ -205,7 +205,7 @@ def _quote(path: Path, separator: str, file: TableFile) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """How many quotation marks begin a field, and how many, of those that would open one, stand within a field."""
+    """How many quotation marks begin a field, and how many of those that would open one, if all came in pairs, stand within a field."""
 
     enclosing: int
     bare: int
@@ -221,10 +221,10 @@ def _marks(path: Path, separator: bytes) -> _Marks:
         while block := stream.read(_BLOCK):
             text = np.frombuffer(before + block, np.uint8)
             marks = np.flatnonzero(text[1:] == ord('"')) + 1
-            opening = text[marks[seen % 2 :: 2] - 1]
-            first = np.isin(opening, begins)
-            enclosing += int(first.sum())
-            bare += int((~first & ~np.isin(opening, escapes)).sum())
+            preceding = text[marks - 1]
+            first = np.isin(preceding, begins)
+            enclosing += int(first.sum())  # of all marks: behind a bare one, those that open seem to close
+            bare += int((~first & ~np.isin(preceding, escapes))[seen % 2 :: 2].sum())
             seen, before = seen + len(marks), block[-1:]
     return _Marks(enclosing, bare)
 

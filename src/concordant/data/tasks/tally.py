@@ -100,6 +100,6 @@ class Tally:
 
     def vocabularies(self) -> str:
         """Say how the codes of the dataset begin, the most frequent first."""
-        names = [name for name, _ in self._vocabularies.most_common(_SHOWN)]
+        names = sorted(self._vocabularies, key=lambda name: (-self._vocabularies[name], name))[:_SHOWN]
         more = ", ..." if len(self._vocabularies) > _SHOWN else ""
         return f"its codes begin with {', '.join(names) or 'nothing'}{more}"
