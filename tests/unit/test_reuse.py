@@ -121,10 +121,23 @@ def test_only_scans_that_are_new_are_encoded_and_the_bytes_are_the_same(scans, c
     grown = cohort_of(scans, 10, 0, 1, 2, None, 9, 3, 4, 5, 7, 8, 6)
     with caplog.at_level("INFO"):
         store = embed_noting(grown, scans / "e", **options)
-    assert "A: noting: 8 of 12 samples are taken over from stores made before" in caplog.text
+    assert "A: noting: 8 of 12 samples lie in stores made before, to be taken over" in caplog.text
     assert encoded(scans) == 3
     assert store.quarantine.rows() == [("n4", "truncated file")]
     assert as_from_nothing(store, grown, scans, **options)
+
+
+def test_what_another_kind_of_device_made_is_made_again(scans, caplog):
+    encoder = Noting(scans)
+    embed_noting(cohort_of(scans, 0, 1), scans / "e", encoder=encoder)
+    encoded(scans)
+    encoder.device = "cuda"  # as an encoder says that finds a GPU; its digits are others
+    store = embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", encoder=encoder)
+    assert encoded(scans) == 3
+    assert "what was encoded on cpu is encoded again, as the encoder works on cuda here" in caplog.text
+    assert pl.read_parquet(store.folder / "index-00000.parquet")["device"].to_list() == ["cuda"] * 3
+    embed_noting(cohort_of(scans, 0, 1, 2, 3), scans / "e", encoder=encoder)
+    assert encoded(scans) == 1
 
 
 def test_a_scan_is_known_by_its_bytes_not_by_its_name(scans):
@@ -262,5 +275,5 @@ def test_a_network_takes_over_whole_batches_so_that_the_bytes_are_those_of_the_s
     flipped = cohort_of(scans, 0, 1, 2, 3, 4, 5, 7, 10)
     with caplog.at_level("INFO"):
         store = embedded(flipped, scans / "e")
-    assert f"{taken} of 8 samples are taken over" in caplog.text
+    assert f"{taken} of 8 samples lie in stores made before" in caplog.text
     assert content(embedded(flipped, scans / "afresh")) == content(store)

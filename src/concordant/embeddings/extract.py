@@ -61,8 +61,8 @@ def embed(
 
     A sample without an input (no scan, no event, no row of features) has the modality missing. A scan that cannot be read or encoded
     is quarantined with its reason. A run that was killed goes on with the shards that are not whole. Of a scan that a store of the same
-    cohort and encoder holds already, the embedding is taken over from there, and so is the reason of one that was quarantined; the bytes
-    are those of a store made from nothing.
+    cohort and encoder holds already, made on the same kind of device, the embedding is taken over from there, and so is the reason of one
+    that was quarantined for its bytes; what is taken over has the bytes that encoding it again would give.
 
     Args:
         cohort: The samples.
@@ -196,7 +196,7 @@ def _found(job: _Job, shards: Sequence[int], keys: Sequence[str | None]) -> Mapp
     places = find_embeddings(job.folder, set(wanted), quarantined=not job.retry_quarantined)
     if places:
         n_found = sum(key in places for key in wanted)
-        _LOG.info("%s: %d of %d samples are taken over from stores made before", job.stage, n_found, len(job.cohort))
+        _LOG.info("%s: %d of %d samples lie in stores made before, to be taken over", job.stage, n_found, len(job.cohort))
     return places
 
 
@@ -213,6 +213,7 @@ def _task(job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], pla
         own,
         [None if key is None else places.get(key) for key in own],
         job.batch_size or 1,
+        opened.device,
     )
 
 

@@ -65,6 +65,7 @@ class ShardTask:
         keys: What each embedding is made of, or None.
         places: Where a store made before holds it already, or None.
         batch_size: Samples that are encoded together.
+        device: Returns where the encoder works, in the process that asks.
     """
 
     folder: Path
@@ -76,10 +77,11 @@ class ShardTask:
     keys: Sequence[str | None]
     places: Sequence[Place | None]
     batch_size: int
+    device: Callable[[], str]
 
     def to_encode(self) -> Sequence[Any]:
         """Return the inputs; in the place of those that were encoded before, their embeddings."""
-        return take_over(self.inputs, self.places, self.batch_size, self.layout)
+        return take_over(self.inputs, self.places, self.batch_size, self.layout, self.device())
 
 
 def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine) -> Iterator[int]:
@@ -101,7 +103,7 @@ def _make(tasks: Iterable[ShardTask], encode: EncodeShards, processes: int) -> I
     here, ahead = tee(tasks)
     for task, samples in zip(here, encode((task.to_encode() for task in ahead), processes=processes), strict=True):
         encoded = yield from _gathered(samples)
-        write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys)
+        write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys, task.device())
 
 
 def _gathered(samples: Iterator[Encoded] | EncodedShard) -> Generator[int, None, EncodedShard]:

@@ -24,7 +24,7 @@ from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
 from concordant.data.volumes import INDEX_SUFFIX, source_files
-from concordant.embeddings.pipeline import encode_scans, scans_per_batch, sound
+from concordant.embeddings.pipeline import device_of, encode_scans, no_device, scans_per_batch, sound
 from concordant.embeddings.shards import Encoded, EncodedShard, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
 
@@ -53,6 +53,7 @@ class Opened:
         inputs: Returns the inputs of the samples from one row of the cohort up to another, None where the modality is missing.
         encode: Turns the inputs of shards into embeddings, in order; it and the inputs can be sent to another process.
         records: What reading records met, or None.
+        device: Returns where the encoder works, in the process that asks.
         reads_ahead: Whether `encode` has processes of its own; if not, whole shards are made in several processes.
     """
 
@@ -61,6 +62,7 @@ class Opened:
     inputs: Callable[[int, int], Sequence[Any]]
     encode: EncodeShards
     records: RecordCounts | None = None
+    device: Callable[[], str] = no_device
     reads_ahead: bool = False
 
 
@@ -117,8 +119,14 @@ class ScanOrigin(Origin):
     def open(self) -> Opened:
         """Return the paths; the workers read the scans."""
         n_inputs = sum(path is not None for path in self._paths)
-        encode = partial(encode_scans, self._encoder)
-        return Opened(_layout(self._encoder.card), n_inputs, lambda start, end: self._paths[start:end], encode, reads_ahead=True)
+        return Opened(
+            layout=_layout(self._encoder.card),
+            n_inputs=n_inputs,
+            inputs=lambda start, end: self._paths[start:end],
+            encode=partial(encode_scans, self._encoder),
+            device=partial(device_of, self._encoder),
+            reads_ahead=True,
+        )
 
 
 class RecordOrigin(Origin):
@@ -145,7 +153,8 @@ class RecordOrigin(Origin):
         records = read_events(self._meds, self._cohort.table, columns=self._cohort.meds_columns, text=self._encoder.reads_text)
         encode = partial(_each, partial(_encode_records, self._encoder))
         n_inputs = int((records.n_events > 0).sum())
-        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts)
+        device = partial(device_of, self._encoder)
+        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts, device)
 
 
 class FeatureOrigin(Origin):

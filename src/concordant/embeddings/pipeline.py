@@ -25,7 +25,7 @@ from concordant.core.errors import ConcordantError, StoreError, VolumeError
 from concordant.core.processes import Outcome, Worker, stop_workers
 from concordant.data.volumes import open_volume, read_volume
 from concordant.embeddings.shards import Encoded
-from concordant.encoders.base import VolumeEncoder
+from concordant.encoders.base import Encoder, VolumeEncoder
 from concordant.encoders.network import Prepared, VolumeNetwork
 
 NOT_FINITE = "the encoder returned values that are not finite"
@@ -49,6 +49,16 @@ class _Scan:
 
     encoder: VolumeEncoder
     path: Path
+
+
+def no_device() -> str:
+    """Return where features that were given, not encoded, come from: "cpu"."""
+    return "cpu"
+
+
+def device_of(encoder: Encoder) -> str:
+    """Return where an encoder works in this process, "cpu" or "cuda": the two differ in the digits they give."""
+    return str(getattr(encoder, "device", "cpu"))
 
 
 def scans_per_batch(encoder: VolumeEncoder) -> int:

@@ -31,11 +31,13 @@ class Place:
         folder: The store, complete or not.
         shard: A shard of it that is whole.
         position: The sample's position there.
+        device: Where it was made.
     """
 
     folder: Path
     shard: int
     position: int
+    device: str
 
 
 def embedding_keys(encoder: Mapping[str, Any], digests: Sequence[str | None], batches: Iterable[range]) -> list[str | None]:
@@ -69,11 +71,11 @@ def find_embeddings(folder: Path, keys: Collection[str], *, quarantined: bool) -
             if len(found) == len(keys):
                 return found
             part = read_index_part(store, shard)
-            if part is None or "key" not in part.columns:  # of a version that knew no keys
+            if part is None or "device" not in part.columns:  # of a version that knew no keys
                 continue
-            for position, (key, reason) in enumerate(part.select("key", "reason").iter_rows()):
+            for position, (key, reason, device) in enumerate(part.select("key", "reason", "device").iter_rows()):
                 if key in keys and (reason is None or (quarantined and is_of_the_bytes(reason))):
-                    found.setdefault(key, Place(store, shard, position))
+                    found.setdefault(key, Place(store, shard, position, device))
     return found
 
 
@@ -88,7 +90,7 @@ def _shards(store: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("index-")) for path in store.glob("index-" + 5 * "[0-9]" + "*.parquet"))
 
 
-def take_over(inputs: Sequence[Any], places: Sequence[Place | None], batch_size: int, layout: Layout) -> Sequence[Any]:
+def take_over(inputs: Sequence[Any], places: Sequence[Place | None], batch_size: int, layout: Layout, device: str) -> Sequence[Any]:
     """Put embeddings in the place of inputs that need not be encoded any more: whole batches, or what is left would have other company.
 
     Args:
@@ -96,7 +98,12 @@ def take_over(inputs: Sequence[Any], places: Sequence[Place | None], batch_size:
         places: Where a sample's embedding lies, as far as it was found.
         batch_size: Samples that are encoded together.
         layout: What the embeddings have to keep to; a shard that is missing, damaged or different gives none.
+        device: Where the encoder works here; what was made elsewhere has other digits and is made again.
     """
+    elsewhere = {place.device for place in places if place is not None} - {device}
+    if elsewhere:
+        _LOG.warning("what was encoded on %s is encoded again, as the encoder works on %s here", ", ".join(sorted(elsewhere)), device)
+        places = [None if place is None or place.device != device else place for place in places]
     if not any(places):
         return inputs
     taken = _read(places, layout)

@@ -2,7 +2,8 @@
 
 A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row per sample), or, for codes,
 `codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then `index-NNNNN.parquet`, written last: where that is, the shard is whole.
-The index also holds what each embedding was made of (`key`) and the digest of its bytes (`digest`), by which later stores take it over.
+The index also holds what each embedding was made of (`key`), on which kind of device (`device`), and the digest of its bytes (`digest`): by
+these, later stores take it over.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def write_shard(
     encoded: EncodedShard,
     layout: Layout,
     keys: Sequence[str | None] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write a shard, each file by atomic rename, the index last.
 
@@ -142,6 +144,7 @@ def write_shard(
         encoded: What became of them.
         layout: What the store declares.
         keys: What each embedding was made of; None, or a None among them, for what no other store may take over.
+        device: Where they were made.
 
     Raises:
         StoreError: An embedding breaks the layout, or a value overflows float16.
@@ -162,6 +165,7 @@ def write_shard(
             "n_known": pl.Series(encoded.n_known, dtype=pl.Int32),
             "key": pl.Series([None] * len(encoded) if keys is None else keys, dtype=pl.String),
             "digest": pl.Series(digests, dtype=pl.String),
+            "device": pl.repeat(device, len(sample_ids), dtype=pl.String, eager=True),
         }
     )
     write_parquet(shard_path(folder, "index", shard), index)

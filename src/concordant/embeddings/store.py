@@ -156,7 +156,7 @@ def seal(folder: Path, parts: pl.DataFrame, layout: Layout, facts: Mapping[str, 
         facts: What else the manifest tells: the encoder, its inputs, versions.
     """
     uncounted = [name for name in ("n_events", "n_known") if parts[name].null_count() == parts.height]
-    write_parquet(folder / "index.parquet", parts.drop("reason", "key", "digest", *uncounted))
+    write_parquet(folder / "index.parquet", parts.drop("reason", "key", "digest", "device", *uncounted))
     manifest = {
         **facts,
         **asdict(layout),
