@@ -129,6 +129,19 @@ def test_a_missing_file_is_named(tmp_path):
         read_predictions(tmp_path / "none.parquet")
 
 
+def test_event_probabilities_in_place_of_survival_are_refused(tmp_path):
+    times = {SURVIVAL_TIMES_KEY: "[30, 180, 365]"}
+    falling, flat, bumpy = [0.9, 0.5, 0.4], [1.0, 1.0, 1.0], [0.9, 0.4, 0.5]
+    path = tmp_path / "p.parquet"
+    pl.DataFrame(GOOD | {"survival": [falling, flat, bumpy]}).write_parquet(path, metadata=times)
+    assert read_predictions(path).table["survival"].to_list() == [falling, flat, bumpy]
+    pl.DataFrame(GOOD | {"survival": [falling, [0.1, 0.5, 0.6], None]}).write_parquet(path, metadata=times)
+    with pytest.raises(
+        PredictionsError, match=r"survival rises from its first time to its last in 1 row\(s\), the first is row 2; expected"
+    ):
+        read_predictions(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

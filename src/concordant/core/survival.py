@@ -15,6 +15,7 @@ from concordant.core.errors import PredictionsError
 from concordant.core.files import atomic_path
 
 SURVIVAL_TIMES_KEY = "survival_times_days"
+_ROUNDING = 1e-6  # a curve that rises by less from its first to its last time is flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
     Raises:
         PredictionsError: No parquet file, a missing column, a value that is not of its column's kind, a duplicate sample (within a
             repeat), a time that is not finite and > 0, a risk that is not finite, survival without times in the file's metadata, that is
-            not in [0, 1] or whose lists differ in length from those times.
+            not in [0, 1], that rises from the first time to the last, or whose lists differ in length from those times.
     """
     table = _read(path, REQUIRED if outcomes else ("sample_id", "risk"))
     if not outcomes:
@@ -221,3 +222,9 @@ def _check_survival(predictions: Predictions, path: Path) -> None:
     )
     inside = curves.list.eval((pl.element() >= 0) & (pl.element() <= 1) & pl.element().is_not_null()).list.all()
     _refuse(~inside & curves.is_not_null(), f"{path}: survival holds a null, NaN or value outside [0, 1]", "probabilities")
+    rises = curves.list.last() > curves.list.first() + _ROUNDING
+    _refuse(
+        rises & curves.is_not_null(),
+        f"{path}: survival rises from its first time to its last",
+        "the probability of no event until then: 1 minus the probability of an event",
+    )

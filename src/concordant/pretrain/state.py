@@ -90,7 +90,7 @@ def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
     differing = differing_keys(kept["facts"], facts)
     if differing:
         raise ConfigError(
-            f"{out} holds a run with other {', '.join(differing)}; give the same to go on with it, another folder, or --restart to begin anew"
+            f"{out} holds a run with other {', '.join(differing)}; give the same to go on, another folder, or --restart to begin anew"
         )
     tensors = load_file(out / _STATE / _TENSORS)
     trained.network.load_state_dict({name.removeprefix(TRUNK): value for name, value in tensors.items() if name.startswith(TRUNK)})

@@ -206,6 +206,6 @@ def _about_tuning(table: pl.DataFrame) -> list[str]:
     if tuning.height >= _LEAST_TUNING_SHARE * table.height and n_events >= _LEAST_TUNING_EVENTS:
         return []
     return [
-        f"tuning has {tuning.height} of {table.height} exams and {n_events} events: early stopping and view weights will be noisy; "
-        "cross_validation in the study takes a fifth of each training part instead"
+        f"tuning has {tuning.height} of {table.height} exams and {n_events} events: early stopping and the weights of late fusion will be "
+        "noisy; cross_validation in the study takes a fifth of each training part instead"
     ]
