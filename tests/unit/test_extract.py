@@ -256,7 +256,7 @@ def test_what_changed_is_logged(cohort, tmp_path, caplog):
     embed_records(cohort, tmp_path)
     with caplog.at_level("INFO"):
         embed_records(cohort, tmp_path, values="none")
-    assert "is made anew: options differ from one_hot-" in caplog.text
+    assert "is a store of its own: options differ from one_hot-" in caplog.text
 
 
 def test_a_changed_scan_makes_a_new_store(cohort, tmp_path):

@@ -165,13 +165,15 @@ def _content(value: Any, digests: DigestCache) -> Any:
 
 
 def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Log what differs from the stores of the same encoder that are there already; another feature file is another source."""
-    for sibling in folder.parent.glob("*/manifest.json"):
+    """Log what differs from the newest store of the same encoder that is there already; another feature file is another source."""
+    for sibling in sorted(folder.parent.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(StoreError):
             before = (read_manifest(sibling.parent) or {}).get("facts", {})
             same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
             if all(before.get(key) == facts[key] for key in same):
-                _LOG.info("%s is made anew: %s differ from %s", folder.name, ", ".join(differing_keys(before, facts)), sibling.parent.name)
+                differing = ", ".join(differing_keys(before, facts))
+                _LOG.info("%s is a store of its own: %s differ from %s", folder.name, differing, sibling.parent.name)
+                return
 
 
 def _fill(job: _Job, opened: Opened, keys: Sequence[str | None], engine: ShardEngine, report: Callable[[int, int], None]) -> None:
