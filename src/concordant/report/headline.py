@@ -118,12 +118,12 @@ def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
 
 
 def _first_difference(tables: RunTables, gain: Gain) -> str:
-    name = f"{reference_name(tables, gain)}, {_CHOSEN}," if tables.reference(gain) else f"{_CHOSEN} within each fold"
+    name, pause = (f"{reference_name(tables, gain)}, {_CHOSEN}", ",") if tables.reference(gain) else (f"{_CHOSEN} within each fold", "")
     adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain.p_adjusted)}"
     numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, {adjusted}"
     if gain.shown:
-        return f"That is {'better' if gain.better else 'worse'} than {name.removesuffix(',')}: difference {numbers}."
-    return f"The difference to {name} is {numbers}: no gain is shown."
+        return f"That is {'better' if gain.better else 'worse'} than {name}: difference {numbers}."
+    return f"The difference to {name}{pause} is {numbers}: no gain is shown."
 
 
 def _further_difference(tables: RunTables, gain: Gain) -> str:
