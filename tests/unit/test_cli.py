@@ -364,7 +364,20 @@ def test_progress_tells_of_a_slow_stage_now_and_then(capsys, monkeypatch):
         for seconds in range(0, 32, 4):
             now[0] = float(seconds)
             report("slow", seconds, 100)
-    assert capsys.readouterr().err == "slow: 12/100\nslow: 24/100\n"
+    assert capsys.readouterr().err == "slow: 12/100 (1/s, 88 s left)\nslow: 24/100 (1/s, 76 s left)\n"
+
+
+@pytest.mark.parametrize(
+    ("each", "said"), [(0.5, "2/s, 8 min left"), (7.0, "8.57/min, 1 h 53 min left"), (100.0, "36/h, 26 h 57 min left"), (4000.0, "0.9/h")]
+)
+def test_progress_says_how_fast_and_how_long(capsys, monkeypatch, each, said):
+    now = [50.0]
+    monkeypatch.setattr("concordant.cli.console.time.monotonic", lambda: now[0])
+    with progress() as report:
+        report("scans", 0, 1000)  # the first that is told of it is no pace yet
+        now[0] += 30 * each
+        report("scans", 30, 1000)
+    assert said in capsys.readouterr().err
 
 
 def test_progress_on_a_terminal_shows_bars(monkeypatch):
@@ -376,6 +389,7 @@ def test_progress_on_a_terminal_shows_bars(monkeypatch):
     assert isinstance(screen.file, io.StringIO)
     assert "site [a]" in screen.file.getvalue()
     assert "2/2" in screen.file.getvalue()
+    assert "/s" in screen.file.getvalue()
 
 
 def test_log_lines_appear_while_a_command_works(capsys):

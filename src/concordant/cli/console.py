@@ -79,18 +79,48 @@ def _bars(screen: Console) -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     stages: dict[str, TaskID] = {}
+    pace = _Pace()
     with Progress(*columns, console=screen) as bars:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total)
-            bars.update(stages[stage], completed=done, total=total)
+                stages[stage] = bars.add_task(stage, total=total, rate="")
+            bars.update(stages[stage], completed=done, total=total, rate=_rate(pace(stage, done)))
 
         yield show
+
+
+class _Pace:
+    """How many a second a stage does, since it was first told of: what an earlier run had done counts as nothing."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, stage: str, done: int) -> float:
+        """Return the number done a second; 0 while nothing is known."""
+        now = time.monotonic()
+        before, began = self._first.setdefault(stage, (done, now))
+        return (done - before) / (now - began) if now > began else 0.0
+
+
+def _rate(pace: float) -> str:
+    """Write a rate in the unit that gives it digits; empty where there is none."""
+    units = ((1.0, "s"), (60.0, "min"), (3600.0, "h"))
+    factor, unit = next((one for one in units if pace * one[0] >= 1), units[-1])
+    return f"{pace * factor:.3g}/{unit}" if pace > 0 else ""
+
+
+def _left(seconds: float) -> str:
+    """Write how long something will take."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Lines:
@@ -99,11 +129,14 @@ class _Lines:
     def __init__(self, screen: Console) -> None:
         self._screen = screen
         self._last: dict[str, tuple[int, float]] = {}
+        self._pace = _Pace()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         printed, when = self._last.setdefault(stage, (-1, time.monotonic()))
+        pace = self._pace(stage, done)
         if done != printed and (done >= total or time.monotonic() - when >= _SECONDS_BETWEEN_LINES):
-            self._screen.print(f"{stage}: {done}/{total}", soft_wrap=True)
+            how_fast = f" ({_rate(pace)}, {_left((total - done) / pace)} left)" if pace > 0 and done < total else ""
+            self._screen.print(f"{stage}: {done}/{total}{how_fast}", soft_wrap=True)
             self._last[stage] = (done, time.monotonic())
 
 
