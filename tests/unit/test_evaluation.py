@@ -389,3 +389,12 @@ def test_what_a_single_cluster_cannot_tell_is_null_and_not_nan():
     (row,) = evaluate(predictions(n=30, subjects=[7] * 30), metrics=("brier_score",), horizons_days=(365,)).to_dicts()
     assert 0 <= row["value"] <= 1
     assert row["standard_error"] is row["ci_low"] is row["ci_high"] is None
+
+
+def test_a_value_without_variation_says_so():
+    given = predictions(n=30)
+    constant = Predictions(given.table.with_columns(risk=pl.lit(1.0)), given.survival_times_days)
+    (row,) = evaluate(constant, metrics=("concordance_index",)).to_dicts()
+    assert (row["value"], row["standard_error"]) == (0.5, 0.0)
+    assert row["note"] == "the subjects show no variation, so there is no interval; it is no certainty"
+    assert evaluate(given, metrics=("concordance_index",))["note"].to_list() == [None]

@@ -15,6 +15,8 @@ from concordant.evaluation.competing import count_events
 from concordant.evaluation.measures import CensoringSource, Measure, measures
 from concordant.metrics import METRICS
 
+_UNVARIED = "the subjects show no variation, so there is no interval; it is no certainty"
+
 RESULT_SCHEMA: dict[str, type[pl.DataType]] = {
     "metric": pl.String,
     "horizon_days": pl.Float64,
@@ -124,5 +126,5 @@ def _result_row(predictions: Predictions, measure: Measure, options: dict[str, A
         "n": result.n,
         "n_events": result.n_events,
         "tau_days": result.tau_days,
-        "note": result.note or None,
+        "note": "; ".join(filter(None, (result.note, _UNVARIED if result.standard_error == 0 else ""))) or None,
     }
