@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from concordant.core.artifacts import RunFolder
@@ -477,6 +477,7 @@ def test_stand_alone_forest_is_valid_and_whole(finished, tmp_path):
     st.sampled_from([axis_over, axis_between_ticks]),
     st.booleans(),
 )
+@example([0.237], axis_between_ticks, False)  # 237 * 0.001 is above 0.237
 def test_axes_hold_their_values_and_label_their_ticks_truly(values, make, signed):
     axis = make(values, signed=signed)
     assert axis.low <= min(values)

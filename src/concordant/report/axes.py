@@ -81,7 +81,7 @@ def axis_between_ticks(values: Iterable[float], *, intervals: int = 4, signed: b
     step = _round_step((high - low) / intervals)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
-    return _axis(first * step, last * step, step, signed)
+    return _axis(min(first * step, low), max(last * step, high), step, signed)  # the product may miss the value by its last bit
 
 
 def time_axis(last_day: float, *, intervals: int = 5) -> TimeAxis:
