@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from concordant.core.errors import ConfigError, did_you_mean
-from concordant.core.processes import Outcome, Worker, attempt, stop_workers
+from concordant.core.processes import Outcome, Worker, attempt, one_thread_each, stop_workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -83,6 +83,11 @@ ENGINES: dict[str, Engine] = {"local": run_local}
 """Engines by name."""
 
 
+def _started(imports: tuple[str, ...]) -> Worker:
+    with one_thread_each():
+        return Worker(imports)
+
+
 def _run_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int, imports: tuple[str, ...]) -> Generator[Outcome[R]]:
     waiting = deque(enumerate(tasks))
     idle: list[Worker] = []
@@ -91,7 +96,7 @@ def _run_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int,
         while waiting or busy:
             while waiting and len(busy) < workers:
                 index, task = waiting.popleft()
-                worker = idle.pop() if idle else Worker(imports)
+                worker = idle.pop() if idle else _started(imports)
                 failure = worker.begin(function, task, index)
                 (busy if failure is None else idle).append(worker)
                 if failure is not None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -125,6 +126,19 @@ def test_only_scans_that_are_new_are_encoded_and_the_bytes_are_the_same(scans, c
     assert encoded(scans) == 3
     assert store.quarantine.rows() == [("n4", "truncated file")]
     assert as_from_nothing(store, grown, scans, **options)
+
+
+def test_the_environment_changes_in_the_main_thread_alone(scans, monkeypatch):
+    changing = []
+    for name in ("putenv", "unsetenv"):
+        change = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, change=change: changing.append(threading.current_thread()) or change(*given))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = dict(os.environ)
+    embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", engine=ShardEngine(workers=2))
+    assert dict(os.environ) == before
+    assert len(changing) > 1
+    assert set(changing) == {threading.main_thread()}
 
 
 def test_what_another_kind_of_device_made_is_made_again(scans, caplog):

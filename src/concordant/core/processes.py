@@ -86,12 +86,11 @@ class Worker:
     """A process that serves one task at a time, and this side of its pipe."""
 
     def __init__(self, imports: tuple[str, ...] = ()) -> None:
-        """Start the process; it inherits the thread limits."""
+        """Start the process; it inherits the environment, see `one_thread_each`."""
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end, imports), daemon=True)
-        with _one_thread():
-            self.process.start()
+        self.process.start()
         far_end.close()
         self.index = _UNKNOWN
 
@@ -139,8 +138,12 @@ def stop_workers(workers: Sequence[Worker]) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let processes started here use one thread each: libraries read these variables when they are loaded."""
+def one_thread_each() -> Iterator[None]:
+    """Let processes started here use one thread each: libraries read these variables when they are loaded.
+
+    Enter and leave it while no other thread works: compiled code may read the environment at any time, and a change under its eyes is a
+    segmentation fault.
+    """
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:

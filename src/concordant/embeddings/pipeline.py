@@ -22,7 +22,7 @@ import torch
 
 from concordant.core.embedding import CodeEmbedding, TokenEmbedding
 from concordant.core.errors import ConcordantError, StoreError, VolumeError
-from concordant.core.processes import Outcome, Worker, stop_workers
+from concordant.core.processes import Outcome, Worker, one_thread_each, stop_workers
 from concordant.data.volumes import open_volume, read_volume
 from concordant.embeddings.shards import Encoded
 from concordant.encoders.base import Encoder, VolumeEncoder
@@ -174,7 +174,7 @@ class _Readers:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reader")
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._all: list[Worker] = []
-        self._starting = Lock()  # a process inherits thread limits that are set for the moment of its start
+        self._starting = Lock()
         self._closing = False
 
     def submit(self, scan: _Scan) -> Future[Prepared | Encoded]:
@@ -216,11 +216,12 @@ class _Readers:
 
 @contextmanager
 def _readers(processes: int) -> Iterator[_Readers]:
-    readers = _Readers(processes)
-    try:
-        yield readers
-    finally:
-        readers.close()
+    with one_thread_each():  # before the threads that start processes, and until they are gone
+        readers = _Readers(processes)
+        try:
+            yield readers
+        finally:
+            readers.close()
 
 
 def _given(outcome: Outcome[Prepared | Encoded]) -> Prepared | Encoded:
