@@ -1,10 +1,13 @@
-"""Time and memory of building cohorts from generated MEDS datasets of growing size; writes cohort.csv beside this file.
+"""Time and memory of building cohorts from generated MEDS datasets of growing size.
+
+Writes cohort.csv beside this file.
 
 Usage: python benchmarks/cohort.py [--sizes 1e6 1e7] [--out benchmarks/cohort.csv]
 
-Every cohort is the shipped task `mace` (code lists, visits, exclusions, competing deaths) with labels at two horizons, built by the command
-line in a process of its own: what is measured is everything from the start of the process to the files written. Shards hold 5,000
-subjects of about 100 events each; at 10^7 events one dataset is also written as a single file.
+Every cohort is the shipped task `mace` (code lists, visits, exclusions, competing deaths) with
+labels at two horizons, built by the command line in a process of its own: what is measured is
+everything from the start of the process to the files written. Shards hold 5,000 subjects of about
+100 events each; at 10^7 events one dataset is also written as a single file.
 """
 
 from __future__ import annotations
@@ -50,16 +53,24 @@ COLUMNS = [
 
 def code_names() -> pl.Series:
     """Return 5,000 codes, those that the task looks for first."""
-    return pl.Series("code", OUTCOMES + [f"LOINC/{number:05d}-{number % 10}" for number in range(5_000 - len(OUTCOMES))])
+    return pl.Series(
+        "code",
+        OUTCOMES + [f"LOINC/{number:05d}-{number % 10}" for number in range(5_000 - len(OUTCOMES))],
+    )
 
 
 def shard(subjects: np.ndarray, codes: pl.Series, generator: np.random.Generator) -> pl.DataFrame:
-    """Draw the records of some subjects: birth, stays, events of a skewed mix of codes, and death for some."""
+    """Draw the records of some subjects.
+
+    Birth, stays, events of a skewed mix of codes, and death for some.
+    """
     n = len(subjects)
     plain = EVENTS_PER_SUBJECT - 8
     owner = np.repeat(subjects, plain)
     when = generator.integers(0, 15 * 365 * 24, n * plain) * (DAY_US // 24)
-    which = np.minimum((generator.pareto(0.7, n * plain) * 8).astype(np.int64) + len(OUTCOMES), len(codes) - 1)
+    which = np.minimum(
+        (generator.pareto(0.7, n * plain) * 8).astype(np.int64) + len(OUTCOMES), len(codes) - 1
+    )
     diagnosis = generator.random(len(which)) < DIAGNOSES
     which[diagnosis] = generator.integers(0, len(OUTCOMES), diagnosis.sum())
     events = pl.DataFrame({"subject_id": owner, "time": when, "code": codes.gather(which)})
@@ -68,10 +79,20 @@ def shard(subjects: np.ndarray, codes: pl.Series, generator: np.random.Generator
         pl.DataFrame({"subject_id": np.repeat(subjects, 3), "time": starts + length, "code": code})
         for code, length in (("Visit/IP", 0), ("Visit/IP/end", 5 * DAY_US))
     ]
-    births = pl.DataFrame({"subject_id": subjects, "time": -generator.integers(20, 80, n) * 365 * DAY_US, "code": "MEDS_BIRTH"})
+    births = pl.DataFrame(
+        {
+            "subject_id": subjects,
+            "time": -generator.integers(20, 80, n) * 365 * DAY_US,
+            "code": "MEDS_BIRTH",
+        }
+    )
     dying = subjects[generator.random(n) < 0.3]
     deaths = pl.DataFrame(
-        {"subject_id": dying, "time": (15 * 365 + generator.integers(-3_000, 30, len(dying))) * DAY_US, "code": "MEDS_DEATH"}
+        {
+            "subject_id": dying,
+            "time": (15 * 365 + generator.integers(-3_000, 30, len(dying))) * DAY_US,
+            "code": "MEDS_DEATH",
+        }
     )
     whole = pl.concat([births, events, *stays, deaths]).sort("subject_id", "time")
     value = pl.Series("numeric_value", generator.normal(size=whole.height).astype(np.float32))
@@ -85,7 +106,9 @@ def generate(folder: Path, n_events: int, *, single: bool) -> int:
     data = folder / "data"
     data.mkdir(parents=True)
     for number, first in enumerate(range(0, n_subjects, SUBJECTS_PER_SHARD)):
-        frame = shard(np.arange(first, min(first + SUBJECTS_PER_SHARD, n_subjects)) + 1, codes, generator)
+        frame = shard(
+            np.arange(first, min(first + SUBJECTS_PER_SHARD, n_subjects)) + 1, codes, generator
+        )
         frame.write_parquet(data / f"{number:05d}.parquet")
         total += frame.height
     if single:
@@ -94,29 +117,57 @@ def generate(folder: Path, n_events: int, *, single: bool) -> int:
             path.unlink()
         (folder / "whole.parquet").rename(data / "whole.parquet")
     index = EPOCH + timedelta(days=5 * 365)
-    pl.DataFrame({"subject_id": np.arange(1, n_subjects + 1)}).with_columns(prediction_time=pl.lit(index)).write_parquet(
-        folder / "index.parquet"
-    )
+    pl.DataFrame({"subject_id": np.arange(1, n_subjects + 1)}).with_columns(
+        prediction_time=pl.lit(index)
+    ).write_parquet(folder / "index.parquet")
     return total
 
 
 def measure(folder: Path) -> dict[str, object]:
-    """Build the cohort in a process of its own: seconds on the clock and of processor time, peak memory in MiB, samples."""
+    """Build the cohort in a process of its own.
+
+    Seconds on the clock and of processor time, peak memory in MiB, samples.
+    """
     out = folder / "out" / "cohort.parquet"
-    arguments = ["cohort", "mace", "--meds", folder, "--index", folder / "index.parquet", "--out", out]
-    arguments += ["--labels-at", "365,1825", "--labels-out", folder / "labels", "--split", "0.7,0.15,0.15"]
+    arguments = [
+        "cohort",
+        "mace",
+        "--meds",
+        folder,
+        "--index",
+        folder / "index.parquet",
+        "--out",
+        out,
+    ]
+    arguments += [
+        "--labels-at",
+        "365,1825",
+        "--labels-out",
+        folder / "labels",
+        "--split",
+        "0.7,0.15,0.15",
+    ]
     script = (
-        "import resource, sys; from concordant.cli import app; app(sys.argv[1:], standalone_mode=False); "
-        "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime, used.ru_maxrss, file=sys.stderr)"
+        "import resource, sys; from concordant.cli import app; app(sys.argv[1:], "
+        "standalone_mode=False); used = resource.getrusage(resource.RUSAGE_SELF); "
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss, file=sys.stderr)"
     )
     start = time.perf_counter()
     done = subprocess.run(  # noqa: S603  # our own command line, with fixed arguments
-        [sys.executable, "-c", script, *map(str, arguments)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     seconds = time.perf_counter() - start
     cpu_seconds, kib = done.stderr.split()[-2:]
     samples = pl.scan_parquet(out).select(pl.len()).collect().item()
-    return {"seconds": round(seconds, 2), "cpu_seconds": round(float(cpu_seconds), 2), "peak_mib": int(kib) // 1024, "samples": samples}
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(float(cpu_seconds), 2),
+        "peak_mib": int(kib) // 1024,
+        "samples": samples,
+    }
 
 
 def main() -> None:
@@ -138,7 +189,15 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 events = generate(Path(folder), int(size), single=layout == "one file")
                 found = measure(Path(folder))
-            rows.append({"events": events, "subjects": int(size) // EVENTS_PER_SUBJECT, "layout": layout, **found, **where})
+            rows.append(
+                {
+                    "events": events,
+                    "subjects": int(size) // EVENTS_PER_SUBJECT,
+                    "layout": layout,
+                    **found,
+                    **where,
+                }
+            )
             print(rows[-1], flush=True)
     with given.out.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")

@@ -1,12 +1,15 @@
-"""Every function of `concordant.metrics` against scikit-survival, lifelines, R and plain loops: writes docs/reference/conformance.md.
+"""Every function of `concordant.metrics` against scikit-survival, lifelines, R and plain loops.
+
+Writes docs/reference/conformance.md.
 
 Usage: python benchmarks/conformance.py [--out docs/reference/conformance.md] [--peers DIR]
 
-Needs the test extra (scikit-survival, lifelines) and the folder golden_R, values computed by R on public data sets, below the
-environment variable CONCORDANT_DATA (default ../shared/data). The numbers of the simulation study and of the benchmark are read from
-benchmarks/inference_study.csv and benchmarks/metrics.csv where these are. What two packages that are no dependency gave is read from
-benchmarks/conformance_peers.csv; `--peers`, a folder filled by `pip install --no-deps --target DIR comprisk greenwood`, asks them again.
-Exit status 1: a difference is above its tolerance.
+Needs the test extra (scikit-survival, lifelines) and the folder golden_R, values computed by R on
+public data sets, below the environment variable CONCORDANT_DATA (default ../shared/data). The
+numbers of the simulation study and of the benchmark are read from benchmarks/inference_study.csv
+and benchmarks/metrics.csv where these are. What two packages that are no dependency gave is read
+from benchmarks/conformance_peers.csv; `--peers`, a folder filled by `pip install --no-deps --target
+DIR comprisk greenwood`, asks them again. Exit status 1: a difference is above its tolerance.
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from conformance_checks.page import findings, page, uncovered
 
 def main() -> None:
     """Compare, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reference" / "conformance.md")
-    parser.add_argument("--peers", type=Path, help="folder with comprisk and greenwood, as filled by pip --target")
+    parser.add_argument(
+        "--peers", type=Path, help="folder with comprisk and greenwood, as filled by pip --target"
+    )
     options = parser.parse_args()
     if not DATA.is_dir():
-        sys.exit(f"no reference data at {DATA}; set CONCORDANT_DATA to the folder that holds golden_R")
+        sys.exit(
+            f"no reference data at {DATA}; set CONCORDANT_DATA to the folder that holds golden_R"
+        )
     if options.peers:
         sys.path.append(str(options.peers))
         peers.store()

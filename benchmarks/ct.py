@@ -1,10 +1,14 @@
-"""Times a scan on its way from file to network input, beside MONAI and SimpleITK, on one thread; writes ct.csv beside this file.
+"""Times a scan on its way from file to network input, beside MONAI and SimpleITK, on one thread.
 
-The scan has 512 x 512 x 300 voxels of int16: as `.nii.gz`, as `.nii` (each in a folder of its own) and as a DICOM series of 300 slices.
-Every package makes the same tensor, at the spacing, window and size of COLIPRI and of Merlin, in a process of its own, so that its peak
-memory is its own (that of the process, `VmHWM`, and what the imports alone took). `difference` is the greatest one from MONAI's tensor,
-whose values span 2 (COLIPRI) or 1 (Merlin); SimpleITK leaves a last slice empty that rounding puts beyond the scan's last one. Seconds
-are processor time, which other work on the machine changes little; files are in the page cache. Medians of three, MONAI of two.
+Writes ct.csv beside this file.
+
+The scan has 512 x 512 x 300 voxels of int16: as `.nii.gz`, as `.nii` (each in a folder of its own)
+and as a DICOM series of 300 slices. Every package makes the same tensor, at the spacing, window and
+size of COLIPRI and of Merlin, in a process of its own, so that its peak memory is its own (that of
+the process, `VmHWM`, and what the imports alone took). `difference` is the greatest one from
+MONAI's tensor, whose values span 2 (COLIPRI) or 1 (Merlin); SimpleITK leaves a last slice empty
+that rounding puts beyond the scan's last one. Seconds are processor time, which other work on the
+machine changes little; files are in the page cache. Medians of three, MONAI of two.
 """
 
 from __future__ import annotations
@@ -27,19 +31,42 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = [
-    "input", "network", "package", "version", "seconds", "ratio_to_concordant", "read_seconds", "prepare_seconds", "peak_mb", "import_mb",
-    "difference", "file_mb", "python", "processor", "threads",
-]  # fmt: skip
+    "input",
+    "network",
+    "package",
+    "version",
+    "seconds",
+    "ratio_to_concordant",
+    "read_seconds",
+    "prepare_seconds",
+    "peak_mb",
+    "import_mb",
+    "difference",
+    "file_mb",
+    "python",
+    "processor",
+    "threads",
+]
 PACKAGES = {"concordant": ("concordant", 3), "simpleitk": ("SimpleITK", 3), "monai": ("monai", 2)}
 INPUTS = ("nii.gz", "nii", "dicom")
 NETWORKS = ("colipri", "merlin")
 SHAPE = (300, 512, 512)
 SPACING = (1.25, 0.78, 0.78)
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
+ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    )
+}
 
 
 def steps_of(network: str) -> Any:
-    """Return what a network wants to see, with MONAI's sampling convention, so that all packages can make the same tensor."""
+    """Return what a network wants to see, with MONAI's sampling convention, so that all packages
+    can make the same tensor.
+    """
     from concordant.encoders.colipri import Colipri
     from concordant.encoders.merlin import Merlin
 
@@ -48,7 +75,9 @@ def steps_of(network: str) -> Any:
 
 
 def write_inputs(folder: Path) -> None:
-    """Write a body with lungs, ribs and noise, whose compressed size is that of a noisy chest CT."""
+    """Write a body with lungs, ribs and noise, whose compressed size is that of a noisy chest
+    CT.
+    """
     import nibabel as nib
     import numpy as np
 
@@ -62,8 +91,12 @@ def write_inputs(folder: Path) -> None:
         lungs = ((np.abs(x) - 0.38) / 0.28) ** 2 + (y / 0.45) ** 2 + (z / 0.9) ** 2 < 1
         slice_ = np.where(lungs, -830, np.where(body, 40 + 25 * np.sin(12 * x + 9 * z), -1000))
         spread = np.where(body, 110, 40) * (1 + 0.3 * z)
-        voxels[at] = np.clip(slice_ + spread * np.roll(noise, (37 * at, 91 * at), (0, 1)), -1024, 3071)
-    affine = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1.0])  # stored to left and posterior, as scanners do
+        voxels[at] = np.clip(
+            slice_ + spread * np.roll(noise, (37 * at, 91 * at), (0, 1)), -1024, 3071
+        )
+    affine = np.diag(
+        [-SPACING[2], -SPACING[1], SPACING[0], 1.0]
+    )  # stored to left and posterior, as scanners do
     stored = voxels[:, ::-1, ::-1].transpose(2, 1, 0)
     image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm")
@@ -74,25 +107,47 @@ def write_inputs(folder: Path) -> None:
 
 
 def write_series(folder: Path, voxels: Any) -> None:
-    """Write slices (posterior and left growing) as an uncompressed series in file order that is not slice order."""
+    """Write slices (posterior and left growing) as an uncompressed series in file order that is
+    not slice order.
+    """
     import pydicom
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     folder.mkdir()
-    series, study, frame = (generate_uid(entropy_srcs=[name]) for name in ("series", "study", "frame"))
+    series, study, frame = (
+        generate_uid(entropy_srcs=[name]) for name in ("series", "study", "frame")
+    )
     for at, pixels in enumerate(voxels):
         header = pydicom.Dataset()
         header.file_meta = pydicom.dataset.FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
-        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid(entropy_srcs=[f"slice {at}"])
-        header.SeriesInstanceUID, header.StudyInstanceUID, header.FrameOfReferenceUID = series, study, frame
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid(
+            entropy_srcs=[f"slice {at}"]
+        )
+        header.SeriesInstanceUID, header.StudyInstanceUID, header.FrameOfReferenceUID = (
+            series,
+            study,
+            frame,
+        )
         header.Modality, header.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
         header.PatientID, header.InstanceNumber, header.SeriesNumber = "phantom", at + 1, 1
-        header.ImagePositionPatient, header.ImageOrientationPatient = [0.0, 0.0, at * SPACING[0]], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        header.ImagePositionPatient, header.ImageOrientationPatient = (
+            [0.0, 0.0, at * SPACING[0]],
+            [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        )
         header.PixelSpacing, header.SliceThickness = [SPACING[1], SPACING[2]], SPACING[0]
-        header.Rows, header.Columns, header.SamplesPerPixel, header.PhotometricInterpretation = *pixels.shape, 1, "MONOCHROME2"
-        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
+        header.Rows, header.Columns, header.SamplesPerPixel, header.PhotometricInterpretation = (
+            *pixels.shape,
+            1,
+            "MONOCHROME2",
+        )
+        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = (
+            16,
+            16,
+            15,
+            1,
+        )
         header.RescaleSlope, header.RescaleIntercept, header.RescaleType = 1, 0, "HU"
         header.PixelData = pixels.astype("<i2").tobytes()
         header.save_as(folder / f"{(at * 7) % len(voxels):04d}.dcm", enforce_file_format=True)
@@ -117,7 +172,9 @@ def by_simpleitk(path: Path, steps: Any) -> Iterator[Any]:
     image = read_by_simpleitk(path)
     yield None
     directions = {"R": (-1, 0, 0), "A": (0, -1, 0), "S": (0, 0, 1)}  # of RAS in ITK's LPS
-    axes = np.array([directions[letter] for letter in steps.orientation]).T  # columns: where each axis of the tensor runs to
+    axes = np.array(
+        [directions[letter] for letter in steps.orientation]
+    ).T  # columns: where each axis of the tensor runs to
     to_axes = np.linalg.inv(axes) @ np.array(image.GetDirection()).reshape(3, 3)
     source = np.abs(to_axes).argmax(1)
     n, step = np.array(image.GetSize())[source], np.array(image.GetSpacing())[source]
@@ -125,16 +182,32 @@ def by_simpleitk(path: Path, steps: Any) -> Iterator[Any]:
     wanted, size = np.array(steps.spacing_mm), np.array(steps.size)
     resampled = np.round((n - 1) * step / wanted + 1).astype(int)
     start = np.where(resampled > size, resampled // 2 - size // 2, -((size - resampled) // 2))
-    origin = np.array(image.TransformIndexToPhysicalPoint(corner.tolist())) + axes @ (start * wanted)
+    origin = np.array(image.TransformIndexToPhysicalPoint(corner.tolist())) + axes @ (
+        start * wanted
+    )
     low, high = steps.window_hu
-    outside = low if steps.pad == "minimum" else low + (steps.pad - steps.target[0]) / (steps.target[1] - steps.target[0]) * (high - low)
+    outside = (
+        low
+        if steps.pad == "minimum"
+        else low
+        + (steps.pad - steps.target[0]) / (steps.target[1] - steps.target[0]) * (high - low)
+    )
     result = sitk.Resample(
-        image, size.tolist(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), wanted.tolist(), axes.ravel().tolist(), outside,
+        image,
+        size.tolist(),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        origin.tolist(),
+        wanted.tolist(),
+        axes.ravel().tolist(),
+        outside,
         sitk.sitkFloat32,
-    )  # fmt: skip
+    )
     values = sitk.GetArrayViewFromImage(result).transpose(2, 1, 0)
     share = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    yield np.ascontiguousarray(share * np.float32(steps.target[1] - steps.target[0]) + np.float32(steps.target[0]))
+    yield np.ascontiguousarray(
+        share * np.float32(steps.target[1] - steps.target[0]) + np.float32(steps.target[0])
+    )
 
 
 def read_by_simpleitk(path: Path) -> Any:
@@ -153,7 +226,14 @@ def by_monai(path: Path, steps: Any) -> Iterator[Any]:
     import numpy as np
     import torch
     from monai.data import MetaTensor
-    from monai.transforms import Compose, LoadImage, Orientation, ResizeWithPadOrCrop, ScaleIntensityRange, Spacing
+    from monai.transforms import (
+        Compose,
+        LoadImage,
+        Orientation,
+        ResizeWithPadOrCrop,
+        ScaleIntensityRange,
+        Spacing,
+    )
 
     torch.set_num_threads(1)
     if path.is_dir():
@@ -164,7 +244,10 @@ def by_monai(path: Path, steps: Any) -> Iterator[Any]:
         affine = np.eye(4)
         affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
         affine[:3, 3] = image.GetOrigin()
-        tensor = MetaTensor(sitk.GetArrayFromImage(image).transpose(2, 1, 0)[None].astype(np.float32), affine=to_ras @ affine)
+        tensor = MetaTensor(
+            sitk.GetArrayFromImage(image).transpose(2, 1, 0)[None].astype(np.float32),
+            affine=to_ras @ affine,
+        )
     else:
         tensor = LoadImage(ensure_channel_first=True)(path)
     yield None
@@ -180,12 +263,20 @@ def by_monai(path: Path, steps: Any) -> Iterator[Any]:
     yield chain(tensor)[0].numpy()
 
 
-WAYS: dict[str, Callable[[Path, Any], Iterator[Any]]] = {"concordant": by_concordant, "simpleitk": by_simpleitk, "monai": by_monai}
+WAYS: dict[str, Callable[[Path, Any], Iterator[Any]]] = {
+    "concordant": by_concordant,
+    "simpleitk": by_simpleitk,
+    "monai": by_monai,
+}
 
 
 def memory_mb(field: str) -> float:
     """Return what the kernel says of this process: VmRSS (now) or VmHWM (at most so far)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -222,12 +313,18 @@ def warm_up(package: str, steps: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         voxels = np.arange(20 * 21 * 22, dtype=np.int16).reshape(20, 21, 22)
         for suffix in ("nii", "nii.gz"):
-            nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])), Path(folder) / f"scan.{suffix}")
+            nib.save(
+                nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])),
+                Path(folder) / f"scan.{suffix}",
+            )
             list(WAYS[package](Path(folder) / f"scan.{suffix}", steps))
 
 
 def resampling(path: Path) -> None:
-    """Time ways to resample the whole scan from memory to COLIPRI's spacing and cube; print rows as JSON."""
+    """Time ways to resample the whole scan from memory to COLIPRI's spacing and cube.
+
+    Print rows as JSON.
+    """
     import numpy as np
     import SimpleITK as sitk  # noqa: N813 # the name it goes by
     import torch
@@ -247,21 +344,39 @@ def resampling(path: Path) -> None:
         values = stored
         for axis, one in enumerate(along):
             low = np.floor(one.place).astype(int)
-            weight = np.expand_dims((one.place - low).astype(np.float32), [other for other in range(3) if other != axis])
+            weight = np.expand_dims(
+                (one.place - low).astype(np.float32), [other for other in range(3) if other != axis]
+            )
             high = np.minimum(low + 1, values.shape[axis] - 1)
             values = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
         return values
 
     def grid_sample() -> Any:
-        places = [torch.from_numpy(one.place.astype(np.float32) * 2 / (n - 1) - 1) for one, n in zip(along, stored.shape, strict=True)]
+        places = [
+            torch.from_numpy(one.place.astype(np.float32) * 2 / (n - 1) - 1)
+            for one, n in zip(along, stored.shape, strict=True)
+        ]
         grid = torch.stack(torch.meshgrid(*places, indexing="ij")[::-1], -1)
-        return torch.nn.functional.grid_sample(torch.from_numpy(stored).float()[None, None], grid[None], align_corners=True)[0, 0].numpy()
+        return torch.nn.functional.grid_sample(
+            torch.from_numpy(stored).float()[None, None], grid[None], align_corners=True
+        )[0, 0].numpy()
 
     def simpleitk() -> Any:
-        size, start, step = ([getattr_(one) for one in along[::-1]] for getattr_ in (lambda one: len(one.place), _first, _step))
+        size, start, step = (
+            [getattr_(one) for one in along[::-1]]
+            for getattr_ in (lambda one: len(one.place), _first, _step)
+        )
         return sitk.GetArrayFromImage(
             sitk.Resample(
-                image, size, sitk.Transform(), sitk.sitkLinear, start, step, np.abs(np.eye(3)).ravel().tolist(), 0.0, sitk.sitkFloat32
+                image,
+                size,
+                sitk.Transform(),
+                sitk.sitkLinear,
+                start,
+                step,
+                np.abs(np.eye(3)).ravel().tolist(),
+                0.0,
+                sitk.sitkFloat32,
             )
         )
 
@@ -269,7 +384,12 @@ def resampling(path: Path) -> None:
         return preprocess(replace(volume, stored=stored), steps)
 
     rows = []
-    for name, call in (("concordant", concordant), ("numpy", separable), ("torch", grid_sample), ("SimpleITK", simpleitk)):
+    for name, call in (
+        ("concordant", concordant),
+        ("numpy", separable),
+        ("torch", grid_sample),
+        ("SimpleITK", simpleitk),
+    ):
         call()
         times = []
         for _ in range(3):
@@ -291,7 +411,11 @@ def _step(samples: Any) -> float:
 def in_process(*arguments: object) -> Any:
     """Run this script in a process of its own, on one thread, and return what it printed last."""
     done = subprocess.run(  # noqa: S603 # this script itself
-        [sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=False, env={**os.environ, **ONE_THREAD}
+        [sys.executable, __file__, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **ONE_THREAD},
     )
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -312,17 +436,25 @@ def compare(folder: Path) -> Iterator[list[object]]:
         size = sum(file.stat().st_size for file in (folder / input_).iterdir()) / 1e6
         for network in NETWORKS:
             results = {package: folder / f"{package}.npy" for package in PACKAGES}
-            found = {package: in_process("measure", package, path, network, results[package]) for package in PACKAGES}
+            found = {
+                package: in_process("measure", package, path, network, results[package])
+                for package in PACKAGES
+            }
             for package, (whole, read, prepare, peak, imported) in found.items():
                 apart = in_process("difference", results[package], results["monai"])
                 version = importlib.metadata.version(PACKAGES[package][0])
                 ratio = whole / found["concordant"][0]
                 print(
-                    f"{input_:7} {network:8} {package:11} {whole:6.2f} s (read {read:5.2f}, prepare {prepare:5.2f}) x {ratio:4.1f} "
-                    f"{peak:6.0f} MB (imports {imported:4.0f}) difference {apart:.1e}",
+                    f"{input_:7} {network:8} {package:11} {whole:6.2f} s (read {read:5.2f}, "
+                    f"prepare {prepare:5.2f}) x {ratio:4.1f} {peak:6.0f} MB (imports "
+                    f"{imported:4.0f}) difference {apart:.1e}",
                     flush=True,
                 )
-                numbers = [f"{value:.3f}" for value in (whole, ratio, read, prepare)] + [f"{peak:.0f}", f"{imported:.0f}", f"{apart:.1e}"]
+                numbers = [f"{value:.3f}" for value in (whole, ratio, read, prepare)] + [
+                    f"{peak:.0f}",
+                    f"{imported:.0f}",
+                    f"{apart:.1e}",
+                ]
                 yield [input_, network, package, version, *numbers, f"{size:.0f}"]
 
 
@@ -331,8 +463,25 @@ def resample(folder: Path) -> Iterator[list[object]]:
     rows = in_process("resampling", folder / "nii" / "scan.nii")
     for package, seconds in rows:
         version = importlib.metadata.version(package)
-        print(f"resampling alone, from memory: {package:11} {seconds:6.3f} s x {seconds / rows[0][1]:4.1f}", flush=True)
-        yield ["memory", "colipri", package, version, f"{seconds:.3f}", f"{seconds / rows[0][1]:.3f}", "", f"{seconds:.3f}", "", "", "", ""]
+        print(
+            f"resampling alone, from memory: {package:11} {seconds:6.3f} s x "
+            f"{seconds / rows[0][1]:4.1f}",
+            flush=True,
+        )
+        yield [
+            "memory",
+            "colipri",
+            package,
+            version,
+            f"{seconds:.3f}",
+            f"{seconds / rows[0][1]:.3f}",
+            "",
+            f"{seconds:.3f}",
+            "",
+            "",
+            "",
+            "",
+        ]
 
 
 def main() -> None:
@@ -342,7 +491,11 @@ def main() -> None:
     part = parser.parse_args().part
     if part:
         name, *given = part
-        parts: dict[str, Callable[..., None]] = {"measure": measure, "difference": difference, "resampling": resampling}
+        parts: dict[str, Callable[..., None]] = {
+            "measure": measure,
+            "difference": difference,
+            "resampling": resampling,
+        }
         parts.get(name, write_inputs)(*[Path(one) if os.sep in one else one for one in given])
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,18 @@
-"""Compares the CT encoders with the packages they were released with, at random weights; writes ct_parity.csv beside this file.
+"""Compares the CT encoders with the packages they were released with, at random weights.
 
-Of each encoder: the input tensor made of a NIfTI file, the pooled vector and the tokens. The upstream network is drawn at random, saved in
-the released format and read back by our loader. Run where the packages lie in folders of their own, none of them imported by concordant:
+Writes ct_parity.csv beside this file.
 
-    pip install --target U --no-deps colipri lighter-zoo merlin-vlm torchvision "timm<1.0.23" dynamic-network-architectures torchio \
+Of each encoder: the input tensor made of a NIfTI file, the pooled vector and the tokens. The
+upstream network is drawn at random, saved in the released format and read back by our loader. Run
+where the packages lie in folders of their own, none of them imported by concordant:
+
+    pip install --target U --no-deps colipri lighter-zoo merlin-vlm torchvision "timm<1.0.23"
+    dynamic-network-architectures torchio \
         einops humanize deprecated wrapt
     python benchmarks/ct_parity.py --upstream U
 
-COLIPRI sees a cube of 96 voxels unless `--full` is given (192; minutes on a processor without an accelerator).
+COLIPRI sees a cube of 96 voxels unless `--full` is given (192; minutes on a processor without an
+accelerator).
 """
 
 from __future__ import annotations
@@ -38,15 +43,31 @@ from concordant.encoders.ctfm import CTFM
 from concordant.encoders.merlin import Merlin
 from concordant.encoders.network import Prepared, VolumeNetwork
 
-COLUMNS = ["encoder", "output", "shape", "upstream", "version", "relative_difference", "seconds", "upstream_seconds", "torch", "python"]
+COLUMNS = [
+    "encoder",
+    "output",
+    "shape",
+    "upstream",
+    "version",
+    "relative_difference",
+    "seconds",
+    "upstream_seconds",
+    "torch",
+    "python",
+]
 Compare = Callable[[Path, bool], Iterator[tuple[str, Any, Any, float, float]]]
 
 
 def use_upstream(folders: list[Path]) -> None:
-    """Make the upstream modules importable without what their packages import on the way (hubs, text models, downloads)."""
+    """Make the upstream modules importable without what their packages import on the way (hubs,
+    text models, downloads).
+    """
     sys.path += [str(folder) for folder in folders]
     library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):  # torchvision's wheel may be of another torch build; its compiled operators are not used
+    for name in (
+        "nms",
+        "qnms",
+    ):  # torchvision's wheel may be of another torch build; its compiled operators are not used
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     globals()["_KEPT"] = library
     for package in ("colipri", "colipri.model", "merlin", "merlin.models", "merlin.data"):
@@ -56,7 +77,9 @@ def use_upstream(folders: list[Path]) -> None:
 
 
 def randomise(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
-    """Draw every tensor, those of normalisations too, so that nothing passes its input on unchanged."""
+    """Draw every tensor, those of normalisations too, so that nothing passes its input on
+    unchanged.
+    """
     state = {}
     for key, value in network.state_dict().items():
         drawn = torch.randn(value.shape, generator=generator)
@@ -73,13 +96,19 @@ def randomise(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.
 
 
 def write_scan(path: Path) -> None:
-    """Write a CT-like scan that is flipped left to right in its file: a body with two lungs, and noise."""
+    """Write a CT-like scan that is flipped left to right in its file.
+
+    A body with two lungs, and noise.
+    """
     generator = np.random.default_rng(0)
     x, y, z = np.mgrid[-1:1:300j, -1:1:260j, -1:1:123j]
     body = x**2 + 1.3 * y**2 < 0.8
     lungs = ((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.5) ** 2 + (z / 0.8) ** 2 < 1
     voxels = np.where(lungs, -820, np.where(body, 45, -1000)) + generator.normal(0, 30, body.shape)
-    image = nib.Nifti1Image(voxels.astype(np.int16), np.array([[-1.2, 0, 0, 170], [0, 1.25, 0, -150], [0, 0, 3.1, 20], [0, 0, 0, 1]]))
+    image = nib.Nifti1Image(
+        voxels.astype(np.int16),
+        np.array([[-1.2, 0, 0, 170], [0, 1.25, 0, -150], [0, 0, 3.1, 20], [0, 0, 0, 1]]),
+    )
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
 
@@ -108,10 +137,20 @@ def colipri(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, floa
 
     side = 192 if full else 96
     primus = Primus(
-        input_channels=1, num_classes=1, eva_depth=16, eva_numheads=12, embed_dim=864, patch_embed_size=(8, 8, 8),
-        input_shape=(side,) * 3, use_rot_pos_emb=True, use_abs_pos_embed=False, drop_path_rate=0.2, init_values=0.1,
-        scale_attn_inner=True, num_register_tokens=0,
-    )  # fmt: skip
+        input_channels=1,
+        num_classes=1,
+        eva_depth=16,
+        eva_numheads=12,
+        embed_dim=864,
+        patch_embed_size=(8, 8, 8),
+        input_shape=(side,) * 3,
+        use_rot_pos_emb=True,
+        use_abs_pos_embed=False,
+        drop_path_rate=0.2,
+        init_values=0.1,
+        scale_attn_inner=True,
+        num_register_tokens=0,
+    )
     upstream = ImageEncoder(primus, torch.nn.Conv3d(864, 768, 1), AttentionPool1D(768, 12))
     randomise(upstream, torch.Generator().manual_seed(0))
     transform = torchio.Compose(
@@ -144,16 +183,26 @@ def colipri(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, floa
 
 
 def ctfm(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, float]]:
-    """Compare with the package `lighter-zoo`, which pools the last map; one patch is a whole scan to it."""
+    """Compare with the package `lighter-zoo`, which pools the last map.
+
+    One patch is a whole scan to it.
+    """
     from lighter_zoo import SegResEncoder
     from monai.transforms import Compose, LoadImage, Orientation, ScaleIntensityRange, Spacing
 
     upstream = randomise(
-        SegResEncoder(spatial_dims=3, in_channels=1, init_filters=32, blocks_down=[1, 2, 2, 4, 4]), torch.Generator().manual_seed(0)
+        SegResEncoder(spatial_dims=3, in_channels=1, init_filters=32, blocks_down=[1, 2, 2, 4, 4]),
+        torch.Generator().manual_seed(0),
     )
     labels = (("L", "R"), ("P", "A"), ("I", "S"))
     load = [LoadImage(ensure_channel_first=True), Orientation(axcodes="SPL", labels=labels)]
-    transform = Compose([*load, Spacing((3.0, 1.0, 1.0), mode="bilinear"), ScaleIntensityRange(-1024, 2048, 0, 1, clip=True)])
+    transform = Compose(
+        [
+            *load,
+            Spacing((3.0, 1.0, 1.0), mode="bilinear"),
+            ScaleIntensityRange(-1024, 2048, 0, 1, clip=True),
+        ]
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_file(upstream.state_dict(), Path(folder) / "model.safetensors")
         encoder = CTFM(weights=Path(folder), token_grid=None)
@@ -163,7 +212,13 @@ def ctfm(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, float]]
         patch = np.ascontiguousarray(prepared.voxels[40:64, 100:228, 100:228])
         embedding, encoding = timed(lambda: encoder.encode_prepared([Prepared(patch)])[0])
     last, seconds = timed(lambda: upstream(torch.from_numpy(patch)[None, None])[-1])
-    yield "pooled", embedding.pooled, torch.nn.functional.adaptive_avg_pool3d(last, 1).flatten().numpy(), encoding, seconds
+    yield (
+        "pooled",
+        embedding.pooled,
+        torch.nn.functional.adaptive_avg_pool3d(last, 1).flatten().numpy(),
+        encoding,
+        seconds,
+    )
     yield "tokens", embedding.tokens, last[0].flatten(1).T.numpy(), encoding, seconds
 
 
@@ -174,11 +229,14 @@ def merlin(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, float
     from merlin.models.i3res import I3ResNet
 
     upstream = randomise(
-        I3ResNet(torchvision.models.resnet152(), class_nb=1692, conv_class=True, return_skips=True), torch.Generator().manual_seed(0)
+        I3ResNet(torchvision.models.resnet152(), class_nb=1692, conv_class=True, return_skips=True),
+        torch.Generator().manual_seed(0),
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Merlin(weights=Path(folder))
-        tensors = {f"encode_image.i3_resnet.{key}": value for key, value in upstream.state_dict().items()}
+        tensors = {
+            f"encode_image.i3_resnet.{key}": value for key, value in upstream.state_dict().items()
+        }
         torch.save({**tensors, "logit_scale": torch.ones(())}, Path(folder) / encoder.files[0])
         prepared, preparing, embedding, encoding = ours(encoder, scan)
     theirs, seconds = timed(lambda: ImageTransforms({"image": str(scan)})["image"][0].numpy())
@@ -186,7 +244,13 @@ def merlin(scan: Path, full: bool) -> Iterator[tuple[str, Any, Any, float, float
     batch = torch.from_numpy(prepared.voxels)[None, None].permute(0, 1, 3, 4, 2)
     skips, seconds = timed(lambda: upstream(batch)[2])
     last = skips[-1][0].permute(0, 3, 1, 2)  # (dim, superior, right, anterior)
-    yield "pooled", embedding.pooled, upstream.avgpool(last[None]).flatten().numpy(), encoding, seconds
+    yield (
+        "pooled",
+        embedding.pooled,
+        upstream.avgpool(last[None]).flatten().numpy(),
+        encoding,
+        seconds,
+    )
     yield "tokens", embedding.tokens, last.flatten(1).T.numpy(), encoding, seconds
 
 
@@ -199,7 +263,9 @@ ENCODERS: dict[str, tuple[str, Compare]] = {
 
 def main() -> None:
     """Compare all encoders, or those that are named, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("encoders", nargs="*", metavar="ENCODER")
     parser.add_argument("--upstream", type=Path, action="append", default=[])
     parser.add_argument("--full", action="store_true")
@@ -211,13 +277,38 @@ def main() -> None:
         write_scan(Path(folder) / "scan.nii.gz")
         for name in arguments.encoders or ENCODERS:
             package, compare = ENCODERS[name]
-            for output, own, theirs, seconds, upstream_seconds in compare(Path(folder) / "scan.nii.gz", arguments.full):
-                difference = float(np.abs(own - theirs).max() / np.abs(theirs).max()) if own.shape == theirs.shape else float("nan")
+            for output, own, theirs, seconds, upstream_seconds in compare(
+                Path(folder) / "scan.nii.gz", arguments.full
+            ):
+                difference = (
+                    float(np.abs(own - theirs).max() / np.abs(theirs).max())
+                    if own.shape == theirs.shape
+                    else float("nan")
+                )
                 shape = "x".join(map(str, own.shape))
-                versions = importlib.metadata.version(package), torch.__version__, platform.python_version()
-                rows.append([name, output, shape, package, versions[0], f"{difference:.2e}", f"{seconds:.3f}", f"{upstream_seconds:.3f}"])
+                versions = (
+                    importlib.metadata.version(package),
+                    torch.__version__,
+                    platform.python_version(),
+                )
+                rows.append(
+                    [
+                        name,
+                        output,
+                        shape,
+                        package,
+                        versions[0],
+                        f"{difference:.2e}",
+                        f"{seconds:.3f}",
+                        f"{upstream_seconds:.3f}",
+                    ]
+                )
                 rows[-1] += versions[1:]
-                print(f"{name:10} {output:20} {shape:16} {difference:.2e} {seconds:8.2f} s {upstream_seconds:8.2f} s", flush=True)
+                print(
+                    f"{name:10} {output:20} {shape:16} {difference:.2e} {seconds:8.2f} s "
+                    f"{upstream_seconds:8.2f} s",
+                    flush=True,
+                )
     with (Path(__file__).with_suffix(".csv")).open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([COLUMNS, *rows])
 

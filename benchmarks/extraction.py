@@ -1,8 +1,11 @@
-"""Measures how busy extraction keeps the encoder, and the processors; writes extraction.csv beside this file.
+"""Measures how busy extraction keeps the encoder, and the processors.
 
-Scans of 192 x 192 x 96 voxels (`.nii.gz`) are embedded by two reading processes, once with a network that costs more than reading (its
-forward pass is repeated) and once with one that costs less. A first shard of 8 scans is not counted. `encoder_busy` is the time in the
-network over the whole time; `processors_busy` the processor time of all processes over the time of two processors.
+Writes extraction.csv beside this file.
+
+Scans of 192 x 192 x 96 voxels (`.nii.gz`) are embedded by two reading processes, once with a
+network that costs more than reading (its forward pass is repeated) and once with one that costs
+less. A first shard of 8 scans is not counted. `encoder_busy` is the time in the network over the
+whole time; `processors_busy` the processor time of all processes over the time of two processors.
 """
 
 from __future__ import annotations
@@ -28,9 +31,20 @@ from concordant.encoders.network import Prepared
 from concordant.encoders.tiny_ct import TinyCT, TinyCTNetwork, TinyCTSizes
 
 COLUMNS = [
-    "case", "scans", "reading_processes", "seconds", "scans_per_second", "encode_ms", "read_ms", "encoder_busy", "processors_busy", "date",
-    "python", "torch", "processor",
-]  # fmt: skip
+    "case",
+    "scans",
+    "reading_processes",
+    "seconds",
+    "scans_per_second",
+    "encode_ms",
+    "read_ms",
+    "encoder_busy",
+    "processors_busy",
+    "date",
+    "python",
+    "torch",
+    "processor",
+]
 N = 48
 SHAPE = (192, 192, 96)
 PROCESSES = 2
@@ -65,9 +79,18 @@ def write_scans(folder: Path) -> list[Path]:
 
 def processor_seconds() -> float:
     """Return the processor time of this process and of the reading processes that it has now."""
-    children = [child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
-    stats = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split() for child in ("self", *children)]
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+    children = [
+        child
+        for file in Path("/proc/self/task").glob("*/children")
+        for child in file.read_text().split()
+    ]
+    stats = [
+        Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        for child in ("self", *children)
+    ]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf(
+        "SC_CLK_TCK"
+    )  # utime and stime, proc(5)
 
 
 def measure(case: str, encoder: Timed, paths: list[Path], read_ms: float) -> dict[str, object]:

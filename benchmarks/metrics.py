@@ -1,13 +1,17 @@
-"""Times the metrics beside other libraries, in one run and on one thread; writes metrics.csv beside this file.
+"""Times the metrics beside other libraries, in one run and on one thread.
+
+Writes metrics.csv beside this file.
 
 Usage: python benchmarks/metrics.py [--peers DIR] [--out benchmarks/metrics.csv] [--overwrite]
 
-`--peers` is a folder filled by `pip install --no-deps --target DIR fast-cindex comprisk greenwood compare-concordance survival pycox
-torchtuples h5py feather-format`; a peer that is not there gets a row that says so. A table that has times of such a peer is kept as it is
-(its rows are of one run and cannot be mixed with those of another), unless `--overwrite` is given. Medians of five; what takes longer than
-ten seconds is timed once (`repeats`). Seconds are those of the processor, so that other work on the machine counts little. A loop of a
-thousand bootstrap replicates is not waited for: a few are timed and multiplied (`note`). `peak_mb` is what a call allocates through numpy
-at most.
+`--peers` is a folder filled by `pip install --no-deps --target DIR fast-cindex comprisk greenwood
+compare-concordance survival pycox torchtuples h5py feather-format`; a peer that is not there gets a
+row that says so. A table that has times of such a peer is kept as it is (its rows are of one run
+and cannot be mixed with those of another), unless `--overwrite` is given. Medians of five; what
+takes longer than ten seconds is timed once (`repeats`). Seconds are those of the processor, so that
+other work on the machine counts little. A loop of a thousand bootstrap replicates is not waited
+for: a few are timed and multiplied (`note`). `peak_mb` is what a call allocates through numpy at
+most.
 """
 
 from __future__ import annotations
@@ -46,8 +50,30 @@ from concordant.metrics import (
     cumulative_dynamic_auc,
 )
 
-COLUMNS = ["task", "package", "version", "n", "seconds", "repeats", "ratio_to_concordant", "peak_mb", "note", "date", "python", "processor"]
-ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"], "1")
+COLUMNS = [
+    "task",
+    "package",
+    "version",
+    "n",
+    "seconds",
+    "repeats",
+    "ratio_to_concordant",
+    "peak_mb",
+    "note",
+    "date",
+    "python",
+    "processor",
+]
+ONE_THREAD = dict.fromkeys(
+    [
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "RAYON_NUM_THREADS",
+    ],
+    "1",
+)
 SLOW = 10.0
 
 
@@ -64,12 +90,20 @@ def processor() -> str:
     """Return the processor's model, where the system says it."""
     info = Path("/proc/cpuinfo")
     names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+        [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
     )
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def median_seconds(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> tuple[float, int]:
+def median_seconds(
+    call: Callable[[], object], clock: Callable[[], float] = time.process_time
+) -> tuple[float, int]:
     """Time a call five times, once if it is slow."""
     times: list[float] = []
     while len(times) < 5:
@@ -121,10 +155,30 @@ class Table:
         """Time our own call, after one to compile."""
         call()
         seconds, repeats = median_seconds(call, clock)
-        self._keep(task, "concordant", n, seconds, repeats, note, f"{peak_megabytes(call):.1f}" if memory else "")
+        self._keep(
+            task,
+            "concordant",
+            n,
+            seconds,
+            repeats,
+            note,
+            f"{peak_megabytes(call):.1f}" if memory else "",
+        )
 
-    def peer(self, task: str, package: str, n: int, call: Callable[[], object], *, times: float = 1.0, note: str = "") -> None:
-        """Time a peer's call, which imports its package; `times` multiplies the time of a part to that of the whole."""
+    def peer(
+        self,
+        task: str,
+        package: str,
+        n: int,
+        call: Callable[[], object],
+        *,
+        times: float = 1.0,
+        note: str = "",
+    ) -> None:
+        """Time a peer's call, which imports its package.
+
+        `times` multiplies the time of a part to that of the whole.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other libraries
             try:
@@ -134,26 +188,58 @@ class Table:
             else:
                 self._keep(task, package, n, seconds * times, repeats, note, "")
 
-    def _keep(self, task: str, package: str, n: int, seconds: float | None, repeats: int, note: str, peak: str) -> None:
+    def _keep(
+        self,
+        task: str,
+        package: str,
+        n: int,
+        seconds: float | None,
+        repeats: int,
+        note: str,
+        peak: str,
+    ) -> None:
         row: dict[str, object] = dict.fromkeys(COLUMNS, "") | self.about
-        row |= {"task": task, "package": package, "n": n, "repeats": repeats, "peak_mb": peak, "note": note}
+        row |= {
+            "task": task,
+            "package": package,
+            "n": n,
+            "repeats": repeats,
+            "peak_mb": peak,
+            "note": note,
+        }
         if seconds is not None:
-            first = next((float(str(one["seconds"])) for one in self.rows if one["task"] == task), seconds)
+            first = next(
+                (float(str(one["seconds"])) for one in self.rows if one["task"] == task), seconds
+            )
             row |= {
                 "version": importlib.metadata.version(package),
                 "seconds": f"{seconds:.4g}",
                 "ratio_to_concordant": f"{seconds / first:.3g}",
             }
         self.rows.append(row)
-        print(f"{task:55} {package:20} {row['seconds'] or '-':>10} s  x {row['ratio_to_concordant'] or '-':>8}  {note}", flush=True)
+        print(
+            f"{task:55} {package:20} {row['seconds'] or '-':>10} s  x "
+            f"{row['ratio_to_concordant'] or '-':>8}  {note}",
+            flush=True,
+        )
 
     def lost_from(self, path: Path) -> list[str]:
-        """Return the packages that the table at `path` has times of where the new rows have none."""
+        """Return the packages that the table at `path` has times of where the new rows have
+        none.
+        """
         if not path.exists():
             return []
         with path.open(newline="") as stream:
-            before = {(row["task"], row["package"]) for row in csv.DictReader(stream) if row["seconds"]}
-        return sorted({package for _, package in before - {(row["task"], row["package"]) for row in self.rows if row["seconds"]}})
+            before = {
+                (row["task"], row["package"]) for row in csv.DictReader(stream) if row["seconds"]
+            }
+        return sorted(
+            {
+                package
+                for _, package in before
+                - {(row["task"], row["package"]) for row in self.rows if row["seconds"]}
+            }
+        )
 
     def write(self, path: Path) -> None:
         """Write the rows as CSV."""
@@ -169,8 +255,20 @@ def discrimination(table: Table) -> None:
     risk, n, task = r[:, 0], len(t), "Harrell's C with standard error"
     table.ours(task, n, lambda: concordance_index(t, e, risk))
     table.peer(task, "lifelines", n, lambda: lifelines_index(t, -risk, e), note="C alone")
-    table.peer(task, "scikit-survival", n, lambda: concordance_index_censored(e == 1, t, risk), note="C alone")
-    table.peer(task, "fast-cindex", n, lambda: importlib.import_module("fast_cindex").cindex(t, risk, e), note="C alone")
+    table.peer(
+        task,
+        "scikit-survival",
+        n,
+        lambda: concordance_index_censored(e == 1, t, risk),
+        note="C alone",
+    )
+    table.peer(
+        task,
+        "fast-cindex",
+        n,
+        lambda: importlib.import_module("fast_cindex").cindex(t, risk, e),
+        note="C alone",
+    )
 
     def survival() -> None:
         peer = importlib.import_module("survival")
@@ -186,9 +284,19 @@ def differences(table: Table) -> None:
     task, uno = "paired difference of two C with p", "paired difference of two IPCW C with p"
     table.ours(task, n, lambda: compare_concordance(t, e, a, b))
     compare = "compare_concordance"
-    table.peer(task, "compare-concordance", n, lambda: importlib.import_module(compare).compare_concordance(t, e, a, b))
+    table.peer(
+        task,
+        "compare-concordance",
+        n,
+        lambda: importlib.import_module(compare).compare_concordance(t, e, a, b),
+    )
     table.ours(uno, n, lambda: compare_concordance_ipcw(t, e, a, b))
-    table.peer(uno, "comprisk", n, lambda: importlib.import_module("comprisk").concordance_index_delta_ci(e, t, a, b))
+    table.peer(
+        uno,
+        "comprisk",
+        n,
+        lambda: importlib.import_module("comprisk").concordance_index_delta_ci(e, t, a, b),
+    )
 
     def greenwood() -> None:
         peer = importlib.import_module("greenwood")
@@ -208,7 +316,9 @@ def resampling(table: Table) -> None:
         for column in (0, 1):
             concordance_index_censored(e[rows] == 1, t[rows], r[rows, column])
 
-    table.peer(task, "scikit-survival", n, one_replicate, times=1000, note="one replicate times 1,000")
+    table.peer(
+        task, "scikit-survival", n, one_replicate, times=1000, note="one replicate times 1,000"
+    )
 
     def fast() -> None:
         importlib.import_module("fast_cindex").compare_cindex(t, e, *r.T, n_bootstraps=100)
@@ -223,17 +333,36 @@ def over_time(table: Table) -> None:
     survival = np.exp(-np.outer(np.exp(risk / 2), times))
     target = Surv.from_arrays(e == 1, t)
     brier, auc, antolini = "Brier score at 100 times", "AUC at 100 times", "Antolini's C, 50 times"
-    table.ours(brier, n, lambda: brier_score(t, e, survival, times), note="with standard errors", memory=True)
+    table.ours(
+        brier,
+        n,
+        lambda: brier_score(t, e, survival, times),
+        note="with standard errors",
+        memory=True,
+    )
     table.peer(brier, "scikit-survival", n, lambda: sksurv_brier(target, target, survival, times))
-    table.ours(auc, n, lambda: cumulative_dynamic_auc(t, e, risk, times), note="with standard errors", memory=True)
+    table.ours(
+        auc,
+        n,
+        lambda: cumulative_dynamic_auc(t, e, risk, times),
+        note="with standard errors",
+        memory=True,
+    )
     table.peer(auc, "scikit-survival", n, lambda: sksurv_auc(target, target, risk, times))
     few, n, places = slice(30_000), 30_000, np.quantile(t[:30_000], np.linspace(0.02, 0.98, 50))
     t, e, survival = t[few], e[few], np.exp(-np.outer(np.exp(risk[few] / 2), places))
-    table.ours(antolini, n, lambda: concordance_index_antolini(t, e, survival, places), note="with standard error")
+    table.ours(
+        antolini,
+        n,
+        lambda: concordance_index_antolini(t, e, survival, places),
+        note="with standard error",
+    )
     columns = np.maximum(np.searchsorted(places, t, side="right") - 1, 0)
 
     def pycox() -> None:
-        importlib.import_module("pycox.evaluation.concordance").concordance_td(t, e, survival.T, columns, "antolini")
+        importlib.import_module("pycox.evaluation.concordance").concordance_td(
+            t, e, survival.T, columns, "antolini"
+        )
 
     table.peer(antolini, "pycox", n, pycox)
 
@@ -255,12 +384,22 @@ def start(table: Table) -> None:
 
 def main() -> None:
     """Run all and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, help="folder with more peers, as filled by pip --target")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peers", type=Path, help="folder with more peers, as filled by pip --target"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
-    parser.add_argument("--overwrite", action="store_true", help="write the table even where it has times of a peer that is not here now")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="write the table even where it has times of a peer that is not here now",
+    )
     options = parser.parse_args()
-    if not ONE_THREAD.items() <= os.environ.items():  # libraries read them as they are imported: start again
+    if (
+        not ONE_THREAD.items() <= os.environ.items()
+    ):  # libraries read them as they are imported: start again
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)  # noqa: S606 - this interpreter, this script
     if options.peers:
         sys.path.append(str(options.peers))
@@ -269,7 +408,10 @@ def main() -> None:
         part(table)
     lost = table.lost_from(options.out)
     if lost and not options.overwrite:
-        print(f"{options.out} is kept: it has times of {', '.join(lost)}, not measured now; give --peers DIR with them, or --overwrite")
+        print(
+            f"{options.out} is kept: it has times of {', '.join(lost)}, not measured now; give "
+            "--peers DIR with them, or --overwrite"
+        )
     else:
         table.write(options.out)
 

@@ -1,10 +1,14 @@
-"""Shows what pretraining is worth for survival on a real record (NAFLD, death after the index); writes pretrain.csv beside this file.
+"""Shows what pretraining is worth for survival on a real record (NAFLD, death after the index).
 
-Matched sets are divided at random: 60 % train, 20 % tuning, 20 % held out. CLMBR and MOTOR of a small size are pretrained on the whole
-records of train subjects (what came after the index, deaths included, is theirs to learn from), with early stopping on those of tuning.
-Then each encodes every record up to the index; a ridge Cox model on its pooled vector, alone and with age and sex beside it, is fitted on
-train, its penalty chosen on tuning. Held-out risks are compared, subject by subject, with those of the same network and vocabulary
-under random weights, three times drawn, and with age and sex alone.
+Writes pretrain.csv beside this file.
+
+Matched sets are divided at random: 60 % train, 20 % tuning, 20 % held out. CLMBR and MOTOR of a
+small size are pretrained on the whole records of train subjects (what came after the index, deaths
+included, is theirs to learn from), with early stopping on those of tuning. Then each encodes every
+record up to the index; a ridge Cox model on its pooled vector, alone and with age and sex beside
+it, is fitted on train, its penalty chosen on tuning. Held-out risks are compared, subject by
+subject, with those of the same network and vocabulary under random weights, three times drawn, and
+with age and sex alone.
 
 Usage: python benchmarks/pretrain.py --data ../shared/data
 """
@@ -55,12 +59,26 @@ def make_cohort(data: Path, work: Path) -> tuple[Path, pl.DataFrame]:
     run = [sys.executable, ROOT / "examples/nafld/prepare.py", "--data", data, "--out", work]
     subprocess.run(run, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the project's own script
     meds, out = work / "meds", work / "cohort.parquet"
-    command = [sys.executable, "-c", "from concordant.cli import main; main()", "cohort", work / "death.yaml", "--meds", meds, "--out", out]
+    command = [
+        sys.executable,
+        "-c",
+        "from concordant.cli import main; main()",
+        "cohort",
+        work / "death.yaml",
+        "--meds",
+        meds,
+        "--out",
+        out,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - and command
     cohort = pl.read_parquet(out)
     sets = cohort["matched_set"].unique().sort()
-    drawn = np.random.default_rng(0).choice(["train", "tuning", "held_out"], len(sets), p=[0.6, 0.2, 0.2])
-    cohort = cohort.join(pl.DataFrame({"matched_set": sets, "split": drawn}), on="matched_set", maintain_order="left")
+    drawn = np.random.default_rng(0).choice(
+        ["train", "tuning", "held_out"], len(sets), p=[0.6, 0.2, 0.2]
+    )
+    cohort = cohort.join(
+        pl.DataFrame({"matched_set": sets, "split": drawn}), on="matched_set", maintain_order="left"
+    )
     cohort.write_parquet(work / "splits.parquet")
     return meds, cohort
 
@@ -71,7 +89,14 @@ def demographics(meds: Path, cohort: pl.DataFrame) -> np.ndarray:
     ages = []
     for sample in cohort["sample_id"]:
         record = records.events(sample)
-        ages.append(max(days for days, code in zip(record.days_before, record.code, strict=True) if code == "MEDS_BIRTH") / 365.25)
+        ages.append(
+            max(
+                days
+                for days, code in zip(record.days_before, record.code, strict=True)
+                if code == "MEDS_BIRTH"
+            )
+            / 365.25
+        )
     return np.stack([np.array(ages), (cohort["gender"] == "male").cast(pl.Float64).to_numpy()], 1)
 
 
@@ -88,59 +113,102 @@ def with_random_weights(trained: Path, seed: int) -> Path:
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("resume"))
     torch.manual_seed(1000 + seed)
     network = ClmbrNetwork(read_checkpoint(trained).config.transformer)
-    save_file({f"transformer.{name}": value for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {f"transformer.{name}": value for name, value in network.state_dict().items()},
+        folder / "model.safetensors",
+    )
     return folder
 
 
 def held_out_risk(features: np.ndarray, cohort: pl.DataFrame) -> np.ndarray:
-    """Fit a ridge Cox model on train, its penalty chosen on tuning, and return the risks of held-out subjects."""
+    """Fit a ridge Cox model on train, its penalty chosen on tuning, and return the risks of
+    held-out subjects.
+    """
     time_days, event = cohort["time_days"].to_numpy(), cohort["event"].to_numpy()
-    train, tuning, held_out = ((cohort["split"] == name).to_numpy() for name in ("train", "tuning", "held_out"))
+    train, tuning, held_out = (
+        (cohort["split"] == name).to_numpy() for name in ("train", "tuning", "held_out")
+    )
     model = FusionSurvivalAnalysis({"name": "linear", "modality": "ehr"})
-    model.fit(None, features[train], time_days[train], event[train], tuning=(None, features[tuning], time_days[tuning], event[tuning]))
+    model.fit(
+        None,
+        features[train],
+        time_days[train],
+        event[train],
+        tuning=(None, features[tuning], time_days[tuning], event[tuning]),
+    )
     return model.predict(None, features[held_out])
 
 
-def compared(named: tuple[str, str, str], risk: np.ndarray, reference: np.ndarray, held_out: pl.DataFrame) -> dict[str, object]:
+def compared(
+    named: tuple[str, str, str], risk: np.ndarray, reference: np.ndarray, held_out: pl.DataFrame
+) -> dict[str, object]:
     """Return a row: Harrell's C of both, and the paired difference with its interval of 95 %."""
     time_days, event = held_out["time_days"].to_numpy(), held_out["event"].to_numpy()
     difference = compare_concordance(time_days, event, risk, reference)
     own, other = (concordance_index(time_days, event, one).estimate for one in (risk, reference))
     interval = difference.interval()
-    values = [own, other, difference.difference, difference.standard_error, interval.low, interval.high]
+    values = [
+        own,
+        other,
+        difference.difference,
+        difference.standard_error,
+        interval.low,
+        interval.high,
+    ]
     row = dict(zip(COLUMNS, [*named, *(round(float(value), 4) for value in values)], strict=True))
     print(row, flush=True)
     return row
 
 
 def study(
-    objective: str, meds: Path, cohort: pl.DataFrame, about: np.ndarray, options: dict[str, int], work: Path
+    objective: str,
+    meds: Path,
+    cohort: pl.DataFrame,
+    about: np.ndarray,
+    options: dict[str, int],
+    work: Path,
 ) -> list[dict[str, object]]:
     """Pretrain, encode, fit and compare."""
     start = time.perf_counter()
     out = work / objective
-    done = pretrain(meds, out, PretrainOptions(objective=objective, min_subjects=20, patience=3, **options), splits=work / "splits.parquet")
+    done = pretrain(
+        meds,
+        out,
+        PretrainOptions(objective=objective, min_subjects=20, patience=3, **options),
+        splits=work / "splits.parquet",
+    )
     print(
-        f"{objective}: {done.n_tokens} tokens, {done.epochs} epochs, {done.tuning_loss:.4f} nats, {time.perf_counter() - start:.0f} s",
+        f"{objective}: {done.n_tokens} tokens, {done.epochs} epochs, {done.tuning_loss:.4f} nats, "
+        f"{time.perf_counter() - start:.0f} s",
         flush=True,
     )
     trained = pooled(out, objective, meds, cohort)
-    drawn = [pooled(with_random_weights(out, seed), objective, meds, cohort) for seed in range(DRAWS)]
+    drawn = [
+        pooled(with_random_weights(out, seed), objective, meds, cohort) for seed in range(DRAWS)
+    ]
     held_out = cohort.filter(pl.col("split") == "held_out")
     rows = []
     for name, beside in (("pooled", np.zeros((len(cohort), 0))), ("pooled, age and sex", about)):
         risk = held_out_risk(np.hstack([trained, beside]), cohort)
         for seed, random in enumerate(drawn):
             reference = held_out_risk(np.hstack([random, beside]), cohort)
-            rows.append(compared((name, objective, f"random weights {seed}"), risk, reference, held_out))
-        rows.append(compared((name, objective, "age and sex"), risk, held_out_risk(about, cohort), held_out))
+            rows.append(
+                compared((name, objective, f"random weights {seed}"), risk, reference, held_out)
+            )
+        rows.append(
+            compared((name, objective, "age and sex"), risk, held_out_risk(about, cohort), held_out)
+        )
     return rows
 
 
 def main() -> None:
     """Run and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CONCORDANT_DATA", ROOT.parent / "shared" / "data")))
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("CONCORDANT_DATA", ROOT.parent / "shared" / "data")),
+    )
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
@@ -152,7 +220,11 @@ def main() -> None:
         work = Path(name)
         meds, cohort = make_cohort(given.data.resolve(), work)
         about = demographics(meds, cohort)
-        rows = [row for objective in ("clmbr", "motor") for row in study(objective, meds, cohort, about, options, work)]
+        rows = [
+            row
+            for objective in ("clmbr", "motor")
+            for row in study(objective, meds, cohort, about, options, work)
+        ]
         held_out = cohort.filter(pl.col("split") == "held_out")
     facts = {
         "n": len(held_out),

@@ -1,4 +1,7 @@
-"""Models of a study without a study: predictions with so much signal, of one cohort or in folds. For the tests of the analysis."""
+"""Models of a study without a study: predictions with so much signal, of one cohort or in folds.
+
+For the tests of the analysis.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,13 @@ N = 120
 CT, EHR = "unimodal(modality=ct)", "unimodal(modality=ehr)"
 
 
-def predictions(weight: float, seed: int, *, cohort: int = 0, folds: int | None = None, repeats: int = 1) -> Predictions:
-    """Outcomes and folds are the same for every model of a cohort; two samples per subject; the rows stand in an order of their own."""
+def predictions(
+    weight: float, seed: int, *, cohort: int = 0, folds: int | None = None, repeats: int = 1
+) -> Predictions:
+    """Outcomes and folds are the same for every model of a cohort; two samples per subject.
+
+    The rows stand in an order of their own.
+    """
     truth, noise = np.random.default_rng(cohort), np.random.default_rng(seed)
     signal = truth.normal(size=N)
     time, censored = truth.exponential(300 * np.exp(-signal)), truth.exponential(600, size=N) + 60
@@ -42,9 +50,16 @@ def predictions(weight: float, seed: int, *, cohort: int = 0, folds: int | None 
     return Predictions(pl.concat(parts), TIMES)
 
 
-def candidates(models: Sequence[tuple[str, float, float]], *, folds: int | None = None, repeats: int = 1) -> list[Candidate]:
-    """Return a candidate per label, weight of the signal and tuning concordance; they predict `west` as well."""
-    keys: list[Any] = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)] if folds else [None]
+def candidates(
+    models: Sequence[tuple[str, float, float]], *, folds: int | None = None, repeats: int = 1
+) -> list[Candidate]:
+    """Return a candidate per label, weight of the signal and tuning concordance.
+
+    They predict `west` as well.
+    """
+    keys: list[Any] = (
+        [(repeat, fold) for repeat in range(repeats) for fold in range(folds)] if folds else [None]
+    )
     name = "development" if folds else "held_out"
     modality = {CT: "ct", EHR: "ehr"}
     return [

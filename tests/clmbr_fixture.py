@@ -1,4 +1,6 @@
-"""Folders of small random CLMBR and MOTOR weights in the released on-disk formats, so that the real loaders read them."""
+"""Folders of small random CLMBR and MOTOR weights in the released on-disk formats, so that the
+real loaders read them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from concordant.encoders.clmbr.config import CheckpointConfig, TransformerConfig
 from concordant.encoders.clmbr.layout import NEW
 from concordant.encoders.clmbr.network import AgeScale, ClmbrNetwork
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "n_heads": 4, "n_layers": 2, "attention_width": 6}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "n_heads": 4,
+    "n_layers": 2,
+    "attention_width": 6,
+}
 INF = float("inf")
 FLAT = [
     {"type": "code", "code_string": "SNOMED/184099003", "weight": -1.0},
@@ -33,7 +41,9 @@ AGE_SECONDS = {"mean": 40 * 365.25 * 86_400.0, "std": 20 * 365.25 * 86_400.0}
 
 
 def tiny_config(*, entries=FLAT, task=None, **sizes):
-    return CheckpointConfig(TransformerConfig(**(SIZES | {"vocab_size": len(entries)} | sizes)), task)
+    return CheckpointConfig(
+        TransformerConfig(**(SIZES | {"vocab_size": len(entries)} | sizes)), task
+    )
 
 
 def tiny_network(config, layout=NEW, seed=0):
@@ -44,7 +54,9 @@ def tiny_network(config, layout=NEW, seed=0):
         for name, value in network.named_parameters():
             drawn = torch.randn(value.shape, generator=generator)
             value.copy_(
-                1 + 0.2 * drawn if name.endswith("norm.weight") else drawn * (0.2 if value.dim() == 1 else 1 / value.shape[1] ** 0.5)
+                1 + 0.2 * drawn
+                if name.endswith("norm.weight")
+                else drawn * (0.2 if value.dim() == 1 else 1 / value.shape[1] ** 0.5)
             )
     return network.eval()
 
@@ -70,17 +82,27 @@ def write_clmbr(folder, *, layout=NEW, entries=FLAT, task=None, seed=0, dictiona
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(entries=entries, task=task, **sizes)
     content = config_content(config)
-    content["transformer_config"] = {key: value for key, value in asdict(config.transformer).items() if key != "is_hierarchical" or value}
+    content["transformer_config"] = {
+        key: value
+        for key, value in asdict(config.transformer).items()
+        if key != "is_hierarchical" or value
+    }
     (folder / "config.json").write_text(json.dumps(content))
     hierarchical = config.transformer.is_hierarchical
-    vocabulary = {"vocab": entries, "is_hierarchical": hierarchical, "age_stats": AGE_SECONDS} if dictionary is None else dictionary
+    vocabulary = (
+        {"vocab": entries, "is_hierarchical": hierarchical, "age_stats": AGE_SECONDS}
+        if dictionary is None
+        else dictionary
+    )
     (folder / "dictionary.msgpack").write_bytes(msgpack.dumps(vocabulary))
     save_file(released(tiny_network(config, layout, seed), layout), folder / "model.safetensors")
     return folder
 
 
 def write_motor(folder):
-    return write_clmbr(folder, task="motor", hidden_act="swiglu", use_bias=False, use_normed_ages=True)
+    return write_clmbr(
+        folder, task="motor", hidden_act="swiglu", use_bias=False, use_normed_ages=True
+    )
 
 
 def events(*rows):

@@ -1,4 +1,6 @@
-"""Folders of small random weights in the released on-disk formats, so that the real loaders read them."""
+"""Folders of small random weights in the released on-disk formats, so that the real loaders read
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ MERLIN = MerlinSizes(blocks=(1, 1, 2, 1), width=4, input_size=(32, 64, 64))
 
 
 def randomise(network, seed=0):
-    """Draw every tensor of a network, those of normalisations too, so that no part of it passes its input on unchanged."""
+    """Draw every tensor of a network, those of normalisations too, so that no part of it passes
+    its input on unchanged.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, value in network.state_dict().items():
@@ -56,17 +60,29 @@ def write_colipri(folder, seed=0, sizes=COLIPRI):
     """Write a folder as microsoft/colipri, with a text encoder beside the image encoder."""
     folder = _folder(folder, sizes)
     image = randomise(ColipriNetwork(sizes), seed).state_dict()
-    text = {"text_encoder.backbone.embeddings.weight": torch.zeros(5, 4), "softmax_temperature": torch.tensor(0.07)}
-    save_file({**{f"image_encoder.{key}": value for key, value in image.items()}, **text}, folder / "model.safetensors")
+    text = {
+        "text_encoder.backbone.embeddings.weight": torch.zeros(5, 4),
+        "softmax_temperature": torch.tensor(0.07),
+    }
+    save_file(
+        {**{f"image_encoder.{key}": value for key, value in image.items()}, **text},
+        folder / "model.safetensors",
+    )
     return folder
 
 
 def write_ctfm(folder, seed=0, sizes=CTFM):
-    """Write a folder as project-lighter/ct_fm_feature_extractor; its own `config.json` has more keys than are read."""
+    """Write a folder as project-lighter/ct_fm_feature_extractor.
+
+    Its own `config.json` has more keys than are read.
+    """
     folder = _folder(folder, sizes)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({"spatial_dims": 3, "in_channels": 1, **config}))
-    save_file(randomise(SegResEncoder(sizes.init_filters, sizes.blocks_down), seed).state_dict(), folder / "model.safetensors")
+    save_file(
+        randomise(SegResEncoder(sizes.init_filters, sizes.blocks_down), seed).state_dict(),
+        folder / "model.safetensors",
+    )
     return folder
 
 
@@ -75,16 +91,31 @@ MERLIN_FIVE_YEAR_FILE = "resnet_clinical_longformer_five_year_disease_prediction
 
 
 def write_merlin(folder, seed=0, sizes=MERLIN, five_year=False):
-    """Write a folder as stanfordmimi/Merlin: image and text encoder and the image encoder's heads in one file of tensors.
+    """Write a folder as stanfordmimi/Merlin.
 
-    The five-year checkpoint holds the image encoder and its heads alone, and its names have no prefix.
+    Image and text encoder and the image encoder's heads in one file of tensors.
+
+    The five-year checkpoint holds the image encoder and its heads alone, and its names have no
+    prefix.
     """
     folder = _folder(folder, sizes)
     image = randomise(InflatedResNet(sizes), seed).state_dict()
-    heads = {f"{head}.weight": torch.zeros(3, sizes.features, 1, 1, 1) for head in ("classifier", "contrastive_head")}
+    heads = {
+        f"{head}.weight": torch.zeros(3, sizes.features, 1, 1, 1)
+        for head in ("classifier", "contrastive_head")
+    }
     if five_year:
         torch.save({**image, **heads}, folder / MERLIN_FIVE_YEAR_FILE)
     else:
         text = {"encode_text.linear_layer.bias": torch.zeros(4), "logit_scale": torch.tensor(1.0)}
-        torch.save({**{f"encode_image.i3_resnet.{key}": value for key, value in {**image, **heads}.items()}, **text}, folder / MERLIN_FILE)
+        torch.save(
+            {
+                **{
+                    f"encode_image.i3_resnet.{key}": value
+                    for key, value in {**image, **heads}.items()
+                },
+                **text,
+            },
+            folder / MERLIN_FILE,
+        )
     return folder

@@ -18,7 +18,9 @@ def day(number: float) -> datetime:
 
 
 def write_meds(folder: Path, *shards: Sequence[tuple[Any, ...]], **more: type[pl.DataType]) -> Path:
-    """Write shards of rows (subject_id, time, code, and the columns `more`), and return the dataset's folder."""
+    """Write shards of rows (subject_id, time, code, and the columns `more`), and return the
+    dataset's folder.
+    """
     schema = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String, **more}
     for number, rows in enumerate(shards):
         path = folder / "data" / f"{number}.parquet"
@@ -29,5 +31,9 @@ def write_meds(folder: Path, *shards: Sequence[tuple[Any, ...]], **more: type[pl
 
 def index_table(*rows: tuple[int, datetime], **columns: Sequence[Any]) -> pl.DataFrame:
     """Return an index table of (subject, prediction time) rows with further columns."""
-    table = pl.DataFrame(list(rows), schema={"subject_id": pl.Int64, "prediction_time": pl.Datetime("us")}, orient="row")
+    table = pl.DataFrame(
+        list(rows),
+        schema={"subject_id": pl.Int64, "prediction_time": pl.Datetime("us")},
+        orient="row",
+    )
     return table.with_columns(**{name: pl.Series(list(values)) for name, values in columns.items()})

@@ -15,7 +15,9 @@ def read_png(data: bytes) -> np.ndarray:
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
         kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + content)
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(
+            kind + content
+        )
         chunks[kind] = content
         at += 12 + length
     assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]

@@ -1,6 +1,9 @@
-"""Builds a run folder as a finished study leaves it, from a small simulated cohort: the input of the report's tests.
+"""Builds a run folder as a finished study leaves it, from a small simulated cohort.
 
-Risks are noisy sums of known factors; every number in the tables comes from the project's own evaluation and comparison.
+The input of the report's tests.
+
+Risks are noisy sums of known factors; every number in the tables comes from the project's own
+evaluation and comparison.
 """
 
 from __future__ import annotations
@@ -25,7 +28,20 @@ from concordant.evaluation import common_tau, evaluate, subgroups
 METRICS = ("concordance_index", "integrated_brier_score")
 HORIZONS = (180.0, 365.0)
 MODEL = ("ct_encoder", "ehr_encoder", "fusion", "seed")
-RESULTS = ("cohort", "site", *MODEL, "metric", "horizon_days", "value", "standard_error", "ci_low", "ci_high", "n", "n_events", "tau_days")
+RESULTS = (
+    "cohort",
+    "site",
+    *MODEL,
+    "metric",
+    "horizon_days",
+    "value",
+    "standard_error",
+    "ci_low",
+    "ci_high",
+    "n",
+    "n_events",
+    "tau_days",
+)
 SITES = {"held_out": "rochester", "development": "rochester", "mayo_florida": "jacksonville"}
 
 # label: weight of the scan, weight of the record, noise, tuning concordance
@@ -67,17 +83,26 @@ def write_run_folder(
     folds: int = 0,
     judged: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Write every artifact the report reads; `sizes` are samples per cohort label, `judged` are options of `contrasts`."""
+    """Write every artifact the report reads.
+
+    `sizes` are samples per cohort label, `judged` are options of `contrasts`.
+    """
     rng = np.random.default_rng(7)
     run = RunFolder(folder)
-    cohorts = [_people(rng, label, n, folds) for label, n in (sizes or {"held_out": 420, "mayo_florida": 240}).items()]
+    cohorts = [
+        _people(rng, label, n, folds)
+        for label, n in (sizes or {"held_out": 420, "mayo_florida": 240}).items()
+    ]
     members = _members(strategies, ehr_encoders, seeds)
     candidates = [_candidate(rng, one, cohorts, folds) for one in members]
     for one, candidate in zip(members, candidates, strict=True):
         for cohort, predictions in candidate.predictions.items():
             predictions.write(run.member(str(one["folder"])).predictions(cohort))
     foreign = {
-        name: {one.label: _predictions(one, *_factors(one, weights), noise=0.0, rng=rng) for one in cohorts}
+        name: {
+            one.label: _predictions(one, *_factors(one, weights), noise=0.0, rng=rng)
+            for one in cohorts
+        }
         for name, weights in ORACLES.items()
     }
     _write_tables(run, candidates, foreign if oracle else {}, judged)
@@ -89,7 +114,12 @@ def write_run_folder(
 def identifiers(run: RunFolder) -> set[str]:
     """Return every sample_id and subject_id of the run's predictions."""
     tables = [pl.read_parquet(path) for path in run.path.glob("*/predictions/*.parquet")]
-    return {str(one) for table in tables for name in ("sample_id", "subject_id") for one in table[name].to_list()}
+    return {
+        str(one)
+        for table in tables
+        for name in ("sample_id", "subject_id")
+        for one in table[name].to_list()
+    }
 
 
 def _people(rng: np.random.Generator, label: str, n: int, folds: int) -> People:
@@ -107,7 +137,9 @@ def _people(rng: np.random.Generator, label: str, n: int, folds: int) -> People:
             "event": (event_time <= censoring).astype(np.int8),
             "available": rng.choice(["both", "ct", "ehr"], size=n, p=[0.84, 0.06, 0.10]),
             "repeat": np.zeros(n, np.int16) if folds and label == "development" else None,
-            "fold": (np.arange(n) % folds).astype(np.int16) if folds and label == "development" else None,
+            "fold": (np.arange(n) % folds).astype(np.int16)
+            if folds and label == "development"
+            else None,
         }
     )
     return People(label, table, ct, ehr)
@@ -117,18 +149,26 @@ def _factors(people: People, weights: tuple[float, float]) -> tuple[np.ndarray, 
     return weights[0] * 0.9 * people.ct, weights[1] * 0.8 * people.ehr
 
 
-def _predictions(people: People, ct: np.ndarray, ehr: np.ndarray, *, noise: float, rng: np.random.Generator) -> Predictions:
+def _predictions(
+    people: People, ct: np.ndarray, ehr: np.ndarray, *, noise: float, rng: np.random.Generator
+) -> Predictions:
     """A missing modality leaves the other one; noise is what a model fails to see."""
     available = people.table["available"].to_numpy()
     risk = np.where(available == "ehr", 0, ct + noise * 0.9 * rng.normal(size=len(ct)) * (ct.any()))
-    risk = risk + np.where(available == "ct", 0, ehr + noise * 0.8 * rng.normal(size=len(ehr)) * (ehr.any()))
+    risk = risk + np.where(
+        available == "ct", 0, ehr + noise * 0.8 * rng.normal(size=len(ehr)) * (ehr.any())
+    )
     times = np.array([30.0, 90.0, 180.0, 270.0, 365.0, 545.0, 730.0])
     survival = np.exp(-np.outer(np.exp(risk), times) / 900)
-    table = people.table.with_columns(pl.Series("risk", risk), pl.Series("survival", survival.tolist()))
+    table = people.table.with_columns(
+        pl.Series("risk", risk), pl.Series("survival", survival.tolist())
+    )
     return Predictions(table, times)
 
 
-def _members(strategies: Sequence[str], ehr_encoders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, object]]:
+def _members(
+    strategies: Sequence[str], ehr_encoders: Sequence[str], seeds: Sequence[int]
+) -> list[dict[str, object]]:
     members: dict[str, dict[str, object]] = {}
     for fusion in strategies:
         for encoder in ehr_encoders:
@@ -153,7 +193,9 @@ def _members(strategies: Sequence[str], ehr_encoders: Sequence[str], seeds: Sequ
     return list(members.values())
 
 
-def _candidate(rng: np.random.Generator, member: Mapping[str, object], cohorts: Sequence[People], folds: int) -> Candidate:
+def _candidate(
+    rng: np.random.Generator, member: Mapping[str, object], cohorts: Sequence[People], folds: int
+) -> Candidate:
     fusion = str(member["fusion"])
     ct, ehr, noise, _ = STRATEGIES[fusion]
     modality = {"unimodal(modality=ct)": "ct", "unimodal(modality=ehr)": "ehr"}.get(fusion)
@@ -164,25 +206,48 @@ def _candidate(rng: np.random.Generator, member: Mapping[str, object], cohorts: 
         ehr_encoder=member["ehr_encoder"],
         modality=modality,
         seed=member["seed"],
-        predictions={one.label: _predictions(one, *_factors(one, (ct, ehr)), noise=noise, rng=rng) for one in cohorts},
+        predictions={
+            one.label: _predictions(one, *_factors(one, (ct, ehr)), noise=noise, rng=rng)
+            for one in cohorts
+        },
         tuning={key: member["tuning_concordance"] for key in keys},
     )
 
 
 def _write_tables(
-    run: RunFolder, candidates: Sequence[Candidate], foreign: Mapping[str, Mapping[str, Predictions]], judged: Mapping[str, Any] | None
+    run: RunFolder,
+    candidates: Sequence[Candidate],
+    foreign: Mapping[str, Mapping[str, Predictions]],
+    judged: Mapping[str, Any] | None,
 ) -> None:
     rows: list[tuple[tuple[object, ...], str, Predictions]] = []
     for model in dict.fromkeys((one.ct_encoder, one.ehr_encoder, one.fusion) for one in candidates):
         own = [one for one in candidates if (one.ct_encoder, one.ehr_encoder, one.fusion) == model]
-        rows += [((*model, one.seed), cohort, made) for one in own for cohort, made in one.predictions.items()]
+        rows += [
+            ((*model, one.seed), cohort, made)
+            for one in own
+            for cohort, made in one.predictions.items()
+        ]
         if len(own) > 1:
-            rows += [((*model, None), cohort, average_seeds([one.predictions[cohort] for one in own])) for cohort in own[0].predictions]
-    rows += [((None, None, name, None), cohort, made) for name, cohorts in foreign.items() for cohort, made in cohorts.items()]
+            rows += [
+                ((*model, None), cohort, average_seeds([one.predictions[cohort] for one in own]))
+                for cohort in own[0].predictions
+            ]
+    rows += [
+        ((None, None, name, None), cohort, made)
+        for name, cohorts in foreign.items()
+        for cohort, made in cohorts.items()
+    ]
     run.path.mkdir(parents=True, exist_ok=True)
     tau = common_tau({cohort: made for _, cohort, made in rows}.values())
-    whole = [_labelled(evaluate(made, metrics=METRICS, tau=tau), model, cohort) for model, cohort, made in rows]
-    parts = [_labelled(subgroups(made, "available", metrics=METRICS[:1]), model, cohort) for model, cohort, made in rows]
+    whole = [
+        _labelled(evaluate(made, metrics=METRICS, tau=tau), model, cohort)
+        for model, cohort, made in rows
+    ]
+    parts = [
+        _labelled(subgroups(made, "available", metrics=METRICS[:1]), model, cohort)
+        for model, cohort, made in rows
+    ]
     pl.concat(whole).select(RESULTS).write_parquet(run.results)
     pl.concat(parts).select(*RESULTS, "subgroup", "level").write_parquet(run.subgroups)
     contrasts(candidates, metrics=METRICS, tau=tau, **(judged or {})).write_parquet(run.contrasts)
@@ -194,8 +259,13 @@ def _write_tables(
 
 def _labelled(table: pl.DataFrame, model: tuple[object, ...], cohort: str) -> pl.DataFrame:
     kinds = (pl.String, pl.String, pl.String, pl.Int64)
-    named = [pl.lit(value, dtype=kind).alias(name) for name, value, kind in zip(MODEL, model, kinds, strict=True)]
-    return table.with_columns(*named, pl.lit(cohort).alias("cohort"), pl.lit(SITES.get(cohort, cohort)).alias("site"))
+    named = [
+        pl.lit(value, dtype=kind).alias(name)
+        for name, value, kind in zip(MODEL, model, kinds, strict=True)
+    ]
+    return table.with_columns(
+        *named, pl.lit(cohort).alias("cohort"), pl.lit(SITES.get(cohort, cohort)).alias("site")
+    )
 
 
 def _audit() -> dict[str, object]:
@@ -205,29 +275,48 @@ def _audit() -> dict[str, object]:
         ("events_after_prediction_time", "1,204 events after the prediction time were cut"),
         ("encoders_unaware_of_test_cohorts", "2 encoders, none trained on a test cohort"),
     ]
-    return {"passed": True, "checks": [{"name": name, "passed": True, "detail": detail} for name, detail in checks]}
+    return {
+        "passed": True,
+        "checks": [{"name": name, "passed": True, "detail": detail} for name, detail in checks],
+    }
 
 
-def _study(cohorts: Sequence[People], members: Sequence[Mapping[str, object]], oracle: bool, folds: int) -> dict[str, object]:
+def _study(
+    cohorts: Sequence[People], members: Sequence[Mapping[str, object]], oracle: bool, folds: int
+) -> dict[str, object]:
     pooled = {
         "folder": "co_attention-pooled",
         "fusion": "co_attention(guide=both)",
         "ct_encoder": "volume_features",
         "ehr_encoder": "pooled",
     }
-    reason = "attention over a single key ignores the query; give the record as tokens (one_hot) or use another fusion"
+    reason = (
+        "attention over a single key ignores the query; give the record as tokens (one_hot) or use "
+        "another fusion"
+    )
     return {
         "name": "pe_mortality",
         "task": {"event": "death", "horizons_days": [30, 180, 365]},
         "started": "2026-11-20T09:14:02+00:00",
         "finished": "2026-11-20T09:31:47+00:00",
-        "versions": {"concordant": "0.1.0", "numpy": "2.4.6", "polars": "2.1.0", "torch": "2.13.0", "python": "3.11.9"},
+        "versions": {
+            "concordant": "0.1.0",
+            "numpy": "2.4.6",
+            "polars": "2.1.0",
+            "torch": "2.13.0",
+            "python": "3.11.9",
+        },
         "git_revision": "3f9c2ab",
         "fingerprint": "a41f09c27be35d18",
         "train": {"lr": 0.001, "max_epochs": 200, "patience": 20, "latent_dim": 64},
-        "cross_validation": {"folds": folds, "repeats": 1, "group": "subject_id"} if folds else None,
+        "cross_validation": {"folds": folds, "repeats": 1, "group": "subject_id"}
+        if folds
+        else None,
         "cohorts": [_cohort(one) for one in cohorts],
-        "members": [*members, {**pooled, "head": "cox", "seed": 0, "status": "not_applicable", "reason": reason}],
+        "members": [
+            *members,
+            {**pooled, "head": "cox", "seed": 0, "status": "not_applicable", "reason": reason},
+        ],
         "foreign": [{"name": name, "oracle": True} for name in ORACLES] if oracle else [],
         "quarantine": [
             {

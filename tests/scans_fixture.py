@@ -1,4 +1,6 @@
-"""A cohort of many tiny scans, some of them damaged in every way that is known, and a study that embeds them. For tests."""
+"""A cohort of many tiny scans, some of them damaged in every way that is known, and a study that
+embeds them. For tests.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,19 @@ DAMAGES = ("truncated", "checksum", "nan", "constant", "empty")
 
 
 def write_scans(folder: Path, n: int, *, damaged: float, seed: int = 0) -> list[str]:
-    """Write `ct/NNNN.nii.gz`, `cohort.parquet` and `study.yaml`; return the sample ids of the damaged scans."""
+    """Write `ct/NNNN.nii.gz`, `cohort.parquet` and `study.yaml`.
+
+    Return the sample ids of the damaged scans.
+    """
     rng = np.random.default_rng(seed)
     (folder / "ct").mkdir(parents=True)
     bad = set(rng.choice(n, int(damaged * n), replace=False).tolist())
     for row in range(n):
-        _write_scan(folder / "ct" / f"{row:04d}.nii.gz", DAMAGES[row % len(DAMAGES)] if row in bad else None, rng)
+        _write_scan(
+            folder / "ct" / f"{row:04d}.nii.gz",
+            DAMAGES[row % len(DAMAGES)] if row in bad else None,
+            rng,
+        )
     pl.DataFrame(
         {
             "sample_id": [f"s{row:04d}" for row in range(n)],

@@ -1,7 +1,9 @@
-"""The designs of the simulation study of `concordant.metrics`, for the tests and for benchmarks/inference_study.py.
+"""The designs of the simulation study of `concordant.metrics`, for the tests and for
+benchmarks/inference_study.py.
 
-Cohorts have 200 subjects with log-hazard x, standard normal; a model's risk is x plus independent standard normal noise. Censoring times
-are exponential, for 30 % or 60 % of the subjects censored; with ties both times are rounded up to multiples of 0.2.
+Cohorts have 200 subjects with log-hazard x, standard normal; a model's risk is x plus independent
+standard normal noise. Censoring times are exponential, for 30 % or 60 % of the subjects censored;
+with ties both times are rounded up to multiples of 0.2.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ import numpy as np
 from concordant.metrics import Estimate
 
 N = 200
-CENSORING_RATE = {0.3: 0.35, 0.6: 1.72}  # of the exponential censoring time, for this share of censored subjects
+CENSORING_RATE = {
+    0.3: 0.35,
+    0.6: 1.72,
+}  # of the exponential censoring time, for this share of censored subjects
 TICK = 0.2
 ALPHA = 0.05
 CONTRASTS = 12
 AGAINST_FIRST = np.column_stack([-np.ones(CONTRASTS), np.eye(CONTRASTS)])
-LEVEL, COVERAGE = (0.035, 0.065), (0.93, 0.97)  # bounds of a correct implementation over 10,000 cohorts
+LEVEL, COVERAGE = (
+    (0.035, 0.065),
+    (0.93, 0.97),
+)  # bounds of a correct implementation over 10,000 cohorts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,14 @@ class Cell:
     def cohort(self, generator: np.random.Generator, n: int = N) -> Sample:
         """Draw a cohort as it is observed."""
         signal, event_time = self._complete(generator, n)
-        censoring_time = self._rounded(generator.exponential(1 / CENSORING_RATE[self.censored], size=n))
-        return Sample(np.minimum(event_time, censoring_time), (event_time <= censoring_time).astype(np.int64), signal)
+        censoring_time = self._rounded(
+            generator.exponential(1 / CENSORING_RATE[self.censored], size=n)
+        )
+        return Sample(
+            np.minimum(event_time, censoring_time),
+            (event_time <= censoring_time).astype(np.int64),
+            signal,
+        )
 
     def uncensored(self, generator: np.random.Generator, n: int = N) -> Sample:
         """Draw a cohort whose every event is observed."""
@@ -76,5 +90,8 @@ def reversing(generator: np.random.Generator, n: int = N, *, uncensored: bool = 
 
 
 def known_curve_error(result: Estimate) -> float:
-    """Return the standard error without the curve's part: the curve was given as another cohort's, so that part stands apart."""
+    """Return the standard error without the curve's part.
+
+    The curve was given as another cohort's, so that part stands apart.
+    """
     return float(np.sqrt(np.square(result.influence).sum()))

@@ -11,7 +11,10 @@ FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
 @st.composite
 def cohorts(draw):
-    """Small cohorts full of ties: at least one comparable pair of different subjects, a case and a control at times 2 to 8."""
+    """Small cohorts full of ties.
+
+    At least one comparable pair of different subjects, a case and a control at times 2 to 8.
+    """
     n = draw(st.integers(3, 30))
     time = np.array(draw(st.lists(st.integers(1, 8), min_size=n, max_size=n)), float)
     event = np.array(draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=n, max_size=n)))
@@ -21,6 +24,8 @@ def cohorts(draw):
 
 
 def jackknife(value, n):
-    """The leave-one-out standard error of a number, or of each of several, that is a function of the rows left."""
+    """The leave-one-out standard error of a number, or of each of several, that is a function of
+    the rows left.
+    """
     left_out = np.array([value(np.delete(np.arange(n), k)) for k in range(n)])
     return np.sqrt((n - 1) / n * ((left_out - left_out.mean(0)) ** 2).sum(0))

@@ -1,4 +1,7 @@
-"""Small cohorts with a known signal, quick options, and the Cox likelihood written plainly. For the tests of model and training."""
+"""Small cohorts with a known signal, quick options, and the Cox likelihood written plainly.
+
+For the tests of model and training.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from concordant.core.embedding import CodeEmbedding, EmbeddingTable, TokenEmbedding, pack_codes, pack_tokens
+from concordant.core.embedding import (
+    CodeEmbedding,
+    EmbeddingTable,
+    TokenEmbedding,
+    pack_codes,
+    pack_tokens,
+)
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
 from concordant.training.batches import Samples
@@ -21,43 +30,79 @@ CT_DIM, POOLED_DIM = 4, 3
 
 def quick(**changes: Any) -> TrainOptions:
     """A fit of a few epochs without noise."""
-    plain = {"lr": 1e-2, "max_epochs": 12, "min_epochs": 2, "patience": 4, "width": 8, "dropout": 0.0, "weight_decay": 0.0, "device": "cpu"}
+    plain = {
+        "lr": 1e-2,
+        "max_epochs": 12,
+        "min_epochs": 2,
+        "patience": 4,
+        "width": 8,
+        "dropout": 0.0,
+        "weight_decay": 0.0,
+        "device": "cpu",
+    }
     return TrainOptions(**(plain | changes))
 
 
-def make_samples(n: int = 80, *, ehr: str = "codes", missing: float = 0.2, pooled: bool = False, seed: int = 0) -> Samples:
-    """Draw a cohort whose hazard lies half in the scan, half in the record; each is missing in a share of it, sometimes both."""
+def make_samples(
+    n: int = 80, *, ehr: str = "codes", missing: float = 0.2, pooled: bool = False, seed: int = 0
+) -> Samples:
+    """Draw a cohort whose hazard lies half in the scan, half in the record.
+
+    Each is missing in a share of it, sometimes both.
+    """
     rng = np.random.default_rng(seed)
     severity = rng.normal(size=(n, 2))
     there = rng.random((n, 2)) >= missing
-    scans = [_scan(rng, value, pooled) if here else None for value, here in zip(severity[:, 0], there[:, 0], strict=True)]
+    scans = [
+        _scan(rng, value, pooled) if here else None
+        for value, here in zip(severity[:, 0], there[:, 0], strict=True)
+    ]
     ct = pack_tokens(scans, dim=CT_DIM, pooled_dim=POOLED_DIM if pooled else None)
     time = rng.exponential(200 * np.exp(-severity.sum(1))) + 1
     censored = rng.exponential(600, n) + 1
     target = SurvivalTarget(np.minimum(time, censored), (time <= censored).astype(np.int64))
-    return Samples({Modality.CT: ct, Modality.EHR: _records(rng, severity[:, 1], there[:, 1], ehr)}, target, np.arange(n))
+    return Samples(
+        {Modality.CT: ct, Modality.EHR: _records(rng, severity[:, 1], there[:, 1], ehr)},
+        target,
+        np.arange(n),
+    )
 
 
 def _scan(rng: np.random.Generator, severity: float, pooled: bool) -> TokenEmbedding:
     tokens = rng.normal(size=(int(rng.integers(2, 5)), CT_DIM)).astype(np.float32)
     tokens[:, 0] += severity
-    return TokenEmbedding(tokens, (severity + rng.normal(size=POOLED_DIM)).astype(np.float32) if pooled else None)
+    return TokenEmbedding(
+        tokens, (severity + rng.normal(size=POOLED_DIM)).astype(np.float32) if pooled else None
+    )
 
 
-def _records(rng: np.random.Generator, severity: np.ndarray, there: np.ndarray, kind: str) -> EmbeddingTable:
+def _records(
+    rng: np.random.Generator, severity: np.ndarray, there: np.ndarray, kind: str
+) -> EmbeddingTable:
     if kind == "tokens":
-        vectors = [rng.normal(size=(3, 5)).astype(np.float32) + np.float32(value) for value in severity]
+        vectors = [
+            rng.normal(size=(3, 5)).astype(np.float32) + np.float32(value) for value in severity
+        ]
         return pack_tokens(
-            [TokenEmbedding(one) if here else None for one, here in zip(vectors, there, strict=True)], dim=5, pooled_dim=None
+            [
+                TokenEmbedding(one) if here else None
+                for one, here in zip(vectors, there, strict=True)
+            ],
+            dim=5,
+            pooled_dim=None,
         )
-    return pack_codes([_record(rng, value) if here else None for value, here in zip(severity, there, strict=True)])
+    return pack_codes(
+        [_record(rng, value) if here else None for value, here in zip(severity, there, strict=True)]
+    )
 
 
 def _record(rng: np.random.Generator, severity: float) -> CodeEmbedding:
     chance = 1 / (1 + np.exp(-severity * np.array([2, -2, 0, 0])))
     codes = sorted(f"D{place}" for place in range(4) if rng.random() < chance[place])
     numeric = np.array([False] * len(codes) + [True])
-    return CodeEmbedding((*codes, "LAB"), np.array([1.0] * len(codes) + [50 + 10 * severity], np.float32), numeric)
+    return CodeEmbedding(
+        (*codes, "LAB"), np.array([1.0] * len(codes) + [50 + 10 * severity], np.float32), numeric
+    )
 
 
 def split(samples: Samples, *sizes: int) -> list[Samples]:
@@ -73,14 +118,25 @@ def with_inputs(samples: Samples, inputs: Mapping[Modality, EmbeddingTable]) -> 
 
 @dataclass(frozen=True, slots=True)
 class SlowCox:
-    """Value of the negative log partial likelihood, summed over events, and its gradient in the log-hazards."""
+    """Value of the negative log partial likelihood, summed over events, and its gradient in the
+    log-hazards.
+    """
 
     value: float
     gradient: np.ndarray
 
 
-def slow_cox(hazard: np.ndarray, time: np.ndarray, event: np.ndarray, ties: str = "efron", valid: np.ndarray | None = None) -> SlowCox:
-    """The definition, event after event, each risk set summed afresh; in log space, so that it holds at any size of the hazards."""
+def slow_cox(
+    hazard: np.ndarray,
+    time: np.ndarray,
+    event: np.ndarray,
+    ties: str = "efron",
+    valid: np.ndarray | None = None,
+) -> SlowCox:
+    """The definition, event after event, each risk set summed afresh.
+
+    In log space, so that it holds at any size of the hazards.
+    """
     there = np.ones(len(time), bool) if valid is None else np.asarray(valid)
     gradient, value = np.zeros(len(time)), 0.0
     for now in np.unique(time[(event == 1) & there]):

@@ -44,7 +44,9 @@ def predicted_survival(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return time, status.astype(int), np.column_stack(survival)
 
 
-def simulated(seed: int, n: int = 300, *, ties: bool = False, causes: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulated(
+    seed: int, n: int = 300, *, ties: bool = False, causes: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return time, event (codes up to `causes`) and the log-hazard."""
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)

@@ -6,9 +6,17 @@ import numpy as np
 
 
 def loop_concordance(
-    time: np.ndarray, event: np.ndarray, risk: np.ndarray, *, case_weight: np.ndarray | None = None, cause: int | None = None
+    time: np.ndarray,
+    event: np.ndarray,
+    risk: np.ndarray,
+    *,
+    case_weight: np.ndarray | None = None,
+    cause: int | None = None,
 ) -> float:
-    """Return the concordance, one pair after the other; with a cause a competing event makes a control of every case."""
+    """Return the concordance, one pair after the other.
+
+    With a cause a competing event makes a control of every case.
+    """
     time = time if cause is None else np.where((event != 0) & (event != cause), np.inf, time)
     case = event == (cause or 1)
     credit = total = 0.0
@@ -17,12 +25,19 @@ def loop_concordance(
             if time[i] < time[j] or (time[i] == time[j] and not case[j]):
                 weight = 1.0 if case_weight is None else case_weight[i]
                 total += weight
-                credit += weight * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
+                credit += weight * (
+                    1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
+                )
     return credit / total
 
 
-def loop_concordance_ipcw(time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, *, tau: float) -> float:
-    """Return Uno's concordance of a cause: a control with a competing event before the case weighs 1 / G of its own time."""
+def loop_concordance_ipcw(
+    time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, *, tau: float
+) -> float:
+    """Return Uno's concordance of a cause.
+
+    A control with a competing event before the case weighs 1 / G of its own time.
+    """
     inverse = np.array([1 / loop_censoring(time, event == 0, at, inclusive=False) for at in time])
     credit = total = 0.0
     for i in np.flatnonzero((event == cause) & (time < tau)):
@@ -31,7 +46,9 @@ def loop_concordance_ipcw(time: np.ndarray, event: np.ndarray, risk: np.ndarray,
             if later or event[j] not in (0, cause):
                 weight = inverse[i] * inverse[i if later else j]
                 total += weight
-                credit += weight * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
+                credit += weight * (
+                    1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
+                )
     return credit / total
 
 
@@ -55,7 +72,9 @@ def loop_incidence(time: np.ndarray, event: np.ndarray, horizon: float, cause: i
     return incidence
 
 
-def loop_brier(time: np.ndarray, event: np.ndarray, survival: np.ndarray, at: float, cause: int | None = None) -> float:
+def loop_brier(
+    time: np.ndarray, event: np.ndarray, survival: np.ndarray, at: float, cause: int | None = None
+) -> float:
     """Return the Brier score, one subject after the other."""
     censored = (event != 1) if cause is None else (event == 0)
     total = 0.0
@@ -63,7 +82,9 @@ def loop_brier(time: np.ndarray, event: np.ndarray, survival: np.ndarray, at: fl
         if own > at:
             total += (1 - value) ** 2 / loop_censoring(time, censored, at, inclusive=True)
         elif not gone:
-            total += (float(code == (cause or 1)) - (1 - value)) ** 2 / loop_censoring(time, censored, own, inclusive=False)
+            total += (float(code == (cause or 1)) - (1 - value)) ** 2 / loop_censoring(
+                time, censored, own, inclusive=False
+            )
     return total / len(time)
 
 
@@ -78,12 +99,23 @@ def loop_auc(time: np.ndarray, event: np.ndarray, risk: np.ndarray, at: float) -
     return credit / total
 
 
-def loop_antolini(time: np.ndarray, event: np.ndarray, survival: np.ndarray, times: np.ndarray, method: str, steps: str) -> float:
+def loop_antolini(
+    time: np.ndarray,
+    event: np.ndarray,
+    survival: np.ndarray,
+    times: np.ndarray,
+    method: str,
+    steps: str,
+) -> float:
     """Return Antolini's concordance, one ordered pair after the other."""
     equal = 0.0 if method == "antolini" else 0.5
     credit = total = 0.0
     for i in range(len(time)):
-        position = np.searchsorted(times, time[i], side="right") - 1 if steps == "post" else np.searchsorted(times, time[i])
+        position = (
+            np.searchsorted(times, time[i], side="right") - 1
+            if steps == "post"
+            else np.searchsorted(times, time[i])
+        )
         column = min(max(position, 0), len(times) - 1)
         for j in range(len(time)):
             earned = _antolini_credit(i, j, time, event, survival[:, column], method, equal)
@@ -92,7 +124,15 @@ def loop_antolini(time: np.ndarray, event: np.ndarray, survival: np.ndarray, tim
     return credit / total
 
 
-def _antolini_credit(i: int, j: int, time: np.ndarray, event: np.ndarray, survival: np.ndarray, method: str, equal: float) -> float | None:
+def _antolini_credit(
+    i: int,
+    j: int,
+    time: np.ndarray,
+    event: np.ndarray,
+    survival: np.ndarray,
+    method: str,
+    equal: float,
+) -> float | None:
     tied, same = time[i] == time[j], survival[i] == survival[j]
     if i != j and event[i] == 1 and (time[i] < time[j] or (tied and event[j] != 1)):
         return 1.0 if survival[i] < survival[j] else equal if same else 0.0
@@ -103,6 +143,14 @@ def _antolini_credit(i: int, j: int, time: np.ndarray, event: np.ndarray, surviv
     return 1.0 if survival[i] > survival[j] else equal if same else 0.0
 
 
-def loop_baseline(time: np.ndarray, event: np.ndarray, relative_hazard: np.ndarray, at: float) -> float:
+def loop_baseline(
+    time: np.ndarray, event: np.ndarray, relative_hazard: np.ndarray, at: float
+) -> float:
     """Return Breslow's cumulative baseline hazard."""
-    return float(sum(((time == s) & (event == 1)).sum() / relative_hazard[time >= s].sum() for s in np.unique(time[event == 1]) if s <= at))
+    return float(
+        sum(
+            ((time == s) & (event == 1)).sum() / relative_hazard[time >= s].sum()
+            for s in np.unique(time[event == 1])
+            if s <= at
+        )
+    )

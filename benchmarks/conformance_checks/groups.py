@@ -32,17 +32,29 @@ def _() -> Iterator[float]:
         time, event, _ = linear_predictor(name)
         expected, curve = golden()[name]["km"], metrics.kaplan_meier(time, event)
         last = np.searchsorted(curve.times, expected["times"], side="right") - 1
-        yield gap([curve.survival[last], curve.standard_error[last]], [expected["surv"], expected["se"]])
+        yield gap(
+            [curve.survival[last], curve.standard_error[last]], [expected["surv"], expected["se"]]
+        )
 
 
 @check("kaplan_meier", "median_follow_up", against=LIFELINES)
 def _() -> Iterator[float]:
     for time, event, _ in cohorts():
         curve = metrics.kaplan_meier(time, event)
-        yield gap(curve.survival, kaplan_meier_fit(time, event).survival_function_at_times(curve.times))
-    for seed in range(5):  # no time with both an event and a censoring: lifelines turned round would not let events leave first
+        yield gap(
+            curve.survival, kaplan_meier_fit(time, event).survival_function_at_times(curve.times)
+        )
+    for seed in range(
+        5
+        # no time with both an event and a censoring: lifelines turned round would not let events
+        # leave
+        # first
+    ):
         time, event, _ = simulated(seed)
-        yield gap(metrics.median_follow_up(time, event), kaplan_meier_fit(time, 1 - event).median_survival_time_)
+        yield gap(
+            metrics.median_follow_up(time, event),
+            kaplan_meier_fit(time, 1 - event).median_survival_time_,
+        )
 
 
 @check("event_probability", against=R, quantity="estimate and Greenwood's error")
@@ -68,8 +80,15 @@ def _() -> Iterator[float]:
 def _() -> Iterator[float]:
     for seed in range(4):
         time, event, _ = simulated(seed, causes=2)
-        theirs = lifelines.AalenJohansenFitter(calculate_variance=False).fit(time, event, event_of_interest=1).cumulative_density_
-        yield gap(metrics.aalen_johansen(time, event).at(theirs.index.to_numpy()[1:]), theirs.to_numpy()[1:, 0])
+        theirs = (
+            lifelines.AalenJohansenFitter(calculate_variance=False)
+            .fit(time, event, event_of_interest=1)
+            .cumulative_density_
+        )
+        yield gap(
+            metrics.aalen_johansen(time, event).at(theirs.index.to_numpy()[1:]),
+            theirs.to_numpy()[1:, 0],
+        )
 
 
 @check("aalen_johansen", "event_probability", against=LOOP, quantity="estimate, by cause")
@@ -77,18 +96,36 @@ def _() -> Iterator[float]:
     for time, event, _ in small(causes=2):
         for cause in (1, 2):
             slow = loop_incidence(time, event, HORIZON, cause)
-            yield gap(metrics.aalen_johansen(time, event, cause=cause).at(np.array([HORIZON])), slow)
+            yield gap(
+                metrics.aalen_johansen(time, event, cause=cause).at(np.array([HORIZON])), slow
+            )
             yield gap(metrics.event_probability(time, event, HORIZON, cause=cause).estimate, slow)
 
 
-@check("restricted_mean", "restricted_mean_difference", against=LIFELINES, quantity="estimate, relative")
+@check(
+    "restricted_mean",
+    "restricted_mean_difference",
+    against=LIFELINES,
+    quantity="estimate, relative",
+)
 def _() -> Iterator[float]:
     for time, event, risk in cohorts():
         high, tau = risk > np.median(risk), np.quantile(time, 0.5)
-        means = [restricted_mean_survival_time(kaplan_meier_fit(time[rows], event[rows]), tau) for rows in (high, ~high)]
-        ours = [metrics.restricted_mean(time[rows], event[rows], tau).estimate for rows in (high, ~high)]
+        means = [
+            restricted_mean_survival_time(kaplan_meier_fit(time[rows], event[rows]), tau)
+            for rows in (high, ~high)
+        ]
+        ours = [
+            metrics.restricted_mean(time[rows], event[rows], tau).estimate for rows in (high, ~high)
+        ]
         yield relative(ours, means)
-        yield abs(metrics.restricted_mean_difference(time, event, high, tau).difference - (means[0] - means[1])) / means[0]
+        yield (
+            abs(
+                metrics.restricted_mean_difference(time, event, high, tau).difference
+                - (means[0] - means[1])
+            )
+            / means[0]
+        )
 
 
 @check("log_rank", "risk_groups", against=R, quantity="statistic of a median split, relative")
@@ -98,10 +135,17 @@ def _() -> Iterator[float]:
         expected = golden()[name]["logrank_median_split"]["chisq"]
         yield relative(metrics.log_rank(time, event, risk > np.median(risk)).statistic, expected)
         cut = [float(np.nextafter(np.median(risk), np.inf))]
-        yield relative(metrics.risk_groups(time, event, risk, thresholds=cut).log_rank.statistic, expected)
+        yield relative(
+            metrics.risk_groups(time, event, risk, thresholds=cut).log_rank.statistic, expected
+        )
 
 
-@check("log_rank", against=LIFELINES, quantity="statistic of 2, 3 and 5 groups, relative", tolerance=1e-9)
+@check(
+    "log_rank",
+    against=LIFELINES,
+    quantity="statistic of 2, 3 and 5 groups, relative",
+    tolerance=1e-9,
+)
 def _() -> Iterator[float]:
     for time, event, risk in cohorts():
         for count in (2, 3, 5):
@@ -110,19 +154,39 @@ def _() -> Iterator[float]:
             yield relative(metrics.log_rank(time, event, group).statistic, theirs)
 
 
-@check("net_benefit", "compare_net_benefit", against=LIFELINES, quantity="its formula over Kaplan-Meier")
+@check(
+    "net_benefit",
+    "compare_net_benefit",
+    against=LIFELINES,
+    quantity="its formula over Kaplan-Meier",
+)
 def _() -> Iterator[float]:
     for name in SETS:
         time, event, survival = predicted_survival(name)
         at, predicted = golden()[name]["km"]["times"][1], 1 - survival[:, 1]
         thresholds = np.quantile(predicted, [0.1, 0.5, 0.8])
-        slow = np.array([_net_benefit(time, event, predicted >= threshold, at, threshold) for threshold in thresholds])
+        slow = np.array(
+            [
+                _net_benefit(time, event, predicted >= threshold, at, threshold)
+                for threshold in thresholds
+            ]
+        )
         yield gap(metrics.net_benefit(time, event, predicted, at, thresholds).estimate, slow)
         other = 1 - (1 - predicted) ** 1.2
-        worse = np.array([_net_benefit(time, event, other >= threshold, at, threshold) for threshold in thresholds])
-        yield gap(metrics.compare_net_benefit(time, event, predicted, other, at, thresholds).difference, slow - worse)
+        worse = np.array(
+            [
+                _net_benefit(time, event, other >= threshold, at, threshold)
+                for threshold in thresholds
+            ]
+        )
+        yield gap(
+            metrics.compare_net_benefit(time, event, predicted, other, at, thresholds).difference,
+            slow - worse,
+        )
 
 
-def _net_benefit(time: np.ndarray, event: np.ndarray, treated: np.ndarray, horizon: float, threshold: float) -> float:
+def _net_benefit(
+    time: np.ndarray, event: np.ndarray, treated: np.ndarray, horizon: float, threshold: float
+) -> float:
     alive = float(kaplan_meier_fit(time[treated], event[treated]).predict(horizon))
     return float(((1 - alive) - alive * threshold / (1 - threshold)) * treated.mean())

@@ -16,7 +16,11 @@ from sksurv import metrics as sksurv
 from concordant import metrics
 from concordant.metrics.censoring import Convention
 from conformance_checks.cohorts import ROOT, SETS, golden
-from conformance_checks.peers import curve_that_competing_events_lower, stored_versions, without_controls_censored_at_the_case
+from conformance_checks.peers import (
+    curve_that_competing_events_lower,
+    stored_versions,
+    without_controls_censored_at_the_case,
+)
 from conformance_checks.registry import CHECKS, Check
 
 LARGE, TICK = 1_000_000, 0.25  # of the cohort that shows what ties do
@@ -44,14 +48,25 @@ def findings() -> list[Finding]:
         for one in CHECKS:
             differences = list(one.differences())
             made.append(Finding(one, len(differences), max(differences, default=np.inf)))
-            print(*one.functions, one.against, one.quantity, f"{made[-1].largest:.1e}", "" if made[-1].passed else "ABOVE", flush=True)
+            print(
+                *one.functions,
+                one.against,
+                one.quantity,
+                f"{made[-1].largest:.1e}",
+                "" if made[-1].passed else "ABOVE",
+                flush=True,
+            )
     return made
 
 
 def uncovered() -> list[str]:
     """Return the functions of `concordant.metrics` that no comparison names."""
     named = {name for one in CHECKS for name in one.functions}
-    return sorted(name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name)) and name not in named)
+    return sorted(
+        name
+        for name in metrics.__all__
+        if inspect.isfunction(getattr(metrics, name)) and name not in named
+    )
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -71,7 +86,9 @@ def comparison_table(made: list[Finding]) -> str:
                 one.check.against,
                 one.check.quantity,
                 one.count,
-                ("0" if one.largest == 0 else f"{one.largest:.1e}") if one.passed else f"**{one.largest:.1e}**",
+                ("0" if one.largest == 0 else f"{one.largest:.1e}")
+                if one.passed
+                else f"**{one.largest:.1e}**",
                 f"{one.check.tolerance:g}",
             ]
             for one in sorted(made, key=lambda one: one.check.functions[0])
@@ -80,48 +97,94 @@ def comparison_table(made: list[Finding]) -> str:
 
 
 def tie_bias() -> str:
-    """Return how far G(T-) and G(T) are from Uno's C without censoring, in one large cohort with tied times."""
+    """Return how far G(T-) and G(T) are from Uno's C without censoring, in one large cohort with
+    tied times.
+    """
     generator = np.random.default_rng(11)
     signal = generator.normal(size=LARGE)
-    event_time, risk = np.ceil(generator.exponential(np.exp(-signal)) / TICK) * TICK, signal + generator.normal(size=LARGE)
+    event_time, risk = (
+        np.ceil(generator.exponential(np.exp(-signal)) / TICK) * TICK,
+        signal + generator.normal(size=LARGE),
+    )
     rows = []
-    for last in (12, 6, 3):  # censoring is uniform on the first so many ticks, so that more of those left are censored later on
+    for last in (
+        12,
+        6,
+        3,
+        # censoring is uniform on the first so many ticks, so that more of those left are censored
+        # later
+        # on
+    ):
         end = generator.integers(1, last + 1, LARGE) * TICK
         time, event, tau = np.minimum(event_time, end), event_time <= end, last * TICK
         truth = metrics.concordance_index(event_time, event_time < tau, risk).estimate
         errors = [
-            metrics.concordance_index_ipcw(time, event, risk, tau=tau, convention=convention).estimate - truth
+            metrics.concordance_index_ipcw(
+                time, event, risk, tau=tau, convention=convention
+            ).estimate
+            - truth
             for convention in get_args(Convention)
         ]
-        rows.append([f"{1 - event.mean():.0%}", f"{truth:.4f}", *(f"{error:+.4f}" for error in errors)])
-    return table(["censored", "C without censoring", *(f"error with {read}" for read in ("G(T-)", "G(T)"))], rows)
+        rows.append(
+            [f"{1 - event.mean():.0%}", f"{truth:.4f}", *(f"{error:+.4f}" for error in errors)]
+        )
+    return table(
+        ["censored", "C without censoring", *(f"error with {read}" for read in ("G(T-)", "G(T)"))],
+        rows,
+    )
 
 
 def cause_bias() -> str:
-    """Return how far three readings of Uno's C of a cause are from its value without censoring, in one large cohort each."""
+    """Return how far three readings of Uno's C of a cause are from its value without censoring,
+    in one large cohort each.
+    """
     rows, tau = [], 1.0
     for tick, last in ((None, 6), (None, 2), (TICK, 6), (TICK, 2)):
         event_time, cause, end, risk = cohort_of_two_causes(tick, last)
-        is_case = (cause == 1) & (event_time < tau)  # without censoring everyone else is a control of every case
-        truth = metrics.concordance_index(np.where(is_case, event_time, tau), is_case, risk).estimate
+        is_case = (cause == 1) & (
+            event_time < tau
+        )  # without censoring everyone else is a control of every case
+        truth = metrics.concordance_index(
+            np.where(is_case, event_time, tau), is_case, risk
+        ).estimate
         time, event = np.minimum(event_time, end), np.where(event_time <= end, cause, 0)
         low = curve_that_competing_events_lower(time, event)
         found = [
             metrics.concordance_index_ipcw(time, event, risk, tau=tau, cause=1).estimate,
             without_controls_censored_at_the_case(time, event, risk, tau=tau, cause=1),
-            metrics.concordance_index_ipcw(time, event, risk, tau=tau, cause=1, censoring=low).estimate,
+            metrics.concordance_index_ipcw(
+                time, event, risk, tau=tau, cause=1, censoring=low
+            ).estimate,
         ]
         times = "all different" if tick is None else f"rounded up to {tick:g}"
-        rows.append([times, f"{(event == 0).mean():.0%}", f"{truth:.4f}", *(f"{one - truth:+.4f}" for one in found)])
-    heads = ["error of ours", "without controls censored at the case's time", "competing events counted as censored"]
+        rows.append(
+            [
+                times,
+                f"{(event == 0).mean():.0%}",
+                f"{truth:.4f}",
+                *(f"{one - truth:+.4f}" for one in found),
+            ]
+        )
+    heads = [
+        "error of ours",
+        "without controls censored at the case's time",
+        "competing events counted as censored",
+    ]
     return table(["times", "censored", "C without censoring", *heads], rows)
 
 
-def cohort_of_two_causes(tick: float | None, last: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return times and codes of the first event, ends of follow-up (uniform until `last`) and a risk of the first cause."""
+def cohort_of_two_causes(
+    tick: float | None, last: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return times and codes of the first event, ends of follow-up (uniform until `last`) and a
+    risk of the first cause.
+    """
     generator = np.random.default_rng(13)
     signal, other = generator.normal(size=(2, LARGE))
-    first, second = generator.exponential(np.exp(-signal)), generator.exponential(np.exp(-0.5 * signal - other))
+    first, second = (
+        generator.exponential(np.exp(-signal)),
+        generator.exponential(np.exp(-0.5 * signal - other)),
+    )
     event_time, end = np.minimum(first, second), generator.uniform(0, last, LARGE)
     if tick is not None:
         event_time, end = np.ceil(event_time / tick) * tick, np.ceil(end / tick) * tick
@@ -138,21 +201,33 @@ def read_csv(name: str) -> list[dict[str, str]]:
 
 
 def study_tables(rows: list[dict[str, str]]) -> str:
-    """Return the simulation study: one line per quantity and design, one column per censoring and ties."""
+    """Return the simulation study.
+
+    One line per quantity and design, one column per censoring and ties.
+    """
     if not rows:
         return "Not run yet: `python benchmarks/inference_study.py`."
     cells = sorted({(row["censoring"], row["ties"]) for row in rows})
     lines: dict[tuple[str, str], dict[tuple[str, str], dict[str, str]]] = {}
     for row in rows:
         lines.setdefault((row["quantity"], row["design"]), {})[row["censoring"], row["ties"]] = row
-    wide = [cell for cell in cells if sum(cell in found for found in lines.values()) > len(lines) / 2]
+    wide = [
+        cell for cell in cells if sum(cell in found for found in lines.values()) > len(lines) / 2
+    ]
     several = {key: found for key, found in lines.items() if len(found) > 1}
-    single = [found_row for found in lines.values() if len(found) == 1 for found_row in found.values()]
+    single = [
+        found_row for found in lines.values() if len(found) == 1 for found_row in found.values()
+    ]
     heads = [f"{censoring} censored{', ties' if ties == 'yes' else ''}" for censoring, ties in wide]
     first = table(
         ["quantity", "design", "replicates", *heads, "bounds"],
         (
-            [*key, shared(found, "replicates"), *(value_cell(found.get(cell)) for cell in wide), bounds_cell(found)]
+            [
+                *key,
+                shared(found, "replicates"),
+                *(value_cell(found.get(cell)) for cell in wide),
+                bounds_cell(found),
+            ]
             for key, found in several.items()
         ),
     )
@@ -188,7 +263,9 @@ def shared(found: dict[tuple[str, str], dict[str, str]], column: str) -> str:
 
 def bounds_cell(found: dict[tuple[str, str], dict[str, str]]) -> str:
     """Return the bounds of a line, cell by cell where they differ."""
-    bounds = dict.fromkeys((float(row["bound_low"]), float(row["bound_high"])) for row in found.values())
+    bounds = dict.fromkeys(
+        (float(row["bound_low"]), float(row["bound_high"])) for row in found.values()
+    )
     return "; ".join(bounds_text(low, high) for low, high in bounds)
 
 
@@ -201,7 +278,11 @@ def bounds_text(low: float, high: float) -> str:
 
 def benchmark_table(rows: list[dict[str, str]]) -> str:
     """Return the benchmark as it was written."""
-    return table(rows[0], (row.values() for row in rows)) if rows else "Not run yet: `python benchmarks/metrics.py`."
+    return (
+        table(rows[0], (row.values() for row in rows))
+        if rows
+        else "Not run yet: `python benchmarks/metrics.py`."
+    )
 
 
 def page(made: list[Finding]) -> str:
@@ -209,7 +290,9 @@ def page(made: list[Finding]) -> str:
     study = read_csv("inference_study.csv")
     outside = sum(row["passed"] != "yes" for row in study)
     above = [one for one in made if not one.passed]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scikit-survival", "lifelines", "scipy"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("numpy", "scikit-survival", "lifelines", "scipy")
+    )
     r = golden()["meta"]
     missing = ", ".join(f"`{name}`" for name in uncovered()) or "none"
     return PAGE.format(
@@ -218,16 +301,22 @@ def page(made: list[Finding]) -> str:
         n_sets=len(SETS),
         n_checks=len(made),
         n_numbers=sum(one.count for one in made),
-        verdict="All are within what is allowed." if not above else f"**Above what is allowed (bold): {len(above)}.**",
+        verdict="All are within what is allowed."
+        if not above
+        else f"**Above what is allowed (bold): {len(above)}.**",
         missing=missing,
         comparisons=comparison_table(made),
         tie_bias=tie_bias(),
         cause_bias=cause_bias(),
         peers=stored_versions(),
-        tied_tol=inspect.signature(sksurv.concordance_index_censored).parameters["tied_tol"].default,
+        tied_tol=inspect.signature(sksurv.concordance_index_censored)
+        .parameters["tied_tol"]
+        .default,
         study=study_tables(study),
         n_study=len(study),
-        study_verdict="All are within their bounds." if not outside else f"**Outside their bounds (bold): {outside}.**",
+        study_verdict="All are within their bounds."
+        if not outside
+        else f"**Outside their bounds (bold): {outside}.**",
         benchmark=benchmark_table(read_csv("metrics.csv")),
     )
 

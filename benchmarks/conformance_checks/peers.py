@@ -1,4 +1,7 @@
-"""Uno's concordance of a cause against packages that are no dependency; what they gave is kept in benchmarks/conformance_peers.csv."""
+"""Uno's concordance of a cause against packages that are no dependency.
+
+What they gave is kept in benchmarks/conformance_peers.csv.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +38,29 @@ class Asked(NamedTuple):
         return len(np.unique(self.time)) < len(self.time)
 
 
-def ask_greenwood(time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, tau: float | None) -> float:
-    """Return greenwood's index; its codes are the levels of a categorical, numbers are read as R's 1 = censored, 2 = observed."""
+def ask_greenwood(
+    time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, tau: float | None
+) -> float:
+    """Return greenwood's index.
+
+    Its codes are the levels of a categorical, numbers are read as R's 1 = censored, 2 = observed.
+    """
     greenwood = importlib.import_module(GREENWOOD)
-    outcome = greenwood.Surv(time, event=pd.Categorical.from_codes(event, categories=["censored", *map(str, CAUSES)]))
+    outcome = greenwood.Surv(
+        time, event=pd.Categorical.from_codes(event, categories=["censored", *map(str, CAUSES)])
+    )
     return float(greenwood.concordance_index_incidence(outcome, risk, cause=cause, tau=tau))
 
 
-def ask_comprisk(time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, tau: float | None) -> float:
+def ask_comprisk(
+    time: np.ndarray, event: np.ndarray, risk: np.ndarray, cause: int, tau: float | None
+) -> float:
     """Return comprisk's index, no case left out for its weight."""
-    return float(importlib.import_module(COMPRISK).concordance_index_ci(event, time, risk, cause=cause, tau=tau, gmin="none").estimate)
+    return float(
+        importlib.import_module(COMPRISK)
+        .concordance_index_ci(event, time, risk, cause=cause, tau=tau, gmin="none")
+        .estimate
+    )
 
 
 def store() -> None:
@@ -57,7 +73,9 @@ def store() -> None:
         for tau in TAUS
     ]
     with STORED.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["package", "version", "cohort", "cause", "tau", "estimate"], *asked])
+        csv.writer(file, lineterminator="\n").writerows(
+            [["package", "version", "cohort", "cause", "tau", "estimate"], *asked]
+        )
 
 
 def stored_rows() -> list[dict[str, str]]:
@@ -76,21 +94,35 @@ def _asked(package: str) -> Iterator[Asked]:
     for row in stored_rows():
         if row["package"] == package:
             tau = float(row["tau"]) if row["tau"] else None
-            yield Asked(*cohorts[int(row["cohort"])], int(row["cause"]), tau, float(row["estimate"]))
+            yield Asked(
+                *cohorts[int(row["cohort"])], int(row["cause"]), tau, float(row["estimate"])
+            )
 
 
 def _until(tau: float | None) -> float | None:
     return None if tau is None else float(np.nextafter(tau, np.inf))
 
 
-def without_controls_censored_at_the_case(time: np.ndarray, event: np.ndarray, risk: np.ndarray, *, cause: int, tau: float | None) -> float:
-    """Return the index over greenwood's pairs: who is censored at the time of a case is no control of it."""
+def without_controls_censored_at_the_case(
+    time: np.ndarray, event: np.ndarray, risk: np.ndarray, *, cause: int, tau: float | None
+) -> float:
+    """Return the index over greenwood's pairs.
+
+    Who is censored at the time of a case is no control of it.
+    """
     earlier = np.where(event == 0, np.nextafter(time, 0), time)
-    return metrics.concordance_index_ipcw(earlier, event, risk, tau=tau, cause=cause, censoring=(time, event)).estimate
+    return metrics.concordance_index_ipcw(
+        earlier, event, risk, tau=tau, cause=cause, censoring=(time, event)
+    ).estimate
 
 
-def curve_that_competing_events_lower(time: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outcomes of which comprisk's censoring curve is the Kaplan-Meier curve: every code but 1 is censored."""
+def curve_that_competing_events_lower(
+    time: np.ndarray, event: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outcomes of which comprisk's censoring curve is the Kaplan-Meier curve.
+
+    Every code but 1 is censored.
+    """
     return time, event == 1
 
 
@@ -98,22 +130,39 @@ def curve_that_competing_events_lower(time: np.ndarray, event: np.ndarray) -> tu
 def _() -> Iterator[float]:
     for one in _asked(GREENWOOD):
         if not one.tied:
-            ours = metrics.concordance_index_ipcw(one.time, one.event, one.risk, tau=_until(one.tau), cause=one.cause)
+            ours = metrics.concordance_index_ipcw(
+                one.time, one.event, one.risk, tau=_until(one.tau), cause=one.cause
+            )
             yield gap(ours.estimate, one.estimate)
 
 
-@check("concordance_index_ipcw", against=GREENWOOD, quantity="estimate by cause, without controls censored at the case's time")
+@check(
+    "concordance_index_ipcw",
+    against=GREENWOOD,
+    quantity="estimate by cause, without controls censored at the case's time",
+)
 def _() -> Iterator[float]:
     for one in _asked(GREENWOOD):
-        ours = without_controls_censored_at_the_case(one.time, one.event, one.risk, tau=_until(one.tau), cause=one.cause)
+        ours = without_controls_censored_at_the_case(
+            one.time, one.event, one.risk, tau=_until(one.tau), cause=one.cause
+        )
         yield gap(ours, one.estimate)
 
 
-@check("concordance_index_ipcw", against=COMPRISK, quantity="estimate by cause, no tied times, its censoring curve, no control beyond tau")
+@check(
+    "concordance_index_ipcw",
+    against=COMPRISK,
+    quantity="estimate by cause, no tied times, its censoring curve, no control beyond tau",
+)
 def _() -> Iterator[float]:
     for one in _asked(COMPRISK):
         if not one.tied:
             kept = one.time < (one.tau or np.inf)
-            outcomes, curve = (one.time[kept], one.event[kept]), curve_that_competing_events_lower(one.time, one.event)
-            ours = metrics.concordance_index_ipcw(*outcomes, one.risk[kept], cause=one.cause, censoring=curve)
+            outcomes, curve = (
+                (one.time[kept], one.event[kept]),
+                curve_that_competing_events_lower(one.time, one.event),
+            )
+            ours = metrics.concordance_index_ipcw(
+                *outcomes, one.risk[kept], cause=one.cause, censoring=curve
+            )
             yield gap(ours.estimate, one.estimate)

@@ -37,8 +37,13 @@ class Check:
 CHECKS: list[Check] = []
 
 
-def check(*functions: str, against: str, quantity: str = "estimate", tolerance: float = EXACT) -> Callable[..., Any]:
-    """Register a comparison; the function under it yields absolute differences unless the quantity says otherwise."""
+def check(
+    *functions: str, against: str, quantity: str = "estimate", tolerance: float = EXACT
+) -> Callable[..., Any]:
+    """Register a comparison.
+
+    The function under it yields absolute differences unless the quantity says otherwise.
+    """
 
     def register(differences: Callable[[], Iterator[float]]) -> Callable[[], Iterator[float]]:
         CHECKS.append(Check(functions, against, quantity, tolerance, differences))

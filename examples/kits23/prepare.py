@@ -1,14 +1,18 @@
-"""Write the KiTS23 kidney-tumour patients in concordant's own formats: masks, pre-operative records, cohort tables, study files.
+"""Write the KiTS23 kidney-tumour patients in concordant's own formats.
+
+Masks, pre-operative records, cohort tables, study files.
 
 Usage:
     python examples/kits23/prepare.py --data ../shared/data --out work/kits23
 
-Everything the index date (the day of the operation) could not have known stays out: only the fields of `FIELDS` are ever read
-from a record. What follows the operation predicts survival better than the record before it, and radiographic size, the risk score
-and the cytoreductive flag restate the scan.
+Everything the index date (the day of the operation) could not have known stays out: only the fields
+of `FIELDS` are ever read from a record. What follows the operation predicts survival better than
+the record before it, and radiographic size, the risk score and the cytoreductive flag restate the
+scan.
 
-The source gives days relative to the operation and no calendar date, so every operation is dated `SURGERY`. `folds.csv` and the
-masks come from the data folder (see PROVENANCE.md there); the images' licence is CC BY-NC-SA 4.0, and the masks inherit it.
+The source gives days relative to the operation and no calendar date, so every operation is dated
+`SURGERY`. `folds.csv` and the masks come from the data folder (see PROVENANCE.md there); the
+images' licence is CC BY-NC-SA 4.0, and the masks inherit it.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ STUDY_FILES = ("study.yaml", "temporal.yaml")
 
 CATEGORIES = ("smoking_history", "chewing_tobacco_use", "alcohol_use")
 NUMBERS = ("bmi", "age_when_quit_smoking", "pack_years")
-FIELDS = frozenset({"age_at_nephrectomy", "gender", "comorbidities", "last_preop_egfr", *CATEGORIES, *NUMBERS})
+FIELDS = frozenset(
+    {"age_at_nephrectomy", "gender", "comorbidities", "last_preop_egfr", *CATEGORIES, *NUMBERS}
+)
 """The pre-operative fields: nothing else of a record is read."""
 
 
@@ -57,8 +63,16 @@ def events_of(record: Mapping[str, Any]) -> list[Event]:
         Event(None, f"GENDER//{record['gender']}"),
         Event(SURGERY - timedelta(days=365.25 * record["age_at_nephrectomy"]), "MEDS_BIRTH"),
         *_egfr(egfr.get("value"), egfr.get("days_before_nephrectomy")),
-        *(Event(SURGERY, f"COMORBIDITY//{name}") for name, present in record["comorbidities"].items() if present),
-        *(Event(SURGERY, f"{field.upper()}//{record[field]}") for field in CATEGORIES if record[field] is not None),
+        *(
+            Event(SURGERY, f"COMORBIDITY//{name}")
+            for name, present in record["comorbidities"].items()
+            if present
+        ),
+        *(
+            Event(SURGERY, f"{field.upper()}//{record[field]}")
+            for field in CATEGORIES
+            if record[field] is not None
+        ),
         *_number("BMI", record["bmi"]),
         *_number("PACK_YEARS", record["pack_years"]),
         *_number("AGE_WHEN_QUIT_SMOKING", record["age_when_quit_smoking"]),
@@ -69,7 +83,10 @@ def events_of(record: Mapping[str, Any]) -> list[Event]:
 def _only_preoperative(record: Mapping[str, Any]) -> None:
     foreign = set(record) - FIELDS
     if foreign:
-        raise ValueError(f"{', '.join(sorted(foreign))}: not known before the operation; only {', '.join(sorted(FIELDS))} may be read")
+        raise ValueError(
+            f"{', '.join(sorted(foreign))}: not known before the operation; only "
+            f"{', '.join(sorted(FIELDS))} may be read"
+        )
 
 
 def _number(code: str, value: float | None) -> Iterator[Event]:
@@ -78,9 +95,12 @@ def _number(code: str, value: float | None) -> Iterator[Event]:
 
 
 def _egfr(value: float | str | None, days_before: int | None) -> Iterator[Event]:
-    """Yield the kidney function at its own date; a dated measurement without a value stays a measurement without a value.
+    """Yield the kidney function at its own date.
 
-    A string such as ">=90" (older releases) becomes its bound; a value without a date was known on the day of the operation.
+    A dated measurement without a value stays a measurement without a value.
+
+    A string such as ">=90" (older releases) becomes its bound; a value without a date was known on
+    the day of the operation.
     """
     if value is None and days_before is None:
         return
@@ -105,16 +125,25 @@ def read_records(data: Path) -> dict[str, dict[str, Any]]:
     return {case["case_id"]: {field: case[field] for field in FIELDS} for case in cases}
 
 
-def cohort_table(patients: pl.DataFrame, records: Mapping[str, Mapping[str, Any]], scans: str) -> pl.DataFrame:
-    """Return a cohort table without splits; `scans` is the folder of the masks, relative to the table."""
+def cohort_table(
+    patients: pl.DataFrame, records: Mapping[str, Mapping[str, Any]], scans: str
+) -> pl.DataFrame:
+    """Return a cohort table without splits.
+
+    `scans` is the folder of the masks, relative to the table.
+    """
     return patients.with_columns(
         prediction_time=pl.lit(SURGERY).cast(pl.Datetime("us")),
         split=pl.lit(None, pl.String),
         site=pl.lit("umn"),
         ct_path=pl.lit(f"{scans}/") + pl.col("sample_id") + ".nii.gz",
-        age=pl.Series([float(records[case]["age_at_nephrectomy"]) for case in patients["sample_id"]]),
+        age=pl.Series(
+            [float(records[case]["age_at_nephrectomy"]) for case in patients["sample_id"]]
+        ),
         gender=pl.Series([records[case]["gender"] for case in patients["sample_id"]]),
-        release=pl.when(pl.col("subject_id") < FIRST_CASE_OF_2021).then(pl.lit("2019")).otherwise(pl.lit("2021")),
+        release=pl.when(pl.col("subject_id") < FIRST_CASE_OF_2021)
+        .then(pl.lit("2019"))
+        .otherwise(pl.lit("2021")),
     )
 
 
@@ -137,14 +166,21 @@ def write_meds(patients: pl.DataFrame, records: Mapping[str, Mapping[str, Any]],
         events.select("code")
         .unique()
         .sort("code")
-        .with_columns(description=pl.lit(None, pl.String), parent_codes=pl.lit([], pl.List(pl.String)))
+        .with_columns(
+            description=pl.lit(None, pl.String), parent_codes=pl.lit([], pl.List(pl.String))
+        )
     )
     write_parquet(codes, out / "metadata" / "codes.parquet")
-    write_json(out / "metadata" / "dataset.json", {"dataset_name": "kits23", "dataset_version": "cases 00000-00299", "meds_version": "0.4"})
+    write_json(
+        out / "metadata" / "dataset.json",
+        {"dataset_name": "kits23", "dataset_version": "cases 00000-00299", "meds_version": "0.4"},
+    )
 
 
 def write_masks(patients: pl.DataFrame, data: Path, out: Path) -> None:
-    """Write the expert masks (0 background, 1 kidney, 2 tumour, 3 cyst) as NIfTI, index growing to inferior, posterior, left."""
+    """Write the expert masks (0 background, 1 kidney, 2 tumour, 3 cyst) as NIfTI, index growing
+    to inferior, posterior, left.
+    """
     archive = np.load(data / "mask_volumes_4mm.npz", allow_pickle=False)
     volumes = dict(zip(archive["case_id"].tolist(), archive["volume"], strict=True))
     affine = np.zeros((4, 4))
@@ -161,7 +197,10 @@ def write_folds(patients: pl.DataFrame, data: Path, out: Path) -> None:
     """Write the data's assignment to folds under concordant's column names."""
     folds = pl.read_csv(data / "folds.csv").rename({"case_id": "sample_id"})
     if set(folds["sample_id"]) != set(patients["sample_id"]):
-        raise ValueError("folds.csv and survival.csv hold different patients; expected every patient with follow-up in both")
+        raise ValueError(
+            "folds.csv and survival.csv hold different patients; expected every patient with "
+            "follow-up in both"
+        )
     with atomic_path(out) as temporary:
         folds.write_csv(temporary)
 
@@ -180,18 +219,30 @@ def prepare(data: Path, out: Path) -> None:
     write_meds(patients, records, out / "meds")
     write_folds(patients, data, out / "folds.csv")
     write_parquet(cohort_table(patients, records, "../ct"), out / "all" / "cohort.parquet")
-    for name, part in (("development", patients.filter(earlier)), ("external", patients.filter(~earlier))):
-        write_parquet(cohort_table(part, records, "../../ct"), out / "temporal" / name / "cohort.parquet")
+    for name, part in (
+        ("development", patients.filter(earlier)),
+        ("external", patients.filter(~earlier)),
+    ):
+        write_parquet(
+            cohort_table(part, records, "../../ct"), out / "temporal" / name / "cohort.parquet"
+        )
     for name in STUDY_FILES:
         shutil.copyfile(Path(__file__).parent / name, out / name)
-    print(f"{patients.height} patients, {patients['event'].sum()} deaths; of them {patients.filter(~earlier).height} added in 2021")
+    print(
+        f"{patients.height} patients, {patients['event'].sum()} deaths; of them "
+        f"{patients.filter(~earlier).height} added in 2021"
+    )
     print(f"next: concordant run {out / STUDY_FILES[0]}")
 
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Write the KiTS23 patients in concordant's own formats.")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder that holds kits23/")
+    parser = argparse.ArgumentParser(
+        description="Write the KiTS23 patients in concordant's own formats."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder that holds kits23/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     given = parser.parse_args()
     prepare(given.data / "kits23", given.out)

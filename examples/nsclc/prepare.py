@@ -1,15 +1,19 @@
-"""Write lung-cancer patients of two centres as feature files: CT radiomics, clinical variables, cohort tables, the study file.
+"""Write lung-cancer patients of two centres as feature files.
+
+CT radiomics, clinical variables, cohort tables, the study file.
 
 Usage:
     python examples/nsclc/prepare.py --data ../shared/data --out work/nsclc
 
-Development is MAASTRO (281, radiotherapy), external is Stanford (57, surgery): another scanner and another case mix. Both modalities are
-feature tables, so no encoder runs and no time of prediction is known; the scan's date is set to one arbitrary day.
+Development is MAASTRO (281, radiotherapy), external is Stanford (57, surgery): another scanner and
+another case mix. Both modalities are feature tables, so no encoder runs and no time of prediction
+is known; the scan's date is set to one arbitrary day.
 
-Only what was known at the scan enters: 53 radiomics features of the tumour, age, sex, T and N stage, histology. Dates, treatment,
-recurrence, mutations and everything else in the table stay out, and so does every column that only one centre has. M stage stays out
-too: one patient of MAASTRO has M1, so there is nothing to learn from it.
-Stages are ordinal numbers; a code outside T1-4 and N0-3 (four in all) has no place on that scale and is null.
+Only what was known at the scan enters: 53 radiomics features of the tumour, age, sex, T and N
+stage, histology. Dates, treatment, recurrence, mutations and everything else in the table stay out,
+and so does every column that only one centre has. M stage stays out too: one patient of MAASTRO has
+M1, so there is nothing to learn from it. Stages are ordinal numbers; a code outside T1-4 and N0-3
+(four in all) has no place on that scale and is null.
 """
 
 from __future__ import annotations
@@ -40,12 +44,16 @@ CLINICAL = ("age", "gender", "Histology", *STAGES)
 
 def read_patients(data: Path) -> pl.DataFrame:
     """Return the whitelisted columns, one row per patient, sorted by `sample_id`."""
-    table = pl.read_csv(data / "nsclc_3centre.csv", infer_schema_length=None, null_values=["", "NA"])
+    table = pl.read_csv(
+        data / "nsclc_3centre.csv", infer_schema_length=None, null_values=["", "NA"]
+    )
     radiomics = [name for name in table.columns if name.startswith(RADIOMICS_PREFIX)]
     if len(radiomics) != N_RADIOMICS:
         raise ValueError(f"{len(radiomics)} radiomics columns; expected {N_RADIOMICS}")
     table = table.sort("source_id").with_row_index("subject_id", offset=1)
-    return table.select("subject_id", "centre", "time_days", "event", *CLINICAL, *radiomics, sample_id="source_id")
+    return table.select(
+        "subject_id", "centre", "time_days", "event", *CLINICAL, *radiomics, sample_id="source_id"
+    )
 
 
 def radiomics_table(patients: pl.DataFrame) -> pl.DataFrame:
@@ -59,13 +67,18 @@ def clinical_table(patients: pl.DataFrame) -> pl.DataFrame:
     known = {text for texts in HISTOLOGIES.values() for text in texts}
     foreign = set(patients.select(histology).to_series().drop_nulls()) - known
     if foreign:
-        raise ValueError(f"unknown histology {', '.join(sorted(foreign))}; expected {', '.join(sorted(known))}")
+        raise ValueError(
+            f"unknown histology {', '.join(sorted(foreign))}; expected {', '.join(sorted(known))}"
+        )
     return patients.select(
         "sample_id",
         "age",
         male=(pl.col("gender").str.to_lowercase() == "male").cast(pl.Float64),
         **{stage: _ordinal(stage, *limits) for stage, limits in STAGES.items()},
-        **{name: histology.is_in(texts).fill_null(False).cast(pl.Float64) for name, texts in HISTOLOGIES.items()},
+        **{
+            name: histology.is_in(texts).fill_null(False).cast(pl.Float64)
+            for name, texts in HISTOLOGIES.items()
+        },
     )
 
 
@@ -107,8 +120,12 @@ def prepare(data: Path, out: Path) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Write lung-cancer patients of two centres as feature files.")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder that holds nsclc_3centre/")
+    parser = argparse.ArgumentParser(
+        description="Write lung-cancer patients of two centres as feature files."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder that holds nsclc_3centre/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     given = parser.parse_args()
     prepare(given.data / "nsclc_3centre", given.out)

@@ -1,6 +1,8 @@
-"""Fuse CT scans and health records for time-to-event prediction, and say with honest statistics whether fusing helped.
+"""Fuse CT scans and health records for time-to-event prediction, and say with honest statistics
+whether fusing helped.
 
-The names below are loaded on first use, so that `import concordant.metrics` never loads torch (PEP 562).
+The names below are loaded on first use, so that `import concordant.metrics` never loads torch (PEP
+562).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Run independent tasks: in this process, or in worker processes that survive each other's crashes.
 
-Other engines (a cluster, say) register themselves in `ENGINES`; a task must be safe to run twice, since an engine may do so after a crash.
-The processes are those of `core.processes`; this module imports nothing heavy either.
+Other engines (a cluster, say) register themselves in `ENGINES`; a task must be safe to run twice,
+since an engine may do so after a crash. The processes are those of `core.processes`; this module
+imports nothing heavy either.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ class Engine(Protocol):
     """Something that runs tasks and yields their outcomes as they come, in any order."""
 
     def __call__(
-        self, function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: int, imports: Sequence[str]
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        *,
+        workers: int,
+        imports: Sequence[str],
     ) -> Generator[Outcome[Any]]:
         """Run every task once, and again only where a crash made that necessary."""
 
@@ -40,14 +46,18 @@ def run_tasks(
 ) -> tuple[Outcome[R], ...]:
     """Run a function on every task and return the outcomes in the order of the tasks.
 
-    A task that raises, or whose process dies, yields a failure; the others go on. An interrupt (Ctrl-C) stops the workers, then is raised.
+    A task that raises, or whose process dies, yields a failure; the others go on. An interrupt
+    (Ctrl-C) stops the workers, then is raised.
 
     Args:
-        function: A function of a module; it and the tasks must be picklable where there is more than one worker.
+        function: A function of a module; it and the tasks must be picklable where there is more
+            than one worker.
         tasks: One argument each.
-        workers: Number of processes with one thread each; 1 = in this process, None = one per processor.
+        workers: Number of processes with one thread each; 1 = in this process, None = one per
+            processor.
         engine: A name in `ENGINES`.
-        imports: Modules a worker imports first, so that components registered outside this package are known there.
+        imports: Modules a worker imports first, so that components registered outside this package
+            are known there.
         on_done: Called in this process with each outcome as it comes.
 
     Raises:
@@ -59,7 +69,9 @@ def run_tasks(
     if count < 1:
         raise ConfigError(f"workers = {count}: expected at least 1")
     outcomes: dict[int, Outcome[R]] = {}
-    with closing(ENGINES[engine](function, tasks, workers=count, imports=imports)) as running:  # closed: an interrupt stops the workers
+    with closing(
+        ENGINES[engine](function, tasks, workers=count, imports=imports)
+    ) as running:  # closed: an interrupt stops the workers
         for outcome in running:
             outcomes[outcome.index] = outcome
             if on_done is not None:
@@ -72,8 +84,13 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_local(function: Callable[[T], R], tasks: Sequence[T], *, workers: int, imports: Sequence[str] = ()) -> Generator[Outcome[R]]:
-    """Run tasks in this process (one worker) or in processes started afresh; never more workers than tasks."""
+def run_local(
+    function: Callable[[T], R], tasks: Sequence[T], *, workers: int, imports: Sequence[str] = ()
+) -> Generator[Outcome[R]]:
+    """Run tasks in this process (one worker) or in processes started afresh.
+
+    Never more workers than tasks.
+    """
     if workers == 1:
         return (attempt(function, task, imports, index) for index, task in enumerate(tasks))
     return _run_processes(function, tasks, workers, tuple(imports))
@@ -88,7 +105,9 @@ def _started(imports: tuple[str, ...]) -> Worker:
         return Worker(imports)
 
 
-def _run_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int, imports: tuple[str, ...]) -> Generator[Outcome[R]]:
+def _run_processes(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, imports: tuple[str, ...]
+) -> Generator[Outcome[R]]:
     waiting = deque(enumerate(tasks))
     idle: list[Worker] = []
     busy: list[Worker] = []

@@ -1,6 +1,7 @@
 """The instrument: a simulated cohort of real files whose truth is known.
 
-Latent factors set the hazard, the scans and the records of two sites; an oracle per modality set says how well any model could do.
+Latent factors set the hazard, the scans and the records of two sites; an oracle per modality set
+says how well any model could do.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class SimulatedCohort:
 
     @property
     def truth(self) -> Path:
-        """Per sample: latent factors, the true log-hazard, and each oracle's (higher = earlier event)."""
+        """Per sample: latent factors, the true log-hazard, and each oracle's (higher = earlier
+        event).
+        """
         return self.folder / "truth.parquet"
 
     @property
@@ -74,15 +77,18 @@ def simulate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> SimulatedCohort:
-    """Write a cohort of two sites whose truth is known: scans, records, tables, oracles and a study that is ready to run.
+    """Write a cohort of two sites whose truth is known.
 
-    The folder appears whole or not at all, and is the same for a seed whatever the number of workers.
+    Scans, records, tables, oracles and a study that is ready to run.
+
+    The folder appears whole or not at all, and is the same for a seed whatever the number of
+    workers.
 
     Args:
         out: The folder to write.
         options: What is simulated.
-        workers: Processes; None = one per processor. More than one starts processes afresh, so a script that calls this needs
-            `if __name__ == "__main__":`.
+        workers: Processes; None = one per processor. More than one starts processes afresh, so a
+            script that calls this needs `if __name__ == "__main__":`.
         overwrite: Replace an earlier simulated cohort, and all runs in its folder.
         progress: Called with a stage, the scans and records done, and their total.
 
@@ -101,21 +107,39 @@ def _refuse_to_replace(cohort: SimulatedCohort, *, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise ConcordantError(f"{folder}: exists and is not empty; choose another folder, or --overwrite to replace it")
+        raise ConcordantError(
+            f"{folder}: exists and is not empty; choose another folder, or --overwrite to replace "
+            "it"
+        )
     if not cohort.summary.is_file():
-        raise ConcordantError(f"{folder}: holds something other than a simulated cohort, which is never overwritten; choose another folder")
+        raise ConcordantError(
+            f"{folder}: holds something other than a simulated cohort, which is never overwritten; "
+            "choose another folder"
+        )
 
 
-def _write(cohort: SimulatedCohort, options: SimulationOptions, workers: int | None, progress: Progress | None) -> None:
-    subjects: dict[Site, pl.DataFrame] = {site: draw_subjects(site, options) for site in sites(options)}
+def _write(
+    cohort: SimulatedCohort,
+    options: SimulationOptions,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    subjects: dict[Site, pl.DataFrame] = {
+        site: draw_subjects(site, options) for site in sites(options)
+    }
     work: list[Task] = []
-    for table, (site, own) in zip((cohort.development, cohort.external), subjects.items(), strict=True):
+    for table, (site, own) in zip(
+        (cohort.development, cohort.external), subjects.items(), strict=True
+    ):
         write_tables(table.parent, site, own, options)
         work += tasks(table.parent, site, own, options)
     _run(work, workers, progress)
     everyone = pl.concat(subjects.values())
     _write_truth(cohort, everyone)
-    write_json(cohort.summary, {"options": options.model_dump(), "oracle_concordance": _oracle_concordance(everyone)})
+    write_json(
+        cohort.summary,
+        {"options": options.model_dump(), "oracle_concordance": _oracle_concordance(everyone)},
+    )
     write_text(cohort.study, STUDY)
 
 
@@ -131,7 +155,9 @@ def _run(work: Sequence[Task], workers: int | None, progress: Progress | None) -
 
     for outcome in run_tasks(_write_files, work, workers=workers, on_done=count):
         if outcome.failure is not None:
-            raise ConcordantError(f"the simulation failed: {outcome.failure.kind}: {outcome.failure.message}")
+            raise ConcordantError(
+                f"the simulation failed: {outcome.failure.kind}: {outcome.failure.message}"
+            )
 
 
 def _write_files(task: Task) -> None:
@@ -149,12 +175,18 @@ def _write_truth(cohort: SimulatedCohort, everyone: pl.DataFrame) -> None:
         .otherwise(pl.lit("none"))
         .alias("available")
     )
-    columns = pl.selectors.starts_with("factor_") | pl.selectors.by_name("log_hazard") | pl.selectors.starts_with("oracle_")
+    columns = (
+        pl.selectors.starts_with("factor_")
+        | pl.selectors.by_name("log_hazard")
+        | pl.selectors.starts_with("oracle_")
+    )
     everyone.select("sample_id", "site", "split", available, columns).write_parquet(cohort.truth)
     cohort.oracle("both").parent.mkdir()
     for seen in MODALITY_SETS:
         risk = pl.col(f"oracle_{seen}").alias("risk")
-        everyone.select("sample_id", "subject_id", "site", "time_days", "event", risk).write_parquet(cohort.oracle(seen))
+        everyone.select(
+            "sample_id", "subject_id", "site", "time_days", "event", risk
+        ).write_parquet(cohort.oracle(seen))
 
 
 def _oracle_concordance(everyone: pl.DataFrame) -> list[dict[str, Any]]:
@@ -162,7 +194,9 @@ def _oracle_concordance(everyone: pl.DataFrame) -> list[dict[str, Any]]:
     parts = everyone.select("site", "split").unique(maintain_order=True).rows()
     whole = [(site, None) for site in everyone["site"].unique(maintain_order=True)]
     rows = []
-    for (site, split), seen in product(sorted({*parts, *whole}, key=lambda part: (part[0], part[1] or "")), MODALITY_SETS):
+    for (site, split), seen in product(
+        sorted({*parts, *whole}, key=lambda part: (part[0], part[1] or "")), MODALITY_SETS
+    ):
         own = everyone.filter(pl.col("site") == site)
         own = own if split is None else own.filter(pl.col("split") == split)
         rows.append({"site": site, "split": split, "modalities": seen, **_concordance(own, seen)})

@@ -1,4 +1,7 @@
-"""What the contract tests of fusion share: every strategy with every variant of its options, and random batches."""
+"""What the contract tests of fusion share.
+
+Every strategy with every variant of its options, and random batches.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,23 @@ IDS = [FUSIONS.label(name, options) for name, options in CASES]
 CT_DIM, EHR_DIM, VOCABULARY, WIDTH = 5, 6, 9, 8
 
 DIMS = {
-    "tokens": {Modality.CT: InputDims("tokens", CT_DIM, 4), Modality.EHR: InputDims("tokens", EHR_DIM)},
-    "codes": {Modality.CT: InputDims("tokens", CT_DIM, 4), Modality.EHR: InputDims("codes", VOCABULARY, None, 3.0)},
+    "tokens": {
+        Modality.CT: InputDims("tokens", CT_DIM, 4),
+        Modality.EHR: InputDims("tokens", EHR_DIM),
+    },
+    "codes": {
+        Modality.CT: InputDims("tokens", CT_DIM, 4),
+        Modality.EHR: InputDims("codes", VOCABULARY, None, 3.0),
+    },
 }
 
 PRESENCE = list(product((True, False), repeat=2))
 
 
 def make_model(name: str, options: dict[str, str], kind: str = "tokens", seed: int = 0) -> TTEModel:
-    """Build a model whose heads do not start at zero, so that a risk depends on what it is given."""
+    """Build a model whose heads do not start at zero, so that a risk depends on what it is
+    given.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = TTEModel(ModelSpec(name, options), DIMS[kind], WIDTH, 0.0)
@@ -46,10 +57,14 @@ def make_model(name: str, options: dict[str, str], kind: str = "tokens", seed: i
     return model.eval()
 
 
-def make_pair(kind: str = "tokens", batch: int = 6, seed: int = 0, ct: bool = True, ehr: bool = True) -> Pair:
+def make_pair(
+    kind: str = "tokens", batch: int = 6, seed: int = 0, ct: bool = True, ehr: bool = True
+) -> Pair:
     """Draw a batch; a modality that is left out is missing in every sample."""
     rng = torch.Generator().manual_seed(seed)
-    ct_tokens = Tokens(_normal(rng, batch, 4, CT_DIM), _valid(rng, batch, 4) & ct, _normal(rng, batch, 4))
+    ct_tokens = Tokens(
+        _normal(rng, batch, 4, CT_DIM), _valid(rng, batch, 4) & ct, _normal(rng, batch, 4)
+    )
     if kind == "tokens":
         return Pair(ct_tokens, Tokens(_normal(rng, batch, 3, EHR_DIM), _valid(rng, batch, 3) & ehr))
     index = torch.randint(VOCABULARY, (batch, 5), generator=rng)

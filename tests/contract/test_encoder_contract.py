@@ -25,7 +25,12 @@ from concordant.core.volume import Volume
 from concordant.encoders.base import ENCODERS, RecordEncoder, VolumeEncoder
 
 OPTIONS = {
-    "one_hot": [{}, {"values": "last"}, {"windows_days": (30.0, 365.0)}, {"values": ("bins", "mean", "slope")}],
+    "one_hot": [
+        {},
+        {"values": "last"},
+        {"windows_days": (30.0, 365.0)},
+        {"values": ("bins", "mean", "slope")},
+    ],
     "count": [{}, {"values": "last", "windows_days": (30.0,)}],
     "volume_features": [{}, {"grid": 2}],
     "label_volume": [{"labels": (1, 2, 3)}],
@@ -56,7 +61,11 @@ def label(name, options):
     return f"{name}({','.join(f'{key}={value}' for key, value in options.items())})"
 
 
-CASES = [pytest.param(name, options, id=label(name, options)) for name in ENCODERS for options in OPTIONS.get(name, [{}])]
+CASES = [
+    pytest.param(name, options, id=label(name, options))
+    for name in ENCODERS
+    for options in OPTIONS.get(name, [{}])
+]
 
 
 @functools.cache
@@ -71,7 +80,9 @@ def weights(name):
 
 def create(name, options):
     """Make an encoder, with small weights where it has some."""
-    return ENCODERS.create(name, **options, **({"weights": weights(name)} if name in WEIGHTS else {}))
+    return ENCODERS.create(
+        name, **options, **({"weights": weights(name)} if name in WEIGHTS else {})
+    )
 
 
 def scan(generator):
@@ -80,7 +91,9 @@ def scan(generator):
     radius = generator.uniform(0.2, 0.4)
     lungs = ((np.abs(width) - 0.4) ** 2 + height**2 + depth**2) < radius**2
     body = width**2 + height**2 < 0.8
-    voxels = np.where(lungs, -800.0, np.where(body, 40.0, -1000.0)) + generator.normal(0, 20, body.shape)
+    voxels = np.where(lungs, -800.0, np.where(body, 40.0, -1000.0)) + generator.normal(
+        0, 20, body.shape
+    )
     return Volume(voxels.astype(np.float32), tuple(generator.uniform(0.9, 2.5, 3).tolist()))
 
 
@@ -100,7 +113,9 @@ def record(generator):
     codes = [f"LAB//{code}" for code in generator.integers(0, 20, n)]
     values = np.where(generator.random(n) < 0.5, np.nan, generator.normal(size=n))
     return Events(
-        np.concatenate([[np.nan, 20_000.0], days]), ("GENDER//F", "MEDS_BIRTH", *codes), np.concatenate([[np.nan, np.nan], values])
+        np.concatenate([[np.nan, 20_000.0], days]),
+        ("GENDER//F", "MEDS_BIRTH", *codes),
+        np.concatenate([[np.nan, np.nan], values]),
     )
 
 
@@ -128,7 +143,9 @@ def test_the_same_bytes_in_give_the_same_tokens_out(name, options):
     again = create(name, options).encode(inputs(name))
     for one, other in zip(first, again, strict=True):
         assert_same(one, other)
-    assert any(_differ(one, other) for one, other in pairwise(first)), "different inputs must not all look the same"
+    assert any(_differ(one, other) for one, other in pairwise(first)), (
+        "different inputs must not all look the same"
+    )
 
 
 def _differ(one, other):
@@ -184,7 +201,9 @@ def _check_tokens(one, card):
     assert 1 <= len(one.tokens) <= card.max_tokens
     assert one.tokens.shape[1] == card.token_dim
     assert np.isfinite(one.tokens).all()
-    assert (None if one.pooled is None else one.pooled.shape) == (None if card.pooled_dim is None else (card.pooled_dim,))
+    assert (None if one.pooled is None else one.pooled.shape) == (
+        None if card.pooled_dim is None else (card.pooled_dim,)
+    )
     assert one.pooled is None or np.isfinite(one.pooled).all()
 
 
@@ -195,7 +214,10 @@ def test_a_volume_encoder_declares_spacing_and_window_in_physical_units(name, op
     assert card.window_hu is None or card.window_hu[0] < card.window_hu[1]
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in CASES if issubclass(ENCODERS.get(case.values[0]), VolumeEncoder)])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [case for case in CASES if issubclass(ENCODERS.get(case.values[0]), VolumeEncoder)],
+)
 def test_a_token_has_a_place_in_the_scan_or_none_has(name, options):
     encoder = create(name, options)
     for volume, embedding in zip(inputs(name), encoder.encode(inputs(name)), strict=True):
@@ -217,32 +239,56 @@ def test_nothing_is_learned_from_the_cohort(name, options):
     for one, other in zip(fresh.encode(given), used.encode(given), strict=True):
         assert_same(one, other)
     for before, after in zip(kept, given, strict=True):
-        values = [before.voxels, after.voxels] if isinstance(before, Volume) else [before.numeric_value, after.numeric_value]
+        values = (
+            [before.voxels, after.voxels]
+            if isinstance(before, Volume)
+            else [before.numeric_value, after.numeric_value]
+        )
         np.testing.assert_array_equal(*values)
 
 
-MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(concordant.encoders.__path__, "concordant.encoders.")]
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(concordant.encoders.__path__, "concordant.encoders.")
+]
 
 
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def unsafe_loads(source):
-    """Name every way in a source text to load an object that could run code; pickle's error may be caught."""
+    """Name every way in a source text to load an object that could run code.
+
+    Pickle's error may be caught.
+    """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [
-                alias.name for alias in node.names if alias.name.split(".")[0] in PICKLES and (alias.name != "pickle" or alias.asname)
+                alias.name
+                for alias in node.names
+                if alias.name.split(".")[0] in PICKLES and (alias.name != "pickle" or alias.asname)
             ]
         elif isinstance(node, ast.ImportFrom):
             found += [node.module] if (node.module or "").split(".")[0] in PICKLES else []
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" and node.attr != "UnpicklingError":
+        elif (
+            isinstance(node, ast.Attribute)
+            and ast.unparse(node.value) == "pickle"
+            and node.attr != "UnpicklingError"
+        ):
             found.append(ast.unparse(node))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
-            options = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "load"
+        ):
+            options = {
+                keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords
+            }
             owner = ast.unparse(node.func.value)
-            if (owner == "torch" and options.get("weights_only") is not True) or options.get("allow_pickle") is True:
+            if (owner == "torch" and options.get("weights_only") is not True) or options.get(
+                "allow_pickle"
+            ) is True:
                 found.append(ast.unparse(node))
     return found
 
@@ -274,6 +320,13 @@ def test_the_check_of_loads_sees_unsafe_ones(source):
     assert unsafe_loads(source)
 
 
-@pytest.mark.parametrize("source", ["torch.load(path, weights_only=True)", "np.load(path)", "from safetensors.torch import load_file"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(path, weights_only=True)",
+        "np.load(path)",
+        "from safetensors.torch import load_file",
+    ],
+)
 def test_the_check_of_loads_lets_safe_ones_pass(source):
     assert not unsafe_loads(source)

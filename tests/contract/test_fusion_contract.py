@@ -1,4 +1,6 @@
-"""One test per line of the contract in `concordant.fusion.base.Fusion`, over every strategy and variant."""
+"""One test per line of the contract in `concordant.fusion.base.Fusion`, over every strategy and
+variant.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ KINDS = pytest.mark.parametrize("kind", ["tokens", "codes"])
 def test_finite_forward_and_backward_whatever_is_missing(name, options, kind, present):
     model, pair = make_model(name, options, kind), make_pair(kind, ct=present[0], ehr=present[1])
     output = model(pair)
-    assert output.log_hazard.shape == output.view_valid.shape == (6, len(model.fusion.view_modalities))
+    assert (
+        output.log_hazard.shape == output.view_valid.shape == (6, len(model.fusion.view_modalities))
+    )
     target = torch.arange(1.0, 7.0, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])
     batch = type("Batch", (), {"time": target[0], "event": target[1]})
     loss = survival_loss(model, output.log_hazard, output.view_valid, batch)
@@ -56,16 +60,32 @@ def test_garbage_in_invalid_tokens_changes_nothing(name, options, kind, garbage)
 def _spoil(tokens, garbage):
     if isinstance(tokens, CodeTokens):
         weight = torch.where(tokens.valid, tokens.weight, torch.full_like(tokens.weight, garbage))
-        return replace(tokens, weight=weight, index=torch.where(tokens.valid, tokens.index, torch.full_like(tokens.index, 10**6)))
-    return replace(tokens, values=torch.where(tokens.valid[..., None], tokens.values, torch.full_like(tokens.values, garbage)))
+        return replace(
+            tokens,
+            weight=weight,
+            index=torch.where(tokens.valid, tokens.index, torch.full_like(tokens.index, 10**6)),
+        )
+    return replace(
+        tokens,
+        values=torch.where(
+            tokens.valid[..., None], tokens.values, torch.full_like(tokens.values, garbage)
+        ),
+    )
 
 
 @KINDS
 def test_permuting_the_batch_permutes_the_risk(name, options, kind):
     model, pair = make_model(name, options, kind), make_pair(kind)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    permuted = Pair(*(type(one)(*(None if part is None else part[order] for part in _parts(one))) for one in (pair.ct, pair.ehr)))
-    np.testing.assert_allclose(risk_of(model, permuted), risk_of(model, pair)[order.numpy()], rtol=1e-5, atol=1e-6)
+    permuted = Pair(
+        *(
+            type(one)(*(None if part is None else part[order] for part in _parts(one)))
+            for one in (pair.ct, pair.ehr)
+        )
+    )
+    np.testing.assert_allclose(
+        risk_of(model, permuted), risk_of(model, pair)[order.numpy()], rtol=1e-5, atol=1e-6
+    )
 
 
 def _parts(tokens):
@@ -94,7 +114,9 @@ def test_without_any_modality_the_risk_is_the_mean_of_train(name, options):
 
 def test_memorises_32_subjects(name, options):
     samples = _samples(32, tokens=3)
-    quick = TrainOptions(lr=1e-2, dropout=0.0, weight_decay=0.0, max_epochs=200, patience=200, width=16)
+    quick = TrainOptions(
+        lr=1e-2, dropout=0.0, weight_decay=0.0, max_epochs=200, patience=200, width=16
+    )
     fitted = fit(samples, samples, ModelSpec(name, options), quick, seed=1)
     risk = fitted.predict(samples.inputs).risk
     assert concordance_index(samples.target.time, samples.target.event, risk).estimate > 0.95
@@ -102,8 +124,15 @@ def test_memorises_32_subjects(name, options):
 
 def _samples(n, tokens, features=40):
     rng = np.random.default_rng(5)
-    tables = {one: TokenTable(rng.normal(size=(n * tokens, features)).astype(np.float32), np.arange(n + 1) * tokens) for one in BOTH}
-    return Samples(tables, SurvivalTarget(rng.exponential(100, n) + 1, (rng.random(n) < 0.8).astype(np.int64)))
+    tables = {
+        one: TokenTable(
+            rng.normal(size=(n * tokens, features)).astype(np.float32), np.arange(n + 1) * tokens
+        )
+        for one in BOTH
+    }
+    return Samples(
+        tables, SurvivalTarget(rng.exponential(100, n) + 1, (rng.random(n) < 0.8).astype(np.int64))
+    )
 
 
 def test_refuses_attention_over_a_single_key(name, options):
@@ -120,10 +149,14 @@ def test_refuses_attention_over_a_single_key(name, options):
 def test_functional_call_and_vmap_agree_with_the_loop(name, options, kind):
     models, pair = [make_model(name, options, kind, seed) for seed in (1, 2)], make_pair(kind)
     alone = [model(pair).log_hazard for model in models]
-    called = torch.func.functional_call(models[0], dict(models[1].named_parameters()), (pair,)).log_hazard
+    called = torch.func.functional_call(
+        models[0], dict(models[1].named_parameters()), (pair,)
+    ).log_hazard
     torch.testing.assert_close(called, alone[1])
     parameters, buffers = torch.func.stack_module_state(models)
-    together = torch.func.vmap(lambda p, b: torch.func.functional_call(models[0], (p, b), (pair,)).log_hazard)(parameters, buffers)
+    together = torch.func.vmap(
+        lambda p, b: torch.func.functional_call(models[0], (p, b), (pair,)).log_hazard
+    )(parameters, buffers)
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -137,19 +170,28 @@ MIXTURES = [mixture for size in (2, 3, 4) for mixture in combinations(PRESENCE, 
 def _masked(pair, rows):
     """Row i has the modalities that rows[i] says."""
     there = torch.tensor(rows)
-    ct, ehr = (replace(one, valid=one.valid & there[:, place, None]) for place, one in enumerate((pair.ct, pair.ehr)))
+    ct, ehr = (
+        replace(one, valid=one.valid & there[:, place, None])
+        for place, one in enumerate((pair.ct, pair.ehr))
+    )
     return Pair(ct, ehr, pair.subject)
 
 
 def _batch(pair):
     n = len(pair.ct.valid)
-    return Batch(pair, torch.arange(1.0, n + 1, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])[:n])
+    return Batch(
+        pair, torch.arange(1.0, n + 1, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])[:n]
+    )
 
 
 def _gradients(model, pair):
     model.zero_grad()
     loss = backward(model, _batch(pair), Phase(alignment=1.0), None)
-    return loss, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return loss, {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 @KINDS
@@ -163,16 +205,26 @@ def test_finite_in_every_mixture_of_what_is_missing(name, options, kind):
         loss, gradients = _gradients(model, pair)
         assert np.isfinite(loss)
         assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-        known = [any(there for there, used in zip(row, BOTH, strict=True) if used in model.fusion.uses) for row in rows]
+        known = [
+            any(there for there, used in zip(row, BOTH, strict=True) if used in model.fusion.uses)
+            for row in rows
+        ]
         assert model(pair).view_valid.any(1).tolist() == known
 
 
 @KINDS
 @pytest.mark.parametrize("garbage", [float("nan"), float("-inf"), 1e30])
-def test_garbage_where_something_is_missing_changes_neither_risk_nor_gradient(name, options, kind, garbage):
-    model, pair = make_model(name, options, kind), _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]])
+def test_garbage_where_something_is_missing_changes_neither_risk_nor_gradient(
+    name, options, kind, garbage
+):
+    model, pair = (
+        make_model(name, options, kind),
+        _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]]),
+    )
     spoilt = Pair(_spoil(pair.ct, garbage), _spoil(pair.ehr, garbage))
-    pooled = torch.where(pair.ct.present[:, None], pair.ct.pooled, torch.full_like(pair.ct.pooled, garbage))
+    pooled = torch.where(
+        pair.ct.present[:, None], pair.ct.pooled, torch.full_like(pair.ct.pooled, garbage)
+    )
     spoilt = replace(spoilt, ct=replace(spoilt.ct, pooled=pooled))
     assert torch.equal(model(spoilt).log_hazard, model(pair).log_hazard)
     expected = _gradients(model, pair)[1]
@@ -189,22 +241,38 @@ def test_longer_padding_changes_nothing(name, options, kind):
 
 def _padded(tokens):
     names = ("index", "weight", "valid") if isinstance(tokens, CodeTokens) else ("values", "valid")
-    return replace(tokens, **{name: torch.cat([getattr(tokens, name), torch.zeros_like(getattr(tokens, name))], 1) for name in names})
+    return replace(
+        tokens,
+        **{
+            name: torch.cat([getattr(tokens, name), torch.zeros_like(getattr(tokens, name))], 1)
+            for name in names
+        },
+    )
 
 
 @KINDS
 def test_permuting_the_batch_leaves_the_losses_as_they_are(name, options, kind):
     model = make_model(name, options, kind)
-    pair = replace(_masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]]), subject=torch.tensor([1, 1, 2, 3, 2, 4]))
+    pair = replace(
+        _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]]),
+        subject=torch.tensor([1, 1, 2, 3, 2, 4]),
+    )
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    ct, ehr = (type(one)(*(None if part is None else part[order] for part in _parts(one))) for one in (pair.ct, pair.ehr))
+    ct, ehr = (
+        type(one)(*(None if part is None else part[order] for part in _parts(one)))
+        for one in (pair.ct, pair.ehr)
+    )
     permuted, batch = Pair(ct, ehr, pair.subject[order]), _batch(pair)
     outputs = [model(pair), model(permuted)]
-    torch.testing.assert_close(outputs[1].log_hazard, outputs[0].log_hazard[order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        outputs[1].log_hazard, outputs[0].log_hazard[order], rtol=1e-4, atol=1e-5
+    )
     assert torch.equal(outputs[1].view_valid, outputs[0].view_valid[order])
     losses = [
         survival_loss(model, output.log_hazard, output.view_valid, one)
-        for output, one in zip(outputs, (batch, Batch(permuted, batch.time[order], batch.event[order])), strict=True)
+        for output, one in zip(
+            outputs, (batch, Batch(permuted, batch.time[order], batch.event[order])), strict=True
+        )
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
     if outputs[0].alignment_loss is not None:
@@ -214,8 +282,14 @@ def test_permuting_the_batch_leaves_the_losses_as_they_are(name, options, kind):
 @KINDS
 @pytest.mark.parametrize("changed", BOTH)
 def test_a_changed_input_moves_exactly_the_risks_of_those_who_have_it(name, options, kind, changed):
-    """Sample by sample, in a batch where each has something else: nobody is silenced, and nobody feels a neighbour."""
-    model, pair = make_model(name, options, kind), _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]])
+    """Sample by sample, in a batch where each has something else.
+
+    Nobody is silenced, and nobody feels a neighbour.
+    """
+    model, pair = (
+        make_model(name, options, kind),
+        _masked(make_pair(kind), [*PRESENCE, *PRESENCE[:2]]),
+    )
     other = make_pair(kind, seed=8)
     fresh = replace(getattr(other, changed.value), valid=getattr(pair, changed.value).valid)
     moved = risk_of(model, replace(pair, **{changed.value: fresh})) - risk_of(model, pair)
@@ -236,7 +310,9 @@ def test_memorises_32_subjects_from_codes(name, options):
     )
     tokens = _samples(n, tokens=3)
     samples = Samples({Modality.CT: tokens.inputs[Modality.CT], Modality.EHR: codes}, tokens.target)
-    quick = TrainOptions(lr=1e-2, dropout=0.0, weight_decay=0.0, max_epochs=120, patience=120, width=16)
+    quick = TrainOptions(
+        lr=1e-2, dropout=0.0, weight_decay=0.0, max_epochs=120, patience=120, width=16
+    )
     risk = fit(samples, samples, ModelSpec(name, options), quick).predict(samples.inputs).risk
     assert concordance_index(samples.target.time, samples.target.event, risk).estimate > 0.95
 
@@ -244,7 +320,9 @@ def test_memorises_32_subjects_from_codes(name, options):
 @pytest.mark.parametrize("single", BOTH)
 def test_a_single_token_is_refused_as_key_and_welcome_otherwise(name, options, single):
     many, one = _samples(24, tokens=3, features=4), _samples(24, tokens=1, features=4)
-    samples = Samples({single: one.inputs[single], single.other: many.inputs[single.other]}, many.target)
+    samples = Samples(
+        {single: one.inputs[single], single.other: many.inputs[single.other]}, many.target
+    )
     spec, quick = ModelSpec(name, options), TrainOptions(max_epochs=1, min_epochs=0, width=8)
     if single in make_model(name, options).fusion.attends_to:
         with pytest.raises(NotApplicableError, match=f"attention over {single.value}"):
@@ -258,7 +336,11 @@ def test_gradients_under_vmap_agree_with_the_loop(name, options, kind):
     models, pair = [make_model(name, options, kind, seed) for seed in (1, 2)], make_pair(kind)
 
     def loss(parameters, buffers):
-        return torch.func.functional_call(models[0], (parameters, buffers), (pair,)).log_hazard.square().sum()
+        return (
+            torch.func.functional_call(models[0], (parameters, buffers), (pair,))
+            .log_hazard.square()
+            .sum()
+        )
 
     parameters, buffers = torch.func.stack_module_state(models)
     together = torch.func.vmap(torch.func.grad(loss))(parameters, buffers)
@@ -267,7 +349,9 @@ def test_gradients_under_vmap_agree_with_the_loop(name, options, kind):
         model(pair).log_hazard.square().sum().backward()
         for key, parameter in model.named_parameters():
             if parameter.grad is not None:
-                torch.testing.assert_close(together[key][place], parameter.grad, rtol=1e-3, atol=1e-4, msg=key)
+                torch.testing.assert_close(
+                    together[key][place], parameter.grad, rtol=1e-3, atol=1e-4, msg=key
+                )
 
 
 def test_every_strategy_of_the_registry_is_a_case(name, options):

@@ -1,4 +1,7 @@
-"""What several end-to-end tests share: one small simulated cohort per session, with its embeddings."""
+"""What several end-to-end tests share.
+
+One small simulated cohort per session, with its embeddings.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ SIZE = SimulationOptions(n_development=120, n_external=40, missing_ct=0.1, missi
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCohort:
-    """A cohort of two sites with scans, records and oracles, already embedded; studies of other names may lie beside its own."""
+    """A cohort of two sites with scans, records and oracles, already embedded.
+
+    Studies of other names may lie beside its own.
+    """
     cohort = simulate(tmp_path_factory.mktemp("simulated") / "demo", SIZE, workers=1)
     embed_study(read_study(cohort.study))
     return cohort

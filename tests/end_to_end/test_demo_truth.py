@@ -1,6 +1,10 @@
-"""The whole against a known truth: models come near what can be known, fusing pays where both tell something and costs little where not.
+"""The whole against a known truth.
 
-Five cohorts are simulated at the demo's size, and five more whose records tell nothing. `make test-slow` runs this, in minutes.
+Models come near what can be known, fusing pays where both tell something and costs little where
+not.
+
+Five cohorts are simulated at the demo's size, and five more whose records tell nothing. `make
+test-slow` runs this, in minutes.
 """
 
 from __future__ import annotations
@@ -55,7 +59,11 @@ class Demo:
     @property
     def fusions(self) -> Mapping[str, float]:
         """The strategies that use both modalities."""
-        return {name: value for name, value in self.concordance.items() if not name.startswith(("unimodal", "oracle"))}
+        return {
+            name: value
+            for name, value in self.concordance.items()
+            if not name.startswith(("unimodal", "oracle"))
+        }
 
 
 def run_demo(folder: Path, **signals: float) -> Demo:
@@ -64,7 +72,9 @@ def run_demo(folder: Path, **signals: float) -> Demo:
     cohort = simulate(folder, options, workers=1)
     try:
         run = run_study(read_study(cohort.study))
-        rows = pl.read_parquet(run.results).filter((pl.col("cohort") == "held_out") & (pl.col("metric") == "concordance_index"))
+        rows = pl.read_parquet(run.results).filter(
+            (pl.col("cohort") == "held_out") & (pl.col("metric") == "concordance_index")
+        )
         return Demo(
             concordance=dict(rows.select("fusion", "value").rows()),
             with_scan=_model_and_oracle(run, cohort, "ct", SCAN),
@@ -74,20 +84,35 @@ def run_demo(folder: Path, **signals: float) -> Demo:
         shutil.rmtree(folder)
 
 
-def _model_and_oracle(run: RunFolder, cohort: SimulatedCohort, modality: str, strategy: str) -> tuple[float, float]:
-    """Return Harrell's C of a unimodal model and of its oracle over the held-out subjects who have the modality."""
-    (name,) = (member["folder"] for member in read_json(run.study)["members"] if member["fusion"] == strategy)
-    model = read_predictions(run.member(name).predictions("held_out")).filter(pl.col("available").is_in(["both", modality]))
+def _model_and_oracle(
+    run: RunFolder, cohort: SimulatedCohort, modality: str, strategy: str
+) -> tuple[float, float]:
+    """Return Harrell's C of a unimodal model and of its oracle over the held-out subjects who
+    have the modality.
+    """
+    (name,) = (
+        member["folder"]
+        for member in read_json(run.study)["members"]
+        if member["fusion"] == strategy
+    )
+    model = read_predictions(run.member(name).predictions("held_out")).filter(
+        pl.col("available").is_in(["both", modality])
+    )
     oracle = read_predictions(cohort.oracle(modality)).table.select("sample_id", "risk")
-    known = Predictions(model.table.drop("risk").join(oracle, on="sample_id", maintain_order="left"))
+    known = Predictions(
+        model.table.drop("risk").join(oracle, on="sample_id", maintain_order="left")
+    )
     return _concordance(model), _concordance(known)
 
 
 def _concordance(predictions: Predictions) -> float:
-    return concordance_index(predictions.target.time, predictions.target.event, predictions.risk).estimate
+    return concordance_index(
+        predictions.target.time, predictions.target.event, predictions.risk
+    ).estimate
 
 
-# One test per cohort, so that each is simulated and fitted once, however many processes share the tests.
+# One test per cohort, so that each is simulated and fitted once, however many processes share the
+# tests.
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -95,16 +120,26 @@ def test_each_modality_comes_near_its_oracle_and_the_best_fusion_beats_both(tmp_
     found = run_demo(tmp_path / "demo", seed=seed)
     best = max(found.fusions, key=found.fusions.__getitem__)
     joint = found.concordance["oracle(both)"]
-    print(f"seed {seed}: {best} {found.fusions[best]:.3f}, {joint - found.fusions[best]:.3f} below the joint oracle; {found}")  # noqa: T201 - shown by -rP
+    print(  # noqa: T201 # what the slow test is read for
+        f"seed {seed}: {best} {found.fusions[best]:.3f}, {joint - found.fusions[best]:.3f} below "
+        f"the joint oracle; {found}"
+    )
     for model, oracle in (found.with_scan, found.with_record):
         assert model == pytest.approx(oracle, abs=NEAR)
     assert found.fusions[best] > max(found.concordance[SCAN], found.concordance[RECORD])
 
 
 def test_a_record_that_tells_nothing_costs_little_but_for_the_naive_mean(tmp_path):
-    demos = [run_demo(tmp_path / "demo", seed=seed, ehr_signal=0, shared_signal=0) for seed in SEEDS]
-    losses = {name: float(np.mean([one.fusions[name] - one.concordance[SCAN] for one in demos])) for name in demos[0].fusions}
+    demos = [
+        run_demo(tmp_path / "demo", seed=seed, ehr_signal=0, shared_signal=0) for seed in SEEDS
+    ]
+    losses = {
+        name: float(np.mean([one.fusions[name] - one.concordance[SCAN] for one in demos]))
+        for name in demos[0].fusions
+    }
     print({name: round(loss, 3) for name, loss in losses.items()})  # noqa: T201 - shown by -rP
-    costly = {name: round(loss, 3) for name, loss in losses.items() if name != NAIVE and loss < -COST}
+    costly = {
+        name: round(loss, 3) for name, loss in losses.items() if name != NAIVE and loss < -COST
+    }
     assert costly == {}
     assert losses[NAIVE] < 0

@@ -1,4 +1,7 @@
-"""A thousand scans, one in twenty damaged: killed at random moments and started again, on one machine and on a cluster of two nodes."""
+"""A thousand scans, one in twenty damaged.
+
+Killed at random moments and started again, on one machine and on a cluster of two nodes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,15 @@ def shards(folder: Path) -> int:
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from concordant.cli import main; main()", "embed", folder / "study.yaml", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        "from concordant.cli import main; main()",
+        "embed",
+        folder / "study.yaml",
+        "--workers",
+        "2",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -80,11 +91,21 @@ def test_a_reading_process_may_be_killed_at_any_time(uninterrupted, tmp_path):
 
     def kill_a_reader(stage: str, done: int, total: int) -> None:
         if done in (100, 500, 900) and "digests" not in stage:
-            children = [child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
-            readers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+            children = [
+                child
+                for file in Path("/proc/self/task").glob("*/children")
+                for child in file.read_text().split()
+            ]
+            readers = [
+                int(child)
+                for child in children
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+            ]
             os.kill(max(readers), signal.SIGKILL)
             killed.append(done)
 
-    embed_study(read_study(folder / "study.yaml"), engine=ShardEngine(workers=2), progress=kill_a_reader)
+    embed_study(
+        read_study(folder / "study.yaml"), engine=ShardEngine(workers=2), progress=kill_a_reader
+    )
     assert killed == [100, 500, 900]
     assert store_bytes(folder) == store_bytes(uninterrupted[0])

@@ -37,7 +37,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         made.shutdown()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning:ray")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning:ray"
+)
 def test_a_node_lost_midway_changes_nothing(cluster, tmp_path: Path):
     damaged = write_scans(tmp_path / "one", N, damaged=0.05)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -50,7 +52,11 @@ def test_a_node_lost_midway_changes_nothing(cluster, tmp_path: Path):
             cluster.remove_node(second, allow_graceful=False)
             lost.append(done)
 
-    stores = embed_study(read_study(tmp_path / "two" / "study.yaml"), engine=ShardEngine("ray", cluster.address), progress=lose_a_node)
+    stores = embed_study(
+        read_study(tmp_path / "two" / "study.yaml"),
+        engine=ShardEngine("ray", cluster.address),
+        progress=lose_a_node,
+    )
     assert lost
     assert lost[0] < N
     assert store_bytes(tmp_path / "two") == store_bytes(tmp_path / "one")
@@ -61,7 +67,15 @@ def test_a_node_lost_midway_changes_nothing(cluster, tmp_path: Path):
 def test_an_address_without_a_cluster_says_how_to_start_one():
     engine = ShardEngine("ray", "127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"no Ray cluster at '127.0.0.1:1'.*ray start --head"):
-        next(iter(make_shards(iter(()), Opened(Layout("tokens"), 0, lambda start, end: [], encode_scans), engine)))
+        next(
+            iter(
+                make_shards(
+                    iter(()),
+                    Opened(Layout("tokens"), 0, lambda start, end: [], encode_scans),
+                    engine,
+                )
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""A run that is killed anywhere goes on where it was, and comes to what a run without a stop comes to."""
+"""A run that is killed anywhere goes on where it was, and comes to what a run without a stop
+comes to.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ PATIENCE_S = 120
 
 def written(folder: Path) -> Path:
     write_tables(folder)
-    given = study_text(cross_validation={"folds": FOLDS, "repeats": REPEATS}, grid={"fusion": STRATEGIES})
+    given = study_text(
+        cross_validation={"folds": FOLDS, "repeats": REPEATS}, grid={"fusion": STRATEGIES}
+    )
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(given))
     return path
@@ -44,8 +48,13 @@ def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def kill_when(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, delay: float = 0.0) -> bool:
-    """Kill a process a moment after something has come true; return whether it was still at work."""
+def kill_when(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], *, delay: float = 0.0
+) -> bool:
+    """Kill a process a moment after something has come true.
+
+    Return whether it was still at work.
+    """
     deadline = time.monotonic() + PATIENCE_S
     try:
         while not ready() and process.poll() is None and time.monotonic() < deadline:
@@ -71,10 +80,17 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
     chance = random.Random(seed)  # noqa: S311 - moments, no secrets
     kept: dict[str, tuple[int, int]] = {}
     kills = 0
-    moments = [*sorted(chance.sample(range(1, N_UNITS), 2)), N_UNITS]  # the last one while the tables are made
+    moments = [
+        *sorted(chance.sample(range(1, N_UNITS), 2)),
+        N_UNITS,
+    ]  # the last one while the tables are made
     for workers, least in zip(("2", "1", "1"), moments, strict=True):
         process = start("run", study, "--workers", workers)
-        kills += kill_when(lambda least=least: len(finished_units(run)) >= least, process, delay=chance.uniform(0, 0.1))
+        kills += kill_when(
+            lambda least=least: len(finished_units(run)) >= least,
+            process,
+            delay=chance.uniform(0, 0.1),
+        )
         now = finished_units(run)
         assert len(now) >= least, f"moments of seed {seed}"
         assert {name: now[name] for name in kept} == kept, f"moments of seed {seed}"
@@ -87,10 +103,15 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
     assert "Traceback" not in errors.decode()  # nor from a worker on its way out
     assert finished_units(run) == kept
     for name in ("results", "contrasts", "subgroups"):
-        assert_frame_equal(pl.read_parquet(getattr(run, name)), pl.read_parquet(getattr(whole, name)), abs_tol=1e-6)
+        assert_frame_equal(
+            pl.read_parquet(getattr(run, name)), pl.read_parquet(getattr(whole, name)), abs_tol=1e-6
+        )
     for member in read_json(whole.study)["members"]:
         for cohort in ("development", "west"):
-            ours, theirs = (read_predictions(folder.member(member["folder"]).predictions(cohort)) for folder in (run, whole))
+            ours, theirs = (
+                read_predictions(folder.member(member["folder"]).predictions(cohort))
+                for folder in (run, whole)
+            )
             assert_frame_equal(ours.table, theirs.table, abs_tol=1e-6)
     assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
 
@@ -98,17 +119,28 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
 @pytest.fixture
 def unembedded(simulated: SimulatedCohort, tmp_path: Path) -> SimulatedCohort:
     folder = tmp_path / "demo"
-    shutil.copytree(simulated.folder, folder, copy_function=os.link, ignore=shutil.ignore_patterns("runs", "embeddings"))
+    shutil.copytree(
+        simulated.folder,
+        folder,
+        copy_function=os.link,
+        ignore=shutil.ignore_patterns("runs", "embeddings"),
+    )
     return SimulatedCohort(folder)
 
 
 def test_encoding_that_is_killed_goes_on_with_the_shards_that_are_not_whole(simulated, unembedded):
     root = unembedded.folder / "embeddings"
     process = start("embed", unembedded.study, "--workers", "1")
-    assert kill_when(lambda: any(root.glob("cohort/volume_features-*/index-00000.parquet")), process)
+    assert kill_when(
+        lambda: any(root.glob("cohort/volume_features-*/index-00000.parquet")), process
+    )
     (store,) = root.glob("cohort/volume_features-*")
     assert not (store / "manifest.json").exists()
-    before = {name: state for name, state in files_of(store).items() if "00000" in name and ".tmp" not in name}
+    before = {
+        name: state
+        for name, state in files_of(store).items()
+        if "00000" in name and ".tmp" not in name
+    }
     assert sorted(before) == ["00000.npy", "index-00000.parquet", "pooled-00000.npy"]
     embed_study(read_study(unembedded.study))
     after = files_of(store)

@@ -1,4 +1,6 @@
-"""Calibration against lifelines and scikit-survival, and against models whose calibration is known because they were simulated."""
+"""Calibration against lifelines and scikit-survival, and against models whose calibration is
+known because they were simulated.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,29 @@ from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
 from concordant.metrics.calibration import d_calibration
-from concordant.metrics.calibration_curve import integrated_calibration_index, kaplan_meier_calibration, one_calibration
+from concordant.metrics.calibration_curve import (
+    integrated_calibration_index,
+    kaplan_meier_calibration,
+    one_calibration,
+)
 from concordant.metrics.cox import fit_cox
 from concordant.metrics.inputs import checked_subjects
 from concordant.metrics.recalibration import fit_recalibration
-from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope, observed_by
+from concordant.metrics.weak_calibration import (
+    calibration_in_the_large,
+    calibration_slope,
+    observed_by,
+)
 
 HORIZON = 0.5
 TIMES = np.linspace(0.02, 6, 150)
 
 
 def simulated(seed, n, *, censored=2.5, ties=False):
-    """Return time, event and the true log hazard; the cumulative hazard is t times its exponential."""
+    """Return time, event and the true log hazard.
+
+    The cumulative hazard is t times its exponential.
+    """
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)
     time, end = generator.exponential(np.exp(-signal)), generator.exponential(censored, size=n)
@@ -53,9 +66,15 @@ def test_cox_and_its_robust_error_equal_lifelines_without_ties():
     fit = fit_cox(checked_subjects(time, event), np.column_stack([signal, other]))
     theirs = lifelines_cox(time, event, {"a": signal, "b": other}, robust=True)
     np.testing.assert_allclose(fit.coefficient, theirs.params_, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(np.sqrt((fit.influence**2).sum(0)), theirs.standard_errors_, rtol=1e-6)
-    at = np.sort(time[event == 1])[[40, 90, 150]]  # event times: lifelines interpolates between them
-    mine = np.exp(-np.outer(fit.relative_hazard(np.array([[0.3, -1.0]])), [fit.baseline(t) for t in at]))
+    np.testing.assert_allclose(
+        np.sqrt((fit.influence**2).sum(0)), theirs.standard_errors_, rtol=1e-6
+    )
+    at = np.sort(time[event == 1])[
+        [40, 90, 150]
+    ]  # event times: lifelines interpolates between them
+    mine = np.exp(
+        -np.outer(fit.relative_hazard(np.array([[0.3, -1.0]])), [fit.baseline(t) for t in at])
+    )
     survival = theirs.predict_survival_function(pd.DataFrame({"a": [0.3], "b": [-1.0]}), times=at)
     np.testing.assert_allclose(mine[0], survival.to_numpy()[:, 0], rtol=0, atol=1e-8)
 
@@ -65,7 +84,14 @@ def test_cox_with_weights_and_clusters_equals_lifelines():
     weights, cluster = np.random.default_rng(2).integers(1, 4, 300), np.arange(300) // 3
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
     fit = fit_cox(subjects, signal[:, None])
-    theirs = lifelines_cox(time, event, {"a": signal}, extra={"w": weights, "c": cluster}, weights_col="w", cluster_col="c")
+    theirs = lifelines_cox(
+        time,
+        event,
+        {"a": signal},
+        extra={"w": weights, "c": cluster},
+        weights_col="w",
+        cluster_col="c",
+    )
     assert fit.coefficient[0] == pytest.approx(theirs.params_["a"], abs=1e-8)
     summed = np.bincount(cluster, weights=fit.influence[:, 0])
     assert np.sqrt((summed**2).sum()) == pytest.approx(theirs.standard_errors_["a"], rel=1e-6)
@@ -75,7 +101,9 @@ def test_cox_with_ties_equals_scikit_survival():
     time, event, signal = simulated(2, 300, ties=True)
     design = np.column_stack([signal, np.maximum(signal, 0) ** 2])
     fit = fit_cox(checked_subjects(time, event), design)
-    theirs = CoxPHSurvivalAnalysis(ties="breslow", tol=1e-14).fit(design, Surv.from_arrays(event == 1, time))
+    theirs = CoxPHSurvivalAnalysis(ties="breslow", tol=1e-14).fit(
+        design, Surv.from_arrays(event == 1, time)
+    )
     np.testing.assert_allclose(fit.coefficient, theirs.coef_, rtol=0, atol=1e-8)
     survival = theirs.predict_survival_function(design[:5], return_array=False)
     mine = np.exp(-fit.baseline(HORIZON) * fit.relative_hazard(design[:5]))
@@ -87,7 +115,9 @@ def test_slope_equals_lifelines_with_follow_up_ended_at_the_horizon():
     predicted = chance(0.6 * signal - 0.3)
     result = calibration_slope(time, event, predicted, HORIZON)
     ended = event * (time <= HORIZON)
-    theirs = lifelines_cox(np.minimum(time, HORIZON), ended, {"x": np.log(-np.log(1 - predicted))}, robust=True)
+    theirs = lifelines_cox(
+        np.minimum(time, HORIZON), ended, {"x": np.log(-np.log(1 - predicted))}, robust=True
+    )
     assert result.estimate == pytest.approx(theirs.params_["x"], abs=1e-7)
     assert result.standard_error == pytest.approx(theirs.standard_errors_["x"], rel=1e-5)
 
@@ -102,7 +132,9 @@ def test_smooth_curve_equals_scikit_survival_on_another_basis():
         return (np.maximum(x - knot, 0) ** 3 - np.maximum(x - last, 0) ** 3) / (last - knot)
 
     design = np.column_stack([x, bend(first) - bend(middle)])
-    theirs = CoxPHSurvivalAnalysis(ties="breslow", tol=1e-14).fit(design, Surv.from_arrays(event == 1, time))
+    theirs = CoxPHSurvivalAnalysis(ties="breslow", tol=1e-14).fit(
+        design, Surv.from_arrays(event == 1, time)
+    )
     observed = 1 - np.array([curve(HORIZON) for curve in theirs.predict_survival_function(design)])
     np.testing.assert_allclose(result.observed, observed, rtol=0, atol=1e-7)
     assert result.estimate == pytest.approx(np.abs(observed - predicted).mean(), abs=1e-7)
@@ -111,16 +143,22 @@ def test_smooth_curve_equals_scikit_survival_on_another_basis():
 def test_observed_probability_equals_lifelines():
     time, event, signal = simulated(5, 300, ties=True)
     plain = lifelines.KaplanMeierFitter().fit(time, event)
-    assert observed_by(checked_subjects(time, event), HORIZON).value == pytest.approx(1 - plain.predict(HORIZON), abs=1e-12)
+    assert observed_by(checked_subjects(time, event), HORIZON).value == pytest.approx(
+        1 - plain.predict(HORIZON), abs=1e-12
+    )
     weights = np.random.default_rng(0).integers(1, 5, 300)
     weighted = lifelines.KaplanMeierFitter().fit(time, event, weights=weights)
     mine = observed_by(checked_subjects(time, event, weights=weights), HORIZON).value
     assert mine == pytest.approx(1 - weighted.predict(HORIZON), abs=1e-12)
     time, event, signal = simulated(6, 300)
     codes = np.where((event == 1) & (signal < 0.3), 2, event)
-    theirs = lifelines.AalenJohansenFitter(calculate_variance=False).fit(time, codes, event_of_interest=1)
+    theirs = lifelines.AalenJohansenFitter(calculate_variance=False).fit(
+        time, codes, event_of_interest=1
+    )
     incidence = theirs.cumulative_density_.loc[:HORIZON].iloc[-1, 0]
-    assert observed_by(checked_subjects(time, codes, cause=1), HORIZON).value == pytest.approx(incidence, abs=1e-12)
+    assert observed_by(checked_subjects(time, codes, cause=1), HORIZON).value == pytest.approx(
+        incidence, abs=1e-12
+    )
 
 
 def test_group_curves_equal_lifelines():
@@ -130,7 +168,12 @@ def test_group_curves_equal_lifelines():
         theirs = lifelines.KaplanMeierFitter().fit(time[parts.group == k], event[parts.group == k])
         assert parts.estimate[k] == pytest.approx(1 - theirs.predict(HORIZON), abs=1e-12)
         limits = theirs.confidence_interval_.loc[:HORIZON].iloc[-1]  # log(-log), Greenwood
-        np.testing.assert_allclose([parts.interval().low[k], parts.interval().high[k]], 1 - limits.to_numpy()[::-1], rtol=0, atol=0.004)
+        np.testing.assert_allclose(
+            [parts.interval().low[k], parts.interval().high[k]],
+            1 - limits.to_numpy()[::-1],
+            rtol=0,
+            atol=0.004,
+        )
 
 
 # --- simulated truth ---
@@ -155,9 +198,14 @@ def test_known_miscalibration_is_found(factor, added):
     time, event, signal = simulated(9, 4000)
     wrong = factor * signal + added
     predicted = chance(wrong)
-    slope, large = (function(time, event, predicted, HORIZON) for function in (calibration_slope, calibration_in_the_large))
+    slope, large = (
+        function(time, event, predicted, HORIZON)
+        for function in (calibration_slope, calibration_in_the_large)
+    )
     assert slope.estimate == pytest.approx(1 / factor, abs=3.5 * slope.standard_error)
-    assert large.estimate == pytest.approx(chance(signal).mean() / predicted.mean(), abs=3.5 * large.standard_error)
+    assert large.estimate == pytest.approx(
+        chance(signal).mean() / predicted.mean(), abs=3.5 * large.standard_error
+    )
     assert slope.standard_error < 0.1
     assert large.standard_error < 0.03
     index = integrated_calibration_index(time, event, predicted, HORIZON)
@@ -169,15 +217,28 @@ def test_known_miscalibration_is_found(factor, added):
 
 
 def test_p_values_of_calibrated_models_are_uniform():
-    """At 400 samples a true level of .05 gives .026 to .074 in 97 % of the runs; the published group test is far above with censoring."""
+    """At 400 samples a true level of .05 gives .026 to .074 in 97 % of the runs.
+
+    The published group test is far above with censoring.
+    """
     rows = [simulated(seed, 300, censored=1.5) for seed in range(400)]
     complete = [simulated(seed, 300, censored=1e9) for seed in range(400)]
 
     def d_values(samples, test):
-        return np.array([d_calibration(time, event, curves(signal), TIMES, test=test).p_value for time, event, signal in samples])
+        return np.array(
+            [
+                d_calibration(time, event, curves(signal), TIMES, test=test).p_value
+                for time, event, signal in samples
+            ]
+        )
 
     def group_values(test):
-        return np.array([one_calibration(*row[:2], chance(row[2]), HORIZON, groups=5, test=test).p_value for row in rows])
+        return np.array(
+            [
+                one_calibration(*row[:2], chance(row[2]), HORIZON, groups=5, test=test).p_value
+                for row in rows
+            ]
+        )
 
     for values in (d_values(complete, "pearson"), d_values(rows, "robust"), group_values("robust")):
         assert kstest(values, "uniform").pvalue > 0.001
@@ -191,7 +252,10 @@ def test_intervals_cover():
     for seed in range(400):
         time, event, signal = simulated(seed, 300)
         predicted = chance(signal)
-        found = (calibration_slope(time, event, predicted, HORIZON), calibration_in_the_large(time, event, predicted, HORIZON))
+        found = (
+            calibration_slope(time, event, predicted, HORIZON),
+            calibration_in_the_large(time, event, predicted, HORIZON),
+        )
         inside.append([low < 1 < high for low, high in (result.interval() for result in found)])
     coverage = np.mean(inside, axis=0)
     assert ((coverage > 0.915) & (coverage < 0.98)).all()
@@ -203,7 +267,9 @@ def test_ici_of_a_miscalibrated_model_has_the_standard_error_that_its_samples_sh
         for time, event, signal in (simulated(seed, 500) for seed in range(300))
     ]
     spread = np.std([result.estimate for result in found])
-    assert np.mean([result.standard_error for result in found]) / spread == pytest.approx(1, abs=0.12)
+    assert np.mean([result.standard_error for result in found]) / spread == pytest.approx(
+        1, abs=0.12
+    )
 
 
 def test_competing_events_enter_the_observed_probability():
@@ -214,7 +280,9 @@ def test_competing_events_enter_the_observed_probability():
     truth = (0.5 / 1.5) * (1 - np.exp(-1.5 * HORIZON))
     result = calibration_in_the_large(time, event, np.full(20_000, truth), HORIZON, cause=1)
     assert result.estimate == pytest.approx(1, abs=3.5 * result.standard_error)
-    assert calibration_in_the_large(time, event, np.full(20_000, truth), HORIZON).estimate > 1.1  # competing events as censored
+    assert (
+        calibration_in_the_large(time, event, np.full(20_000, truth), HORIZON).estimate > 1.1
+    )  # competing events as censored
 
 
 def test_recalibration_finds_the_true_slope_and_baseline():
@@ -223,4 +291,6 @@ def test_recalibration_finds_the_true_slope_and_baseline():
     assert fitted.slope == pytest.approx(1 / 1.6, abs=0.03)
     after = fitted.apply(curves(1.6 * signal - 0.8), TIMES)
     usual = np.abs(signal) < 2  # beyond, S at the reference time is clipped
-    np.testing.assert_allclose(after[usual][:, TIMES < 2], curves(signal)[usual][:, TIMES < 2], rtol=0, atol=0.04)
+    np.testing.assert_allclose(
+        after[usual][:, TIMES < 2], curves(signal)[usual][:, TIMES < 2], rtol=0, atol=0.04
+    )

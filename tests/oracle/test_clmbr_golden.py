@@ -1,4 +1,7 @@
-"""CLMBR against expected values: hidden states in both layouts, and a trained model that knows its own records."""
+"""CLMBR against expected values.
+
+Hidden states in both layouts, and a trained model that knows its own records.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,14 @@ from concordant.encoders.motor import Motor
 
 DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 GOLDEN, TUTORIAL = DATA / "clmbr_golden", DATA / "femr_tutorial_models"
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no {GOLDEN}; set CONCORDANT_DATA to the folder that holds clmbr_golden")
-tutorial = pytest.mark.skipif(not TUTORIAL.is_dir(), reason=f"no {TUTORIAL}; set CONCORDANT_DATA to the folder of femr_tutorial_models")
+golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(),
+    reason=f"no {GOLDEN}; set CONCORDANT_DATA to the folder that holds clmbr_golden",
+)
+tutorial = pytest.mark.skipif(
+    not TUTORIAL.is_dir(),
+    reason=f"no {TUTORIAL}; set CONCORDANT_DATA to the folder of femr_tutorial_models",
+)
 
 
 def hidden(network, expected):
@@ -49,24 +58,41 @@ def test_hidden_states_match_to_1e_5(layout):
 
 @golden
 def test_one_layout_is_never_loaded_as_the_other(tmp_path):
-    """Renaming is not loading: an old file under the new names is another network, and a half renamed one is none."""
+    """Renaming is not loading.
+
+    An old file under the new names is another network, and a half renamed one is none.
+    """
     shutil.copytree(GOLDEN / "old", tmp_path / "renamed")
     tensors = load_file(GOLDEN / "old" / "model.safetensors")
     path = tmp_path / "renamed" / "model.safetensors"
     path.chmod(0o644)
-    save_file({name.replace("norm.scale", "norm.weight"): value for name, value in tensors.items()}, path)
+    save_file(
+        {name.replace("norm.scale", "norm.weight"): value for name, value in tensors.items()}, path
+    )
     expected = np.load(GOLDEN / "old" / "expected.npz")
-    assert np.abs(hidden(load_clmbr(tmp_path / "renamed"), expected) - expected["hidden"]).max() > 0.1
-    save_file({name.replace("out_norm.scale", "out_norm.weight"): value for name, value in tensors.items()}, path)
+    assert (
+        np.abs(hidden(load_clmbr(tmp_path / "renamed"), expected) - expected["hidden"]).max() > 0.1
+    )
+    save_file(
+        {
+            name.replace("out_norm.scale", "out_norm.weight"): value
+            for name, value in tensors.items()
+        },
+        path,
+    )
     with pytest.raises(WeightsError, match="its norms are called scale, weight"):
         load_clmbr(tmp_path / "renamed")
 
 
 def tutorial_sequences():
     with (TUTORIAL / "clmbr" / "main_split.csv").open() as stream:
-        train = {int(row["subject_id"]) for row in csv.DictReader(stream) if row["split_name"] == "train"}
+        train = {
+            int(row["subject_id"]) for row in csv.DictReader(stream) if row["split_name"] == "train"
+        }
     vocabulary = Flat(read_dictionary(TUTORIAL / "clmbr" / "dictionary.msgpack"))
-    rows = pl.read_parquet(TUTORIAL / "synthetic_subjects.parquet").filter(pl.col("subject_id").is_in(sorted(train)))
+    rows = pl.read_parquet(TUTORIAL / "synthetic_subjects.parquet").filter(
+        pl.col("subject_id").is_in(sorted(train))
+    )
     for _, record in rows.group_by("subject_id", maintain_order=True):
         days = (record["time"].max() - record["time"]).dt.total_microseconds().to_numpy() / 86_400e6
         values = record["numeric_value"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -74,14 +100,21 @@ def tutorial_sequences():
 
 
 def next_code(network, head):
-    """Return the mean negative log-likelihood in nats, and the accuracy, of the next code of those that the head knows."""
+    """Return the mean negative log-likelihood in nats, and the accuracy, of the next code of
+    those that the head knows.
+    """
     batch = padded(list(tutorial_sequences()), bags=False)
     with torch.no_grad():
-        logits = network(batch.tokens, batch.age_days, batch.valid) @ head["final_layer.weight"].T + head["final_layer.bias"]
+        logits = (
+            network(batch.tokens, batch.age_days, batch.valid) @ head["final_layer.weight"].T
+            + head["final_layer.bias"]
+        )
     following = batch.tokens[:, 1:]
     asked = batch.valid[:, 1:] & (following < logits.shape[-1])
     logits, following = logits[:, :-1][asked], following[asked]
-    return torch.nn.functional.cross_entropy(logits, following).item(), (logits.argmax(-1) == following).float().mean().item()
+    return torch.nn.functional.cross_entropy(logits, following).item(), (
+        logits.argmax(-1) == following
+    ).float().mean().item()
 
 
 @tutorial
@@ -96,7 +129,13 @@ def test_under_the_old_names_and_rules_it_knows_nothing(tmp_path):
     shutil.copytree(TUTORIAL / "clmbr", tmp_path / "old")
     path = tmp_path / "old" / "model.safetensors"
     path.chmod(0o644)
-    save_file({name.replace("norm.weight", "norm.scale"): value for name, value in load_file(path).items()}, path)
+    save_file(
+        {
+            name.replace("norm.weight", "norm.scale"): value
+            for name, value in load_file(path).items()
+        },
+        path,
+    )
     checkpoint = read_checkpoint(tmp_path / "old")
     assert checkpoint.layout is OLD
     likelihood, accuracy = next_code(checkpoint.network, checkpoint.head)
@@ -109,4 +148,6 @@ def test_the_third_layout_is_refused_by_name():
     with pytest.raises(WeightsError, match=r"hawk_module.*femr 0\.2\.4, another architecture"):
         load_clmbr(TUTORIAL / "motor")
     with pytest.raises(WeightsError, match="hawk_module"):
-        Motor(weights=TUTORIAL / "motor").encode([Events(np.array([1.0]), ("MEDS_BIRTH",), np.array([np.nan]))])
+        Motor(weights=TUTORIAL / "motor").encode(
+            [Events(np.array([1.0]), ("MEDS_BIRTH",), np.array([np.nan]))]
+        )

@@ -15,7 +15,10 @@ from concordant.core.survival import SurvivalTarget
 from concordant.heads.cox import Cox, cox_negative_log_likelihood
 from concordant.training.cox_solver import PartialLikelihood, solve_cox
 
-GOLDEN = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "golden_R"
+GOLDEN = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+    / "golden_R"
+)
 SETS = ("lung", "veteran", "gbsg", "rotterdam", "pbc", "flchain", "nwtco")
 
 
@@ -28,7 +31,10 @@ def golden(name):
 
 
 def design_of(facts, table):
-    """Build the columns of R's model matrix: numbers, and 0/1 for the level that a factor's name ends with."""
+    """Build the columns of R's model matrix.
+
+    Numbers, and 0/1 for the level that a factor's name ends with.
+    """
     columns = []
     for name in facts["cox_efron"]["names"]:
         if name in table.columns:
@@ -46,8 +52,14 @@ def design_of(facts, table):
 
 
 def outcome_of(table):
-    time = next(table[name] for name in ("time", "rfstime", "futime", "edrel", "dtime") if name in table.columns)
-    event = next(table[name] for name in ("status", "event", "death", "rel") if name in table.columns)
+    time = next(
+        table[name]
+        for name in ("time", "rfstime", "futime", "edrel", "dtime")
+        if name in table.columns
+    )
+    event = next(
+        table[name] for name in ("status", "event", "death", "rel") if name in table.columns
+    )
     return SurvivalTarget(time.cast(pl.Float64).to_numpy(), event.cast(pl.Int64).to_numpy())
 
 
@@ -60,10 +72,14 @@ def test_log_likelihood_and_coefficients_equal_r(name):
     time, event = torch.tensor(target.time), torch.tensor(target.event)
     for ties in ("efron", "breslow"):
         expected = facts[f"cox_{ties}"]
-        null = cox_negative_log_likelihood(torch.zeros(len(time), dtype=torch.float64), time, event, ties)
+        null = cox_negative_log_likelihood(
+            torch.zeros(len(time), dtype=torch.float64), time, event, ties
+        )
         assert float(null) == pytest.approx(-expected["loglik_null"], rel=1e-12)
         hazard = torch.tensor(design @ np.array(expected["coef"]))
-        assert float(cox_negative_log_likelihood(hazard, time, event, ties)) == pytest.approx(-expected["loglik"], rel=1e-9)
+        assert float(cox_negative_log_likelihood(hazard, time, event, ties)) == pytest.approx(
+            -expected["loglik"], rel=1e-9
+        )
     scale = design.std(0)
     found = solve_cox((design - design.mean(0)) / scale, target) / scale
     np.testing.assert_allclose(found, facts["cox_efron"]["coef"], rtol=1e-5, atol=1e-9)
@@ -83,8 +99,12 @@ def test_baseline_survival_equals_lifelines():
     head = Cox(1, 1)
     head.fit_baseline(torch.tensor(slope * covariate), torch.tensor(time), torch.tensor(event))
     times = np.array([1.0, 5.0, 20.0, 60.0])
-    ours = head.survival(torch.tensor(slope * np.array([-1.0, 0.0, 2.0])), torch.tensor(times)).numpy()
-    theirs = fitter.predict_survival_function(np.array([[-1.0], [0.0], [2.0]]), times=times).to_numpy().T
+    ours = head.survival(
+        torch.tensor(slope * np.array([-1.0, 0.0, 2.0])), torch.tensor(times)
+    ).numpy()
+    theirs = (
+        fitter.predict_survival_function(np.array([[-1.0], [0.0], [2.0]]), times=times).to_numpy().T
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
@@ -96,7 +116,11 @@ def test_ridge_equals_scikit_survival():
     design = rng.normal(size=(150, 8))
     time, event = np.ceil(rng.exponential(np.exp(-design[:, 0])) * 10), rng.random(150) < 0.6
     alpha = 12.0
-    theirs = CoxPHSurvivalAnalysis(alpha=alpha, ties="efron", tol=1e-12).fit(design, Surv.from_arrays(event, time)).coef_
+    theirs = (
+        CoxPHSurvivalAnalysis(alpha=alpha, ties="efron", tol=1e-12)
+        .fit(design, Surv.from_arrays(event, time))
+        .coef_
+    )
     target = SurvivalTarget(time, event.astype(np.int64))
     ours = solve_cox(design, target, penalty=alpha / event.sum())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -106,7 +130,9 @@ def test_ridge_equals_scikit_survival():
 def test_closed_form_derivatives_equal_those_of_autograd(ties):
     rng = np.random.default_rng(3)
     design = rng.normal(size=(60, 4))
-    target = SurvivalTarget(np.ceil(rng.exponential(30, 60) / ties), (rng.random(60) < 0.6).astype(np.int64))
+    target = SurvivalTarget(
+        np.ceil(rng.exponential(30, 60) / ties), (rng.random(60) < 0.6).astype(np.int64)
+    )
     point = rng.normal(size=4)
     found = PartialLikelihood(design, target).at(point, hessian=True)
     time, event = torch.tensor(target.time), torch.tensor(target.event)
@@ -119,7 +145,9 @@ def test_closed_form_derivatives_equal_those_of_autograd(ties):
     (gradient,) = torch.autograd.grad(value, at)
     assert found.value == pytest.approx(float(value.detach()), rel=1e-12)
     np.testing.assert_allclose(found.gradient, gradient.numpy(), atol=1e-12)
-    np.testing.assert_allclose(found.hessian, torch.autograd.functional.hessian(loss, at.detach()).numpy(), atol=1e-10)
+    np.testing.assert_allclose(
+        found.hessian, torch.autograd.functional.hessian(loss, at.detach()).numpy(), atol=1e-10
+    )
 
 
 def test_nonnegative_coefficients_stay_in_their_bounds():
@@ -159,7 +187,9 @@ def test_baseline_survival_equals_lifelines_on_real_data(name):
     facts, table = golden(name)
     design, target = design_of(facts, table), outcome_of(table)
     design = (design - design.mean(0)) / design.std(0)
-    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(design.shape[1])]).assign(t=target.time, e=target.event == 1)
+    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(design.shape[1])]).assign(
+        t=target.time, e=target.event == 1
+    )
     fitter = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "t", "e")
     risk = design @ fitter.params_.to_numpy()
     head = Cox(1, 1)
@@ -174,15 +204,31 @@ def test_baseline_survival_equals_lifelines_on_real_data(name):
 
 @pytest.mark.parametrize("penalizer", [0.01, 0.3])
 def test_ridge_equals_lifelines(penalizer):
-    """lifelines minimises -loglik / n + penalizer / 2 times the squares; ours is per event, so the penalty is penalizer * n / events."""
+    """lifelines minimises -loglik / n + penalizer / 2 times the squares.
+
+    Ours is per event, so the penalty is penalizer * n / events.
+    """
     import pandas as pd
     from lifelines import CoxPHFitter
 
     rng = np.random.default_rng(5)
     design = rng.normal(size=(200, 5))
-    design = (design - design.mean(0)) / design.std(0, ddof=1)  # lifelines penalises coefficients of columns scaled this way
-    time, event = np.ceil(rng.exponential(np.exp(-design[:, 0])) * 15), (rng.random(200) < 0.6).astype(np.int64)
-    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(5)]).assign(t=time, e=event)
-    theirs = CoxPHFitter(penalizer=penalizer, l1_ratio=0.0).fit(frame, "t", "e", fit_options={"precision": 1e-10}).params_.to_numpy()
-    ours = solve_cox(design, SurvivalTarget(time, event), penalty=penalizer * len(time) / event.sum())
+    design = (design - design.mean(0)) / design.std(
+        0, ddof=1
+    )  # lifelines penalises coefficients of columns scaled this way
+    time, event = (
+        np.ceil(rng.exponential(np.exp(-design[:, 0])) * 15),
+        (rng.random(200) < 0.6).astype(np.int64),
+    )
+    frame = pd.DataFrame(design, columns=[f"x{place}" for place in range(5)]).assign(
+        t=time, e=event
+    )
+    theirs = (
+        CoxPHFitter(penalizer=penalizer, l1_ratio=0.0)
+        .fit(frame, "t", "e", fit_options={"precision": 1e-10})
+        .params_.to_numpy()
+    )
+    ours = solve_cox(
+        design, SurvivalTarget(time, event), penalty=penalizer * len(time) / event.sum()
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -19,9 +19,13 @@ from concordant.metrics import (
     log_rank,
 )
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "golden_R"
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "golden_R"
+)
 pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no reference data at {DATA}; set CONCORDANT_DATA to the folder that holds golden_R"
+    not DATA.is_dir(),
+    reason=f"no reference data at {DATA}; set CONCORDANT_DATA to the folder that holds golden_R",
 )
 
 SETS = ["lung", "veteran", "gbsg", "rotterdam", "pbc", "flchain", "nwtco"]
@@ -47,7 +51,9 @@ def test_harrell_and_its_standard_error(golden, name):
     expected = golden[name]["harrell"]
     assert result.estimate == pytest.approx(expected["C"], abs=1e-12)
     assert result.standard_error == pytest.approx(expected["se"], abs=1e-12)
-    assert result.n_pairs == sum(expected["counts"][kind] for kind in ("concordant", "discordant", "tied.x"))
+    assert result.n_pairs == sum(
+        expected["counts"][kind] for kind in ("concordant", "discordant", "tied.x")
+    )
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -57,8 +63,11 @@ def test_uno_and_its_standard_error_under_a_known_censoring_curve(golden, name):
         tau = np.nextafter(expected["tau"], np.inf)  # R: T <= tau
         result = concordance_index_ipcw(time, event, risk, tau=tau)
         assert result.estimate == pytest.approx(expected["C"], abs=1e-12)
-        # R takes the censoring curve as known: as another cohort's, its part of the influence comes apart
-        apart = concordance_index_ipcw(time, event, risk, tau=tau, censoring=SurvivalTarget(time, event))
+        # R takes the censoring curve as known: as another cohort's, its part of the influence comes
+        # apart
+        apart = concordance_index_ipcw(
+            time, event, risk, tau=tau, censoring=SurvivalTarget(time, event)
+        )
         assert np.sqrt((apart.influence**2).sum()) == pytest.approx(expected["se"], abs=1e-12)
         assert result.standard_error == pytest.approx(expected["se"], rel=0.04)
 
@@ -68,8 +77,12 @@ def test_brier_score(golden, name):
     time, status, *survival = columns(f"{name}_surv")
     expected = golden[name]["score_brier"]
     model = np.array(expected["model"]) == "cox"
-    result = brier_score(time, status.astype(int), np.column_stack(survival), np.array(expected["times"])[model])
-    np.testing.assert_allclose(result.estimate, np.array(expected["Brier"])[model], rtol=0, atol=1e-12)
+    result = brier_score(
+        time, status.astype(int), np.column_stack(survival), np.array(expected["times"])[model]
+    )
+    np.testing.assert_allclose(
+        result.estimate, np.array(expected["Brier"])[model], rtol=0, atol=1e-12
+    )
     # riskRegression divides by n - 1 and has its own estimate of the curve's part
     np.testing.assert_allclose(result.standard_error, np.array(expected["se"])[model], rtol=0.006)
 
@@ -79,7 +92,9 @@ def test_kaplan_meier_and_greenwood(golden, name):
     time, event, _ = linear_predictor(name)
     expected = golden[name]["km"]
     curve = kaplan_meier(time, event)
-    np.testing.assert_allclose(curve.at(np.array(expected["times"])), expected["surv"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        curve.at(np.array(expected["times"])), expected["surv"], rtol=0, atol=1e-12
+    )
     last = np.searchsorted(curve.times, expected["times"], side="right") - 1
     np.testing.assert_allclose(curve.standard_error[last], expected["se"], rtol=0, atol=1e-12)
 

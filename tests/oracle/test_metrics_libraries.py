@@ -1,4 +1,6 @@
-"""Against scikit-survival and lifelines, on the survival package's data sets where they are at hand, on simulated ones always."""
+"""Against scikit-survival and lifelines, on the survival package's data sets where they are at
+hand, on simulated ones always.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,22 @@ from concordant.metrics import (
 from concordant.metrics.censoring import censoring_curve
 from concordant.metrics.inputs import checked_subjects
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "golden_R" / "data"
-SETS = ["simulated", "simulated_ties", "lung", "veteran", "gbsg", "rotterdam", "pbc", "flchain", "nwtco"]
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "golden_R"
+    / "data"
+)
+SETS = [
+    "simulated",
+    "simulated_ties",
+    "lung",
+    "veteran",
+    "gbsg",
+    "rotterdam",
+    "pbc",
+    "flchain",
+    "nwtco",
+]
 
 
 @pytest.fixture(params=SETS)
@@ -44,7 +60,10 @@ def outcomes(request):
 def simulated(*, ties, n=400, seed=0):
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)
-    time, censored = generator.exponential(500 * np.exp(-signal)), generator.exponential(700, size=n)
+    time, censored = (
+        generator.exponential(500 * np.exp(-signal)),
+        generator.exponential(700, size=n),
+    )
     event, time = (time <= censored).astype(int), np.minimum(time, censored)
     risk = signal + generator.normal(size=n)
     return (np.ceil(time / 50) * 50, event, risk.round(1)) if ties else (time, event, risk)
@@ -57,23 +76,34 @@ def test_harrell(outcomes, rounded):
         time, risk = np.ceil(time / 90), risk.round(1)
     mine = concordance_index(time, event, risk).estimate
     assert mine == pytest.approx(lifelines_concordance(time, -risk, event), abs=1e-12)
-    assert mine == pytest.approx(sksurv_metrics.concordance_index_censored(event == 1, time, risk)[0], abs=1e-12)
+    assert mine == pytest.approx(
+        sksurv_metrics.concordance_index_censored(event == 1, time, risk)[0], abs=1e-12
+    )
 
 
 def test_uno_in_their_convention(outcomes):
     time, event, risk = outcomes
     tau = np.quantile(time, 0.8)
-    theirs = sksurv_metrics.concordance_index_ipcw(Surv.from_arrays(event == 1, time), Surv.from_arrays(event == 1, time), risk, tau=tau)
-    assert concordance_index_ipcw(time, event, risk, tau=tau, convention="sksurv").estimate == pytest.approx(theirs[0], abs=1e-12)
+    theirs = sksurv_metrics.concordance_index_ipcw(
+        Surv.from_arrays(event == 1, time), Surv.from_arrays(event == 1, time), risk, tau=tau
+    )
+    assert concordance_index_ipcw(
+        time, event, risk, tau=tau, convention="sksurv"
+    ).estimate == pytest.approx(theirs[0], abs=1e-12)
 
 
 def test_uno_with_another_cohorts_curve():
     time, event, risk = simulated(ties=False)
     train_time, train_event, _ = simulated(ties=False, seed=1)
     theirs = sksurv_metrics.concordance_index_ipcw(
-        Surv.from_arrays(train_event == 1, train_time), Surv.from_arrays(event == 1, time), risk, tau=800.0
+        Surv.from_arrays(train_event == 1, train_time),
+        Surv.from_arrays(event == 1, time),
+        risk,
+        tau=800.0,
     )
-    mine = concordance_index_ipcw(time, event, risk, tau=800.0, censoring=SurvivalTarget(train_time, train_event))
+    mine = concordance_index_ipcw(
+        time, event, risk, tau=800.0, censoring=SurvivalTarget(train_time, train_event)
+    )
     assert mine.estimate == pytest.approx(theirs[0], abs=1e-12)
 
 
@@ -82,7 +112,9 @@ def test_censoring_curve(outcomes):
     curve = censoring_curve(checked_subjects(time, event))
     theirs = CensoringDistributionEstimator().fit(Surv.from_arrays(event == 1, time))
     at = np.unique(time)[:-1]
-    np.testing.assert_allclose(curve.steps[curve.up_to(at)], theirs.predict_proba(at), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        curve.steps[curve.up_to(at)], theirs.predict_proba(at), rtol=0, atol=1e-12
+    )
 
 
 def test_brier_and_its_integral_in_their_convention(outcomes):
@@ -91,16 +123,25 @@ def test_brier_and_its_integral_in_their_convention(outcomes):
     survival = np.exp(-np.outer(np.exp(risk - risk.mean()), times / np.median(time)))
     outcome = Surv.from_arrays(event == 1, time)
     mine = brier_score(time, event, survival, times, convention="sksurv")
-    np.testing.assert_allclose(mine.estimate, sksurv_metrics.brier_score(outcome, outcome, survival, times)[1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        mine.estimate,
+        sksurv_metrics.brier_score(outcome, outcome, survival, times)[1],
+        rtol=0,
+        atol=1e-12,
+    )
     whole = integrated_brier_score(time, event, survival, times, convention="sksurv").estimate
-    assert whole == pytest.approx(sksurv_metrics.integrated_brier_score(outcome, outcome, survival, times), abs=1e-12)
+    assert whole == pytest.approx(
+        sksurv_metrics.integrated_brier_score(outcome, outcome, survival, times), abs=1e-12
+    )
 
 
 def test_kaplan_meier_with_log_log_limits(outcomes):
     time, event, _ = outcomes
     mine = kaplan_meier(time, event)
     theirs = lifelines.KaplanMeierFitter().fit(time, event)
-    np.testing.assert_allclose(mine.survival, theirs.survival_function_at_times(mine.times).to_numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        mine.survival, theirs.survival_function_at_times(mine.times).to_numpy(), rtol=0, atol=1e-12
+    )
     limits = theirs.confidence_interval_.loc[mine.times].to_numpy()
     band = mine.interval()
     inside = mine.survival > 0

@@ -1,7 +1,9 @@
-"""Do the tests keep their level and the intervals their coverage? Two thousand cohorts in every run, ten thousand in the slow one.
+"""Do the tests keep their level and the intervals their coverage? Two thousand cohorts in every
+run, ten thousand in the slow one.
 
-The quick bounds are wider by one binomial standard deviation: a correct implementation passes whatever the seed, one whose standard
-error is 20 % off in either direction (rejecting 1.9 % or 10 %, covering 98 % or 88 %) does not.
+The quick bounds are wider by one binomial standard deviation: a correct implementation passes
+whatever the seed, one whose standard error is 20 % off in either direction (rejecting 1.9 % or 10
+%, covering 98 % or 88 %) does not.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ from concordant.metrics import (
     concordance_index_ipcw,
     holm,
 )
-from simulation_fixture import AGAINST_FIRST, ALPHA, CELLS, CONTRASTS, COVERAGE, LEVEL, known_curve_error, noisy, reversing
+from simulation_fixture import (
+    AGAINST_FIRST,
+    ALPHA,
+    CELLS,
+    CONTRASTS,
+    COVERAGE,
+    LEVEL,
+    known_curve_error,
+    noisy,
+    reversing,
+)
 
 QUICK = 2_000
 
@@ -42,7 +54,9 @@ def check_coverage(cell, replicates, seed):
     seen, whole = cell.cohort(generator, 400_000), cell.uncensored(generator, 400_000)
     harrell_limit = concordance_index(seen.time, seen.event, noisy(seen.signal, generator)).estimate
     tau = np.quantile(seen.time, 0.9)
-    uno_limit = concordance_index(whole.time, whole.time < tau, noisy(whole.signal, generator)).estimate
+    uno_limit = concordance_index(
+        whole.time, whole.time < tau, noisy(whole.signal, generator)
+    ).estimate
     covered = np.zeros(2)
     for _ in range(replicates):
         sample = cell.cohort(generator)
@@ -90,11 +104,15 @@ def test_standard_error_knows_of_the_censoring_curve_where_an_effect_reverses():
     for _ in range(QUICK):
         sample = reversing(generator)
         whole = concordance_index_ipcw(sample.time, sample.event, sample.signal, tau=2.0)
-        fixed = concordance_index_ipcw(sample.time, sample.event, sample.signal, tau=2.0, censoring=(sample.time, sample.event))
+        fixed = concordance_index_ipcw(
+            sample.time, sample.event, sample.signal, tau=2.0, censoring=(sample.time, sample.event)
+        )
         found.append((whole.estimate, whole.standard_error, known_curve_error(fixed)))
     estimates, whole_errors, fixed_errors = np.array(found).T
     spread = estimates.std(ddof=1)
-    assert whole_errors.mean() / spread == pytest.approx(1, abs=0.06)  # the spread itself is known to 1.6 %
+    assert whole_errors.mean() / spread == pytest.approx(
+        1, abs=0.06
+    )  # the spread itself is known to 1.6 %
     assert fixed_errors.mean() / whole_errors.mean() > 1.05
 
 
@@ -104,7 +122,9 @@ def test_standard_error_with_another_cohorts_curve():
     for _ in range(QUICK):
         sample, other = CELLS[2].cohort(generator), CELLS[2].cohort(generator, 100)
         risk = noisy(sample.signal, generator)
-        result = concordance_index_ipcw(sample.time, sample.event, risk, tau=0.6, censoring=(other.time, other.event))
+        result = concordance_index_ipcw(
+            sample.time, sample.event, risk, tau=0.6, censoring=(other.time, other.event)
+        )
         found.append((result.estimate, result.standard_error))
     estimates, errors = np.array(found).T
     assert errors.mean() / estimates.std(ddof=1) == pytest.approx(1, abs=0.06)
@@ -117,7 +137,9 @@ def test_brier_standard_error_is_too_large_without_the_censoring_curves_part():
         sample = CELLS[2].cohort(generator)
         survival = np.exp(-np.exp(sample.signal) * 0.7)
         whole = brier_score_at(sample.time, sample.event, survival, 0.7)
-        fixed = brier_score_at(sample.time, sample.event, survival, 0.7, censoring=(sample.time, sample.event))
+        fixed = brier_score_at(
+            sample.time, sample.event, survival, 0.7, censoring=(sample.time, sample.event)
+        )
         found.append((whole.estimate, whole.standard_error, known_curve_error(fixed)))
     estimates, whole_errors, fixed_errors = np.array(found).T
     assert whole_errors.mean() / estimates.std(ddof=1) == pytest.approx(1, abs=0.06)

@@ -68,7 +68,9 @@ def test_the_order_of_the_rows_does_not_matter(function, cohort, random):
 @pytest.mark.parametrize("function", INDICES)
 def test_a_weight_of_two_is_two_copies_in_one_cluster(function, cohort, data):
     time, event, risk = cohort
-    copies = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time))))
+    copies = np.array(
+        data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time)))
+    )
     weighted = function(time, event, risk, weights=copies)
     rows = np.repeat(np.arange(len(time)), copies)
     copied = function(time[rows], event[rows], risk[rows], cluster=rows)
@@ -87,7 +89,10 @@ def test_influences_sum_to_zero_and_the_index_is_a_share(function, cohort):
 
 @FEW
 @given(cohorts())
-@pytest.mark.parametrize("compare", [compare_concordance, compare_concordance_ipcw, partial(compare_concordance_ipcw, cause=1)])
+@pytest.mark.parametrize(
+    "compare",
+    [compare_concordance, compare_concordance_ipcw, partial(compare_concordance_ipcw, cause=1)],
+)
 def test_a_comparison_turned_round_changes_its_sign(compare, cohort):
     time, event, risk = cohort
     other = np.roll(risk, 1)

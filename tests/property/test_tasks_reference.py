@@ -1,4 +1,6 @@
-"""Cohorts beside a slow reference that walks through one subject's records at a time, as the rules of a task read."""
+"""Cohorts beside a slow reference that walks through one subject's records at a time, as the
+rules of a task read.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,19 @@ BELONGS = {
     "ab": lambda code: code.startswith("A") or code == "B/1",
     "cause": lambda code: code.startswith("C/"),
 }
-CODES = ("A/1", "A/11", "A/20", "B/1", "B/2", "C/1", "OTHER", "Visit/IP", "Visit/IP", "Visit/IP/end", "Visit/IP/end")
+CODES = (
+    "A/1",
+    "A/11",
+    "A/20",
+    "B/1",
+    "B/2",
+    "C/1",
+    "OTHER",
+    "Visit/IP",
+    "Visit/IP",
+    "Visit/IP/end",
+    "Visit/IP/end",
+)
 DEATHS = ("MEDS_DEATH", "MEDS_DEATH//C/1", "MEDS_DEATH//D")
 
 
@@ -44,7 +58,10 @@ def is_death(code):
 
 
 def walk_visits(rows, start, end):
-    """Go through the instants in order; where an ending and a starting event meet, the ending one closes a visit under way."""
+    """Go through the instants in order.
+
+    Where an ending and a starting event meet, the ending one closes a visit under way.
+    """
     instants = defaultdict(set)
     for time, code in rows:
         if time is not None and code in (start, end):
@@ -70,7 +87,9 @@ def in_a_visit(rows, time):
 def events_of(rows, names, within):
     found = [(time, code) for time, code in rows if any(BELONGS[name](code) for name in names)]
     if within:
-        found = [(time, code) for time, code in found if time is not None and in_a_visit(rows, time)]
+        found = [
+            (time, code) for time, code in found if time is not None and in_a_visit(rows, time)
+        ]
     return [time for time, _ in found]
 
 
@@ -102,12 +121,18 @@ def criterion_holds(criterion, rows, index, look_back):
 def times_of(endpoint, rows, index, death):
     times = []
     if endpoint.get("codes"):
-        times += [time for time in events_of(rows, endpoint["codes"], endpoint.get("within")) if time is not None and time > index]
+        times += [
+            time
+            for time in events_of(rows, endpoint["codes"], endpoint.get("within"))
+            if time is not None and time > index
+        ]
     wanted = endpoint.get("death", False)
     if death is not None and wanted is True:
         times.append(death)
     if death is not None and isinstance(wanted, dict):
-        causes = [code.removeprefix("MEDS_DEATH//") for _, code in rows if code.startswith("MEDS_DEATH//")]
+        causes = [
+            code.removeprefix("MEDS_DEATH//") for _, code in rows if code.startswith("MEDS_DEATH//")
+        ]
         if any(BELONGS[name](cause) for name in wanted["causes"] for cause in causes):
             times.append(death)
     for part in endpoint.get("any_of", []):
@@ -118,7 +143,9 @@ def times_of(endpoint, rows, index, death):
 def takes_part(task, rows, index):
     look_back = task.get("look_back_days")
     included = all(criterion_holds(one, rows, index, look_back) for one in task.get("include", []))
-    return included and not any(criterion_holds(one, rows, index, look_back) for one in task.get("exclude", []))
+    return included and not any(
+        criterion_holds(one, rows, index, look_back) for one in task.get("exclude", [])
+    )
 
 
 def end_of_follow_up(censoring, rows, index):
@@ -144,7 +171,9 @@ def outcome_of(task, rows, index):
         return None
     candidates = []
     for number, endpoint in enumerate([task["outcome"], *task.get("competing", [])]):
-        candidates += [(time, number, number + 1) for time in times_of(endpoint, rows, index, death)]
+        candidates += [
+            (time, number, number + 1) for time in times_of(endpoint, rows, index, death)
+        ]
     ends = [end] + ([death] if death is not None else [])
     if task["censoring"].get("horizon_days") is not None:
         ends.append(index + timedelta(days=task["censoring"]["horizon_days"]))
@@ -157,9 +186,13 @@ def outcome_is_possible(endpoint, subjects):
     if endpoint.get("death") is True:
         return True
     codes = {code for rows in subjects.values() for _, code in rows}
-    causes = {code.removeprefix("MEDS_DEATH//") for code in codes if code.startswith("MEDS_DEATH//")}
+    causes = {
+        code.removeprefix("MEDS_DEATH//") for code in codes if code.startswith("MEDS_DEATH//")
+    }
     of_death = endpoint["death"]["causes"] if endpoint.get("death") else []
-    found = any(BELONGS[name](code) for name in endpoint.get("codes", []) for code in codes | causes)
+    found = any(
+        BELONGS[name](code) for name in endpoint.get("codes", []) for code in codes | causes
+    )
     found |= any(BELONGS[name](code) for name in of_death for code in codes | causes)
     return found or any(outcome_is_possible(part, subjects) for part in endpoint.get("any_of", []))
 
@@ -172,7 +205,9 @@ def reference(task, subjects, indices):
             offset = timedelta(days=task["index"]["offset_days"])
             times = events_of(rows, task["index"]["codes"], task["index"].get("within"))
             found = sorted({time + offset for time in times if time is not None})
-            chosen = {"first": found[:1], "last": found[-1:], "all": found}[task["index"]["occurrence"]]
+            chosen = {"first": found[:1], "last": found[-1:], "all": found}[
+                task["index"]["occurrence"]
+            ]
         else:
             chosen = [time for owner, time in indices if owner == subject]
         for index in chosen:
@@ -186,17 +221,27 @@ def reference(task, subjects, indices):
 
 
 def draw_rows(rng):
-    """Draw one subject: few instants, so that ties abound; now and then no event at all, no birth, no period, an event without a time."""
+    """Draw one subject: few instants, so that ties abound.
+
+    Now and then no event at all, no birth, no period, an event without a time.
+    """
     if rng.random() < 0.05:
         return []
-    slots = [None if rng.random() < 0.05 else rng.randrange(15) for _ in range(rng.randrange(1, 16))]
-    rows = [(None if slot is None else START + slot * HALF_DAY, rng.choice(CODES)) for slot in slots]
+    slots = [
+        None if rng.random() < 0.05 else rng.randrange(15) for _ in range(rng.randrange(1, 16))
+    ]
+    rows = [
+        (None if slot is None else START + slot * HALF_DAY, rng.choice(CODES)) for slot in slots
+    ]
     if rng.random() < 0.3:
         rows.append((START + rng.randrange(15) * HALF_DAY, rng.choice(DEATHS)))
     if rng.random() < 0.9:
         rows.append((START + rng.randrange(12) * HALF_DAY - 18 * YEAR, "MEDS_BIRTH"))
     for _ in range(rng.randrange(3)):
-        rows += [(START + slot * HALF_DAY, code) for slot, code in zip(sorted(rng.choices(range(15), k=2)), PERIOD, strict=True)]
+        rows += [
+            (START + slot * HALF_DAY, code)
+            for slot, code in zip(sorted(rng.choices(range(15), k=2)), PERIOD, strict=True)
+        ]
     rng.shuffle(rows)
     return rows
 
@@ -221,17 +266,37 @@ def without_nothing(mapping):
     return {key: value for key, value in mapping.items() if value is not None}
 
 
-code_criterion = st.fixed_dictionaries({"codes": names, "window_days": windows(), "within": inside}).map(without_nothing)
+code_criterion = st.fixed_dictionaries(
+    {"codes": names, "window_days": windows(), "within": inside}
+).map(without_nothing)
 plain_criterion = st.sampled_from(
-    [{"age_years": [18, None]}, {"age_years": [None, 18]}, {"age_years": [17.99, 18.01]}, {"history_days": 2}]
+    [
+        {"age_years": [18, None]},
+        {"age_years": [None, 18]},
+        {"age_years": [17.99, 18.01]},
+        {"history_days": 2},
+    ]
 )
-criteria = st.one_of(st.just([]), st.lists(st.one_of(code_criterion, plain_criterion), min_size=1, max_size=2))
+criteria = st.one_of(
+    st.just([]), st.lists(st.one_of(code_criterion, plain_criterion), min_size=1, max_size=2)
+)
 deaths = st.sampled_from([False, True, {"causes": ["cause"]}])
-code_endpoint = st.fixed_dictionaries({"codes": names, "within": inside, "death": deaths}).map(without_nothing)
-endpoint = st.one_of(code_endpoint, st.sampled_from([{"death": True}, {"death": {"causes": ["cause"]}}]))
-outcomes = st.one_of(endpoint, st.lists(endpoint, min_size=1, max_size=2).map(lambda parts: {"any_of": parts}))
-known_ends = st.sampled_from(["observation_end", "observation_end", "2020-01-06", "2020-01-04T12:00:00"])
-ends = st.one_of(st.just({"at": "last_event"}), st.fixed_dictionaries({"at": known_ends, "require_event": st.booleans()}))
+code_endpoint = st.fixed_dictionaries({"codes": names, "within": inside, "death": deaths}).map(
+    without_nothing
+)
+endpoint = st.one_of(
+    code_endpoint, st.sampled_from([{"death": True}, {"death": {"causes": ["cause"]}}])
+)
+outcomes = st.one_of(
+    endpoint, st.lists(endpoint, min_size=1, max_size=2).map(lambda parts: {"any_of": parts})
+)
+known_ends = st.sampled_from(
+    ["observation_end", "observation_end", "2020-01-06", "2020-01-04T12:00:00"]
+)
+ends = st.one_of(
+    st.just({"at": "last_event"}),
+    st.fixed_dictionaries({"at": known_ends, "require_event": st.booleans()}),
+)
 
 
 index_events = st.fixed_dictionaries(
@@ -264,19 +329,37 @@ def tasks(draw, by_codes):
 
 def check(task, subjects, indices):
     expected = reference(task, subjects, indices)
-    shards = [[(subject, *row) for subject, rows in subjects.items() if subject % 2 == half for row in rows] for half in (0, 1)]
+    shards = [
+        [
+            (subject, *row)
+            for subject, rows in subjects.items()
+            if subject % 2 == half
+            for row in rows
+        ]
+        for half in (0, 1)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         meds = write_meds(Path(folder), *shards)
         table = None if indices is None else index_table(*indices)
-        if not expected or not (outcome_is_possible(task["outcome"], subjects) or any(event == 1 for _, event in expected.values())):
+        if not expected or not (
+            outcome_is_possible(task["outcome"], subjects)
+            or any(event == 1 for _, event in expected.values())
+        ):
             with pytest.raises(CohortError, match="no sample"):
                 build_cohort(task, meds, index=table)
             return
         cohort = build_cohort(task, meds, index=table)
         read = cohort.write(Path(folder) / "out" / "cohort.parquet").table
-    built = {row[:2]: row[2:] for row in read.select("subject_id", "prediction_time", "time_days", "event").iter_rows()}
-    assert {key: event for key, (_, event) in built.items()} == {key: event for key, (_, event) in expected.items()}
-    assert all(built[key][0] == pytest.approx(days, rel=1e-12) for key, (days, _) in expected.items())
+    built = {
+        row[:2]: row[2:]
+        for row in read.select("subject_id", "prediction_time", "time_days", "event").iter_rows()
+    }
+    assert {key: event for key, (_, event) in built.items()} == {
+        key: event for key, (_, event) in expected.items()
+    }
+    assert all(
+        built[key][0] == pytest.approx(days, rel=1e-12) for key, (days, _) in expected.items()
+    )
     assert cohort.flow.steps[-1].samples == len(expected)
     removed = sum(step.removed_samples for step in cohort.flow.steps)
     assert cohort.flow.steps[0].samples == len(expected) + removed
@@ -289,7 +372,11 @@ quick = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCh
 @given(task=tasks(by_codes=False), rng=seeds)
 def test_a_cohort_from_an_index_table_agrees_with_the_reference(task, rng):
     subjects = draw_subjects(rng)
-    indices = [(subject, START + slot * HALF_DAY) for subject in subjects for slot in rng.sample(range(-1, 13), k=rng.randrange(1, 3))]
+    indices = [
+        (subject, START + slot * HALF_DAY)
+        for subject in subjects
+        for slot in rng.sample(range(-1, 13), k=rng.randrange(1, 3))
+    ]
     check(task, subjects, indices)
 
 

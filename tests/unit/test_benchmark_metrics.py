@@ -16,7 +16,10 @@ ABSENT = "peer-that-is-not-installed"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, with one task that takes no time: ours, a peer that is there and one that may not be."""
+    """The script, with one task that takes no time.
+
+    Ours, a peer that is there and one that may not be.
+    """
     spec = spec_from_file_location("benchmark_of_metrics", SCRIPT)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -43,7 +46,9 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
         return {row["package"]: row for row in csv.DictReader(stream)}
 
 
-def test_a_first_table_is_written_and_says_which_peer_is_not_installed(script, monkeypatch, tmp_path):
+def test_a_first_table_is_written_and_says_which_peer_is_not_installed(
+    script, monkeypatch, tmp_path
+):
     out = tmp_path / "metrics.csv"
     run(script, monkeypatch, out)
     assert rows(out)["numpy"]["seconds"]
@@ -54,7 +59,9 @@ def test_a_first_table_is_written_and_says_which_peer_is_not_installed(script, m
     assert {row["date"] for row in rows(out).values()} != {"1999-01-01"}
 
 
-def test_a_table_with_times_of_a_peer_that_is_missing_is_kept_unless_told_otherwise(script, monkeypatch, tmp_path, capsys):
+def test_a_table_with_times_of_a_peer_that_is_missing_is_kept_unless_told_otherwise(
+    script, monkeypatch, tmp_path, capsys
+):
     out = tmp_path / "metrics.csv"
     run(script, monkeypatch, out)
     with out.open(newline="") as stream:
@@ -69,7 +76,8 @@ def test_a_table_with_times_of_a_peer_that_is_missing_is_kept_unless_told_otherw
     run(script, monkeypatch, out)
     assert out.read_bytes() == before
     assert (
-        f"{out} is kept: it has times of {ABSENT}, not measured now; give --peers DIR with them, or --overwrite" in capsys.readouterr().out
+        f"{out} is kept: it has times of {ABSENT}, not measured now; give --peers DIR with them, "
+        "or --overwrite" in capsys.readouterr().out
     )
     run(script, monkeypatch, out, "--overwrite")
     assert rows(out)[ABSENT]["seconds"] == ""

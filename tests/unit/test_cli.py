@@ -22,7 +22,19 @@ from concordant.core.errors import ConfigError
 from concordant.data.audit import Audit, AuditCheck
 from concordant.embeddings.making import ShardEngine
 
-COMMANDS = ("omop", "cohort", "inspect", "scans", "simulate", "check", "embed", "run", "evaluate", "compare", "report")
+COMMANDS = (
+    "omop",
+    "cohort",
+    "inspect",
+    "scans",
+    "simulate",
+    "check",
+    "embed",
+    "run",
+    "evaluate",
+    "compare",
+    "report",
+)
 STUDY = """
 name: demo
 task: {event: death, horizons_days: [365]}
@@ -88,9 +100,10 @@ def test_help_and_version_load_nothing_heavy():
         "import sys, concordant, concordant.cli as cli\n"
         "from typer.testing import CliRunner\n"
         "assert CliRunner().invoke(cli.app, ['--help']).exit_code == 0\n"
-        "assert CliRunner().invoke(cli.app, ['--version']).stdout.strip() == concordant.__version__\n"
-        "heavy = {'torch', 'numpy', 'polars', 'pydantic', 'numba', 'scipy', 'nibabel'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "assert CliRunner().invoke(cli.app, ['--version']).stdout.strip() == "
+        "concordant.__version__\n"
+        "heavy = {'torch', 'numpy', 'polars', 'pydantic', 'numba', 'scipy', 'nibabel'} & "
+        "set(sys.modules)\nassert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -100,7 +113,10 @@ def test_help_and_version_load_nothing_heavy():
 
 @pytest.mark.parametrize("command", ["check", "embed", "run"])
 def test_a_missing_study_is_one_line(command, tmp_path):
-    assert one_line_error(command, tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: no such study file"
+    assert (
+        one_line_error(command, tmp_path / "none.yaml")
+        == f"{tmp_path / 'none.yaml'}: no such study file"
+    )
 
 
 @pytest.mark.parametrize("command", ["check", "embed", "run"])
@@ -108,9 +124,15 @@ def test_a_missing_study_is_one_line(command, tmp_path):
     ("override", "expected"),
     [
         ("train.lrr=1", "train.lrr: unknown key. Did you mean 'lr'?"),
-        ("fusion={name: late, combine: sum}", "option combine: given 'sum', expected 'stack' or 'mean'"),
+        (
+            "fusion={name: late, combine: sum}",
+            "option combine: given 'sum', expected 'stack' or 'mean'",
+        ),
         ("train.lr=fast", "train.lr: given 'fast', expected a number"),
-        ("cohorts.development.table=none.parquet", "cohorts.development.table: no such file or folder"),
+        (
+            "cohorts.development.table=none.parquet",
+            "cohorts.development.table: no such file or folder",
+        ),
         ("train.lr", "expected KEY=VALUE"),
     ],
 )
@@ -119,12 +141,16 @@ def test_a_wrong_study_is_one_line(command, study, override, expected):
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(study):
-    assert "no_such_module_of_mine" in one_line_error("run", study, "--import", "no_such_module_of_mine")
+    assert "no_such_module_of_mine" in one_line_error(
+        "run", study, "--import", "no_such_module_of_mine"
+    )
 
 
 def test_a_module_of_the_working_folder_is_found(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    monkeypatch.setattr(
+        sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))]
+    )
     (tmp_path / "module_of_mine_for_cli.py").write_text("raise ImportError('found and read')\n")
     assert "found and read" in one_line_error("run", study, "--import", "module_of_mine_for_cli")
 
@@ -136,13 +162,19 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("run", "study.yaml", "--wrokers", 2), "No such option: --wrokers (Possible options: --workers). See"),
+        (
+            ("run", "study.yaml", "--wrokers", 2),
+            "No such option: --wrokers (Possible options: --workers). See",
+        ),
         (("run", "study.yaml", "--workers", 0), "--workers"),
         (("run", "study.yaml", "--workers", "many"), "--workers"),
         (("run",), "Missing argument 'STUDY.yaml'. See"),
         (("rnu", "study.yaml"), "No such command 'rnu'. Did you mean 'run'? See"),
         (("simulate", "out", "--n-development", "many"), "--n-development"),
-        (("simulate", "out", "--n-development", "-3"), "--n-development: given -3, expected greater than or equal to"),
+        (
+            ("simulate", "out", "--n-development", "-3"),
+            "--n-development: given -3, expected greater than or equal to",
+        ),
         (("simulate", "out", "--n-developmnet", "3"), "No such option: --n-developmnet"),
     ],
 )
@@ -170,12 +202,24 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     result = CliRunner().invoke(app, ["simulate", str(tmp_path / "file" / "out")])
     assert result.exit_code == 2
-    assert re.fullmatch(r"error: .*/file: (not a directory|file exists); check that path, .*\n", result.stderr)
+    assert re.fullmatch(
+        r"error: .*/file: (not a directory|file exists); check that path, .*\n", result.stderr
+    )
 
 
 def test_ctrl_c_ends_the_program_with_130(study, tmp_path):
-    (tmp_path / "slow_module_of_mine.py").write_text("import pathlib, time\npathlib.Path('imported').touch()\ntime.sleep(60)\n")
-    command = [sys.executable, "-c", "from concordant.cli import main; main()", "run", study, "--import", "slow_module_of_mine"]
+    (tmp_path / "slow_module_of_mine.py").write_text(
+        "import pathlib, time\npathlib.Path('imported').touch()\ntime.sleep(60)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "from concordant.cli import main; main()",
+        "run",
+        study,
+        "--import",
+        "slow_module_of_mine",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not (tmp_path / "imported").exists() and time.monotonic() < deadline:
@@ -209,7 +253,10 @@ def test_simulate_writes_a_study_that_is_ready_and_does_not_write_over_it(tmp_pa
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("concordant.study", exc_type=ModuleNotFoundError)
     out = tmp_path_factory.mktemp("cli") / "demo"
-    assert call("simulate", out, "--n-development", 80, "--n-external", 30, "--workers", 1).exit_code == 0
+    assert (
+        call("simulate", out, "--n-development", 80, "--n-external", 30, "--workers", 1).exit_code
+        == 0
+    )
     return out / "study.yaml"
 
 
@@ -218,7 +265,10 @@ def test_check_prints_every_check_and_says_by_its_exit_code_whether_all_hold(sim
     assert result.exit_code == 0
     assert "passed" in result.stdout
     assert "FAILED" not in result.stdout
-    leaking = "cohorts.external=[{name: same_people, table: development/cohort.parquet, meds: development/meds}]"
+    leaking = (
+        "cohorts.external=[{name: same_people, table: development/cohort.parquet, meds: "
+        "development/meds}]"
+    )
     result = call("check", simulated, "--set", leaking)
     assert result.exit_code == 2
     assert "FAILED" in result.stdout
@@ -257,16 +307,25 @@ class Crashing(VolumeEncoder):
 """
 
 
-def test_a_decoder_that_crashes_costs_its_scan_even_with_one_worker(simulated, tmp_path, monkeypatch):
+def test_a_decoder_that_crashes_costs_its_scan_even_with_one_worker(
+    simulated, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "crashing_reader_for_cli.py").write_text(CRASHING)
     (tmp_path / "notes").mkdir()
     given = (f"encoders.ct={{name: crashing, notes: {tmp_path / 'notes'}}}", "max_quarantined=0.5")
     overrides = [part for one in given for part in ("--set", one)]
-    result = call("embed", simulated, "--workers", 1, "--import", "crashing_reader_for_cli", *overrides)
+    result = call(
+        "embed", simulated, "--workers", 1, "--import", "crashing_reader_for_cli", *overrides
+    )
     assert result.exit_code == 0, result.output
-    tables_ = [pl.read_parquet(path) for path in (simulated.parent / "embeddings").rglob("crashing-*/quarantine.parquet")]
-    assert pl.concat(tables_)["reason"].to_list() == ["the process that read it died twice: the worker process was ended by SIGABRT"]
+    tables_ = [
+        pl.read_parquet(path)
+        for path in (simulated.parent / "embeddings").rglob("crashing-*/quarantine.parquet")
+    ]
+    assert pl.concat(tables_)["reason"].to_list() == [
+        "the process that read it died twice: the worker process was ended by SIGABRT"
+    ]
 
 
 def test_run_reads_scans_in_another_process_even_with_one_worker(simulated, monkeypatch):
@@ -283,7 +342,18 @@ def test_run_reads_scans_in_another_process_even_with_one_worker(simulated, monk
 
 def test_run_prints_the_table_and_the_place_of_the_report(simulated):
     grid = "grid.fusion=[{name: unimodal, modality: ct}, {name: unimodal, modality: ehr}, concat]"
-    result = call("run", simulated, "--workers", 1, "--set", grid, "--set", "train.max_epochs=3", "--set", "name=small")
+    result = call(
+        "run",
+        simulated,
+        "--workers",
+        1,
+        "--set",
+        grid,
+        "--set",
+        "train.max_epochs=3",
+        "--set",
+        "name=small",
+    )
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[-1] == f"report: {simulated.parent / 'runs' / 'small' / 'report.html'}"
@@ -304,12 +374,21 @@ def printed(table: object, width: int = 200) -> str:
     return screen.file.getvalue()
 
 
-def result_rows(*rows: tuple[str, str, str | None, str | None, int | None, float | None]) -> pl.DataFrame:
+def result_rows(
+    *rows: tuple[str, str, str | None, str | None, int | None, float | None],
+) -> pl.DataFrame:
     names = ["cohort", "fusion", "ct_encoder", "ehr_encoder", "seed", "value"]
-    kinds = {"seed": pl.Int64, "value": pl.Float64, "ct_encoder": pl.String, "ehr_encoder": pl.String}
+    kinds = {
+        "seed": pl.Int64,
+        "value": pl.Float64,
+        "ct_encoder": pl.String,
+        "ehr_encoder": pl.String,
+    }
     table = pl.DataFrame(rows, schema=names, orient="row", schema_overrides=kinds)
     interval = {"ci_low": pl.col("value") - 0.05, "ci_high": pl.col("value") + 0.05}
-    return table.with_columns(metric=pl.lit("concordance_index"), horizon_days=pl.lit(None, pl.Float64), **interval)
+    return table.with_columns(
+        metric=pl.lit("concordance_index"), horizon_days=pl.lit(None, pl.Float64), **interval
+    )
 
 
 def test_the_table_of_a_run_has_a_row_per_strategy_and_a_column_per_cohort():
@@ -332,15 +411,29 @@ def test_the_table_of_a_run_has_a_row_per_strategy_and_a_column_per_cohort():
 
 
 def test_encoders_are_shown_where_they_vary():
-    rows = [("held_out", "late", "volume", encoder, 0, value) for encoder, value in (("one_hot", 0.6), ("clmbr", 0.7))]
+    rows = [
+        ("held_out", "late", "volume", encoder, 0, value)
+        for encoder, value in (("one_hot", 0.6), ("clmbr", 0.7))
+    ]
     lines = [
-        line.split()[:2] for line in printed(tables.strategies(result_rows(*rows), "concordance_index")).splitlines() if "late" in line
+        line.split()[:2]
+        for line in printed(tables.strategies(result_rows(*rows), "concordance_index")).splitlines()
+        if "late" in line
     ]
     assert lines == [["late", "one_hot"], ["late", "clmbr"]]
 
 
 def test_checks_are_told_in_words():
-    text = printed(tables.checks(Audit((AuditCheck("splits", True, "all good"), AuditCheck("scans", False, "2 shared [ids]")))))
+    text = printed(
+        tables.checks(
+            Audit(
+                (
+                    AuditCheck("splits", True, "all good"),
+                    AuditCheck("scans", False, "2 shared [ids]"),
+                )
+            )
+        )
+    )
     assert "passed" in text
     assert "FAILED" in text
     assert "2 shared [ids]" in text
@@ -364,11 +457,19 @@ def test_progress_tells_of_a_slow_stage_now_and_then(capsys, monkeypatch):
         for seconds in range(0, 32, 4):
             now[0] = float(seconds)
             report("slow", seconds, 100)
-    assert capsys.readouterr().err == "slow: 12/100 (1/s, 88 s left)\nslow: 24/100 (1/s, 76 s left)\n"
+    assert (
+        capsys.readouterr().err == "slow: 12/100 (1/s, 88 s left)\nslow: 24/100 (1/s, 76 s left)\n"
+    )
 
 
 @pytest.mark.parametrize(
-    ("each", "said"), [(0.5, "2/s, 8 min left"), (7.0, "8.57/min, 1 h 53 min left"), (100.0, "36/h, 26 h 57 min left"), (4000.0, "0.9/h")]
+    ("each", "said"),
+    [
+        (0.5, "2/s, 8 min left"),
+        (7.0, "8.57/min, 1 h 53 min left"),
+        (100.0, "36/h, 26 h 57 min left"),
+        (4000.0, "0.9/h"),
+    ],
 )
 def test_progress_says_how_fast_and_how_long(capsys, monkeypatch, each, said):
     now = [50.0]

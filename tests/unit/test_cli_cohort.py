@@ -25,7 +25,9 @@ censoring: {at: last_event, horizon_days: 400}
 @pytest.fixture
 def folder(tmp_path):
     subjects = range(30)
-    rows = [(one, day(-500), "X") for one in subjects] + [(one, day(20 + one), "A" if one % 2 else "MEDS_DEATH") for one in subjects]
+    rows = [(one, day(-500), "X") for one in subjects] + [
+        (one, day(20 + one), "A" if one % 2 else "MEDS_DEATH") for one in subjects
+    ]
     write_meds(tmp_path / "meds", rows)
     index_table(*((one, day(0)) for one in subjects)).write_parquet(tmp_path / "index.parquet")
     (tmp_path / "task.yaml").write_text(TASK)
@@ -69,7 +71,12 @@ def test_labels_are_written_and_counted(folder):
     labels = pl.read_parquet(folder / "labels" / "demo_30d.parquet")
     assert int(labels["boolean_value"].sum()) == 5
     assert pl.read_parquet(folder / "labels" / "demo_365d.parquet").height == 30
-    assert json.loads((folder / "out" / "flow.json").read_text())["counts"]["no label at 30 days, follow-up ends before"] == 0
+    assert (
+        json.loads((folder / "out" / "flow.json").read_text())["counts"][
+            "no label at 30 days, follow-up ends before"
+        ]
+        == 0
+    )
 
 
 def test_a_shipped_task_goes_by_its_name(folder):
@@ -88,7 +95,11 @@ def test_a_column_may_be_called_otherwise(folder):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--split", "a,b"], "--split: given 'a,b', expected numbers with commas between them, such as 0.7,0.15,0.15"),
+        (
+            ["--split", "a,b"],
+            "--split: given 'a,b', expected numbers with commas between them, such as "
+            "0.7,0.15,0.15",
+        ),
         (["--split", "0.7,0.3"], "expected three shares > 0"),
         (["--labels-at", "30"], "--labels-at and --labels-out belong together"),
         (["--labels-at", "500", "--labels-out", "labels"], "the task ends follow-up at 400"),

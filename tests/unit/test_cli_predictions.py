@@ -74,22 +74,34 @@ def test_missing_predictions_are_one_line(tmp_path, path):
 
 def test_wrong_options_are_one_line(tmp_path, path):
     other = predictions(tmp_path / "other.parquet", 1)
-    assert "Did you mean 'concordance_index'?" in one_line_error("evaluate", path, "--metric", "concordance_idx")
+    assert "Did you mean 'concordance_index'?" in one_line_error(
+        "evaluate", path, "--metric", "concordance_idx"
+    )
     assert "horizon" in one_line_error("evaluate", path, "--metric", "brier_score")
     assert "censoring" in one_line_error("evaluate", path, "--censoring", "cohrt")
-    assert "tau is -3.0; expected a number of days > 0" in one_line_error("evaluate", path, "--tau", "-3")
+    assert "tau is -3.0; expected a number of days > 0" in one_line_error(
+        "evaluate", path, "--tau", "-3"
+    )
     assert "no column 'patient'" in one_line_error("evaluate", path, "--cluster", "patient")
-    assert "no column 'w' in any of the 2 files" in one_line_error("compare", path, other, "--weights", "w")
+    assert "no column 'w' in any of the 2 files" in one_line_error(
+        "compare", path, other, "--weights", "w"
+    )
     assert "none.parquet" in one_line_error("evaluate", path, "--train", tmp_path / "none.parquet")
     pl.DataFrame({"time_days": [1.0]}).write_parquet(tmp_path / "train.parquet")
     assert "expected parquet with columns time_days (days) and event" in one_line_error(
         "evaluate", path, "--train", tmp_path / "train.parquet"
     )
     assert "oter" in one_line_error("compare", path, other, "--reference", "oter")
-    assert "margin is -0.1; expected a number > 0" in one_line_error("compare", path, other, "--margin", "-0.1")
-    assert "unknown multiplicity 'max-t'. Did you mean 'max_t'?" in one_line_error("compare", path, other, "--multiplicity", "max-t")
+    assert "margin is -0.1; expected a number > 0" in one_line_error(
+        "compare", path, other, "--margin", "-0.1"
+    )
+    assert "unknown multiplicity 'max-t'. Did you mean 'max_t'?" in one_line_error(
+        "compare", path, other, "--multiplicity", "max-t"
+    )
     assert one_line_error("compare", path)
-    assert "p.parquet is given 2 times; give each predictions file once" in one_line_error("compare", path, other, path)
+    assert "p.parquet is given 2 times; give each predictions file once" in one_line_error(
+        "compare", path, other, path
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
@@ -110,10 +122,23 @@ def test_evaluate_prints_and_writes_what_the_python_function_returns(tmp_path, p
 def test_evaluate_takes_the_censoring_curve_from_the_train_rows(tmp_path, path):
     out = tmp_path / "results.parquet"
     whole = table_of(0, n=80).with_columns(event=pl.col("time_days").cast(pl.Int64) % 2)
-    whole.with_columns(split=pl.Series(["train"] * 50 + ["held_out"] * 30)).write_parquet(tmp_path / "train.parquet")
-    printed("evaluate", path, "--metric", "concordance_index_ipcw", "--train", tmp_path / "train.parquet", "--out", out)
+    whole.with_columns(split=pl.Series(["train"] * 50 + ["held_out"] * 30)).write_parquet(
+        tmp_path / "train.parquet"
+    )
+    printed(
+        "evaluate",
+        path,
+        "--metric",
+        "concordance_index_ipcw",
+        "--train",
+        tmp_path / "train.parquet",
+        "--out",
+        out,
+    )
     train = SurvivalTarget(whole["time_days"].to_numpy()[:50], whole["event"].to_numpy()[:50])
-    expected = evaluate(read_predictions(path), metrics=("concordance_index_ipcw",), censoring="train", train=train)
+    expected = evaluate(
+        read_predictions(path), metrics=("concordance_index_ipcw",), censoring="train", train=train
+    )
     assert pl.read_parquet(out).equals(expected)
     own = evaluate(read_predictions(path), metrics=("concordance_index_ipcw",))
     assert own["value"][0] != expected["value"][0]
@@ -123,15 +148,23 @@ def test_evaluate_up_to_tau_and_beyond_what_is_supported(tmp_path, path):
     out = tmp_path / "results.parquet"
     table = table_of(0.5)
     time, event, risk = (table[name].to_numpy() for name in ("time_days", "event", "risk"))
-    said = printed("evaluate", path, "--metric", "concordance_index_ipcw", "--tau", 200, "--out", out)
+    said = printed(
+        "evaluate", path, "--metric", "concordance_index_ipcw", "--tau", 200, "--out", out
+    )
     (row,) = pl.read_parquet(out).to_dicts()
     expected = concordance_index_ipcw(time, event, risk, tau=200)
-    assert (row["value"], row["standard_error"]) == pytest.approx((expected.estimate, expected.standard_error), rel=1e-12)
+    assert (row["value"], row["standard_error"]) == pytest.approx(
+        (expected.estimate, expected.standard_error), rel=1e-12
+    )
     assert row["tau_days"] == 200
     assert "cases before 200 only" in said
-    said = printed("evaluate", path, "--metric", "concordance_index_ipcw", "--tau", 1e6, "--out", out)
+    said = printed(
+        "evaluate", path, "--metric", "concordance_index_ipcw", "--tau", 1e6, "--out", out
+    )
     (row,) = pl.read_parquet(out).to_dicts()
-    assert row["value"] == pytest.approx(concordance_index_ipcw(time, event, risk).estimate, rel=1e-12)
+    assert row["value"] == pytest.approx(
+        concordance_index_ipcw(time, event, risk).estimate, rel=1e-12
+    )
     assert row["tau_days"] == time.max()
     assert "tau is 1e+06 days, but only" in said
 
@@ -141,19 +174,32 @@ def test_evaluate_takes_clusters_from_a_column(tmp_path, how):
     name = "cluster" if how == "a column of the name" else "family"
     labels = [f"family {number // 3}" for number in range(60)]
     path, out = predictions(tmp_path / "p.parquet", 0.5, **{name: labels}), tmp_path / "out.parquet"
-    printed("evaluate", path, "--metric", "concordance_index", "--out", out, *(() if name == "cluster" else ("--cluster", name)))
+    printed(
+        "evaluate",
+        path,
+        "--metric",
+        "concordance_index",
+        "--out",
+        out,
+        *(() if name == "cluster" else ("--cluster", name)),
+    )
     table = table_of(0.5)
     expected = concordance_index(
-        *(table[column].to_numpy() for column in ("time_days", "event", "risk")), cluster=np.array([number // 3 for number in range(60)])
+        *(table[column].to_numpy() for column in ("time_days", "event", "risk")),
+        cluster=np.array([number // 3 for number in range(60)]),
     )
-    assert pl.read_parquet(out)["standard_error"][0] == pytest.approx(expected.standard_error, rel=1e-12)
+    assert pl.read_parquet(out)["standard_error"][0] == pytest.approx(
+        expected.standard_error, rel=1e-12
+    )
 
 
 def test_a_weight_of_two_is_a_second_copy_of_the_subject(tmp_path):
     weights = np.random.default_rng(3).integers(0, 4, 60)
     weighted, out = predictions(tmp_path / "w.parquet", 0.5, w=weights), tmp_path / "out.parquet"
     copies = table_of(0.5, subject_id=np.arange(60))[np.repeat(np.arange(60), weights)]
-    copies.with_columns(sample_id=pl.int_range(pl.len()).cast(pl.String)).write_parquet(tmp_path / "copies.parquet")
+    copies.with_columns(sample_id=pl.int_range(pl.len()).cast(pl.String)).write_parquet(
+        tmp_path / "copies.parquet"
+    )
     metrics = ("concordance_index", "concordance_index_ipcw", "cumulative_dynamic_auc")
     options = (*(part for name in metrics for part in ("--metric", name)), "--horizon", 300)
     printed("evaluate", weighted, *options, "--weights", "w", "--out", out)
@@ -167,7 +213,9 @@ def test_a_weight_of_two_is_a_second_copy_of_the_subject(tmp_path):
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
 def test_wrong_weights_are_refused(tmp_path, wrong):
     path = predictions(tmp_path / "w.parquet", 0.5, w=[1.0] * 59 + [wrong])
-    assert "w holds a weight that is negative or not finite" in one_line_error("evaluate", path, "--weights", "w")
+    assert "w holds a weight that is negative or not finite" in one_line_error(
+        "evaluate", path, "--weights", "w"
+    )
 
 
 def test_a_null_cluster_is_refused(tmp_path):
@@ -177,7 +225,10 @@ def test_a_null_cluster_is_refused(tmp_path):
 
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
-    return [predictions(tmp_path / f"{name}.parquet", noise) for name, noise in (("ours", 0.2), ("theirs", 2), ("pesi", 4))]
+    return [
+        predictions(tmp_path / f"{name}.parquet", noise)
+        for name, noise in (("ours", 0.2), ("theirs", 2), ("pesi", 4))
+    ]
 
 
 def test_compare_prints_the_paired_differences(three):
@@ -192,7 +243,15 @@ def test_where_nothing_varies_no_interval_is_printed(tmp_path, path):
     ordered_alike = pl.read_parquet(path).with_columns(pl.col("risk").exp())
     ordered_alike.write_parquet(tmp_path / "alike.parquet")
     difference = printed("compare", path, tmp_path / "alike.parquet").splitlines()[-2]
-    assert difference.split() == ["alike", "p", "concordance_index", "+0.000", "-", "1.000", "1.000"]
+    assert difference.split() == [
+        "alike",
+        "p",
+        "concordance_index",
+        "+0.000",
+        "-",
+        "1.000",
+        "1.000",
+    ]
 
 
 def test_compare_adjusts_as_it_is_told(tmp_path, three):
@@ -204,7 +263,9 @@ def test_compare_adjusts_as_it_is_told(tmp_path, three):
     assert (rows["ci_low_simultaneous"] < rows["ci_low"]).all()
     assert (rows["ci_high"] < rows["ci_high_simultaneous"]).all()
     assert (rows["p_value"] <= rows["p_adjusted"]).all()
-    assert "p (Benjamini-Hochberg)" in printed("compare", *three, "--multiplicity", "benjamini_hochberg")
+    assert "p (Benjamini-Hochberg)" in printed(
+        "compare", *three, "--multiplicity", "benjamini_hochberg"
+    )
 
 
 def test_compare_tests_against_a_margin(tmp_path, three):
@@ -216,25 +277,39 @@ def test_compare_tests_against_a_margin(tmp_path, three):
     expected = compare_concordance(time, event, theirs["risk"].to_numpy(), ours["risk"].to_numpy())
     (row,) = pl.read_parquet(out).to_dicts()
     assert row["p_non_inferiority"] == pytest.approx(non_inferiority(expected, 0.1).p_value)
-    assert row["p_equivalence"] == row["p_equivalence_adjusted"] == pytest.approx(equivalence(expected, 0.1).p_value)
+    assert (
+        row["p_equivalence"]
+        == row["p_equivalence_adjusted"]
+        == pytest.approx(equivalence(expected, 0.1).p_value)
+    )
 
 
 def test_compare_honours_clusters_and_weights_that_one_file_knows(tmp_path):
     weights, families = np.random.default_rng(3).integers(1, 4, 60), np.arange(60) // 3
-    paths = [predictions(tmp_path / "a.parquet", 0.2), predictions(tmp_path / "b.parquet", 2, w=weights, family=families)]
+    paths = [
+        predictions(tmp_path / "a.parquet", 0.2),
+        predictions(tmp_path / "b.parquet", 2, w=weights, family=families),
+    ]
     out = tmp_path / "out.parquet"
     printed("compare", *paths, "--weights", "w", "--cluster", "family", "--out", out)
     a, b = table_of(0.2), table_of(2)
     time, event = a["time_days"].to_numpy(), a["event"].to_numpy()
-    expected = compare_concordance(time, event, b["risk"].to_numpy(), a["risk"].to_numpy(), weights=weights, cluster=families)
+    expected = compare_concordance(
+        time, event, b["risk"].to_numpy(), a["risk"].to_numpy(), weights=weights, cluster=families
+    )
     (row,) = pl.read_parquet(out).to_dicts()
     assert row["difference"] == pytest.approx(expected.difference, abs=1e-14)
     assert row["standard_error"] == pytest.approx(expected.standard_error, rel=1e-12)
 
 
 def test_compare_refuses_weights_that_differ_between_files(tmp_path):
-    paths = [predictions(tmp_path / "a.parquet", 0.2, w=np.ones(60)), predictions(tmp_path / "b.parquet", 2, w=np.full(60, 2.0))]
-    assert "b: its weights are not those of a" in one_line_error("compare", *paths, "--weights", "w")
+    paths = [
+        predictions(tmp_path / "a.parquet", 0.2, w=np.ones(60)),
+        predictions(tmp_path / "b.parquet", 2, w=np.full(60, 2.0)),
+    ]
+    assert "b: its weights are not those of a" in one_line_error(
+        "compare", *paths, "--weights", "w"
+    )
 
 
 # Competing events
@@ -247,8 +322,12 @@ def competing(path: Path, noise: float = 0.5, *, code: int = 2) -> Path:
     row = pl.int_range(pl.len())
     other = ((pl.col("event") == 1) & (row % 3 == 0)) | ((pl.col("event") == 0) & (row % 5 == 0))
     table = table_of(noise).with_columns(event=pl.when(other).then(code).otherwise("event"))
-    survival = pl.Series("survival", np.exp(-np.outer(np.exp(table["risk"].to_numpy() / 2), DAYS / 500)).tolist())
-    table.with_columns(survival).write_parquet(path, metadata={SURVIVAL_TIMES_KEY: str(DAYS.tolist())})
+    survival = pl.Series(
+        "survival", np.exp(-np.outer(np.exp(table["risk"].to_numpy() / 2), DAYS / 500)).tolist()
+    )
+    table.with_columns(survival).write_parquet(
+        path, metadata={SURVIVAL_TIMES_KEY: str(DAYS.tolist())}
+    )
     return path
 
 
@@ -270,17 +349,28 @@ def test_evaluate_by_a_cause(tmp_path, cause):
     harrell = concordance_index(time, event, risk, cause=cause)
     brier = brier_score_at(time, event, read_predictions(path).survival[:, 1], 200, cause=cause)
     for name, expected in (("concordance_index", harrell), ("brier_score", brier)):
-        assert (rows[name]["value"], rows[name]["standard_error"]) == pytest.approx((expected.estimate, expected.standard_error), rel=1e-12)
+        assert (rows[name]["value"], rows[name]["standard_error"]) == pytest.approx(
+            (expected.estimate, expected.standard_error), rel=1e-12
+        )
     assert {row["n_events"] for row in rows.values()} == {(event == cause).sum()}
     assert "is read as the cumulative" in " ".join(said.split())
     assert rows["calibration_slope"]["value"] is None
-    assert rows["calibration_slope"]["note"].startswith("calibration_slope does not know competing events")
+    assert rows["calibration_slope"]["note"].startswith(
+        "calibration_slope does not know competing events"
+    )
     printed("evaluate", path, *EVERY, "--out", out)
-    assert pl.read_parquet(out)["value"][0] == concordance_index(time, event, risk).estimate != harrell.estimate
+    assert (
+        pl.read_parquet(out)["value"][0]
+        == concordance_index(time, event, risk).estimate
+        != harrell.estimate
+    )
 
 
 def test_with_codes_0_and_1_alone_cause_1_prints_and_writes_the_same(tmp_path):
-    paths = [competing(tmp_path / f"{name}.parquet", noise, code=1) for name, noise in (("a", 0.2), ("b", 2))]
+    paths = [
+        competing(tmp_path / f"{name}.parquet", noise, code=1)
+        for name, noise in (("a", 0.2), ("b", 2))
+    ]
     tables = []
     for options in ((), ("--cause", 1)):
         judged, compared = tmp_path / "judged.parquet", tmp_path / "compared.parquet"
@@ -297,12 +387,17 @@ def test_with_codes_0_and_1_alone_cause_1_prints_and_writes_the_same(tmp_path):
 
 
 def test_compare_by_a_cause(tmp_path):
-    paths, out = [competing(tmp_path / "a.parquet", 0.2), competing(tmp_path / "b.parquet", 2)], tmp_path / "out.parquet"
+    paths, out = (
+        [competing(tmp_path / "a.parquet", 0.2), competing(tmp_path / "b.parquet", 2)],
+        tmp_path / "out.parquet",
+    )
     said = printed("compare", *paths, "--cause", 2, "--out", out)
     (time, event, a), (_, _, b) = (arrays(path) for path in paths)
     expected = compare_concordance(time, event, b, a, cause=2)
     (row,) = pl.read_parquet(out).to_dicts()
-    assert (row["difference"], row["standard_error"]) == pytest.approx((expected.difference, expected.standard_error), rel=1e-12)
+    assert (row["difference"], row["standard_error"]) == pytest.approx(
+        (expected.difference, expected.standard_error), rel=1e-12
+    )
     assert f"{expected.difference:+.3f}" in said
 
 
@@ -316,9 +411,14 @@ def test_a_cause_that_does_not_occur_is_one_line(tmp_path, path):
         one_line_error("compare", other, path, "--cause", 2)
         == f"{path}: no row has event 2, the cause asked for; codes above 0 in the file: 1"
     )
-    assert "cause is 0; expected the code of an event, 1 or above (0 is censored)" in one_line_error("evaluate", other, "--cause", 0)
+    assert (
+        "cause is 0; expected the code of an event, 1 or above (0 is censored)"
+        in one_line_error("evaluate", other, "--cause", 0)
+    )
     table_of(0).with_columns(event=pl.lit(0)).write_parquet(tmp_path / "none.parquet")
-    assert "codes above 0 in the file: none: every row is censored" in one_line_error("evaluate", tmp_path / "none.parquet", "--cause", 1)
+    assert "codes above 0 in the file: none: every row is censored" in one_line_error(
+        "evaluate", tmp_path / "none.parquet", "--cause", 1
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])

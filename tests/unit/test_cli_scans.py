@@ -16,8 +16,13 @@ from concordant.data.quality import ScanQuality, find_scans
 from dicom_fixture import Geometry, set_pixels, write_series
 from png_fixture import read_png
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "ct_volumes"
-GEOMETRY = Geometry(rows=16, columns=16, spacing=(5.0, 5.0), heights=tuple(5.0 * k for k in range(12)))
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "ct_volumes"
+)
+GEOMETRY = Geometry(
+    rows=16, columns=16, spacing=(5.0, 5.0), heights=tuple(5.0 * k for k in range(12))
+)
 
 
 def body(index, made):
@@ -64,14 +69,23 @@ def test_a_reader_that_brings_its_process_down_costs_one_scan(tmp_path):
     qualities = _qualities(found, [crash, Outcome(1, ScanQuality(found[0].key, None))])
     assert [quality.reason for quality in qualities] == ["the reader failed (WorkerCrash)", None]
     with pytest.raises(ConcordantError, match="install"):
-        _qualities(found[:1], [Outcome(0, failure=Failure("ConcordantError", "install it", expected=True))])
+        _qualities(
+            found[:1], [Outcome(0, failure=Failure("ConcordantError", "install it", expected=True))]
+        )
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no development data: set CONCORDANT_DATA to the folder that holds ct_volumes")
+@pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no development data: set CONCORDANT_DATA to the folder that holds ct_volumes",
+)
 def test_every_real_file_is_usable_or_has_its_reason(tmp_path):
     out = tmp_path / "scans.parquet"
     assert run(DATA, "--out", out).exit_code == 0
-    found = {path: reason for path, reason in pl.read_parquet(out).select("ct_path", "reason").iter_rows() if path is not None}
+    found = {
+        path: reason
+        for path, reason in pl.read_parquet(out).select("ct_path", "reason").iter_rows()
+        if path is not None
+    }
     mask = "implausible values: no air, lung or fat (a mask, or not Hounsfield units)"
     assert found == {
         "pydicom/J2K_pixelrep_mismatch.dcm": "fewer than 5 slices",

@@ -1,4 +1,7 @@
-"""Checkpoints: both layouts, told by their keys alone; what is another layout, network or file is refused by name."""
+"""Checkpoints: both layouts, told by their keys alone.
+
+What is another layout, network or file is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ def states(network, n=25):
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 20, (1, n), generator=generator)
     with torch.no_grad():
-        return network(tokens, torch.arange(n, dtype=torch.float32)[None], torch.ones(1, n, dtype=torch.bool))
+        return network(
+            tokens, torch.arange(n, dtype=torch.float32)[None], torch.ones(1, n, dtype=torch.bool)
+        )
 
 
 @LAYOUTS
@@ -32,7 +37,9 @@ def test_a_checkpoint_gives_the_network_it_was_written_from(tmp_path, layout):
     loaded = load_clmbr(tmp_path)
     assert loaded.layout is layout
     assert not loaded.training
-    torch.testing.assert_close(states(loaded), states(tiny_network(tiny_config(), layout)), atol=0, rtol=0)
+    torch.testing.assert_close(
+        states(loaded), states(tiny_network(tiny_config(), layout)), atol=0, rtol=0
+    )
 
 
 @LAYOUTS
@@ -50,7 +57,10 @@ def test_a_hierarchical_checkpoint_has_its_own_embedding(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["transformer_config"]["is_hierarchical"] = False
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=r"1 missing \(first: embed\.weight\); 1 unexpected \(first: embed_bag\.weight\)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"1 missing \(first: embed\.weight\); 1 unexpected \(first: embed_bag\.weight\)",
+    ):
         load_clmbr(tmp_path)
 
 
@@ -58,7 +68,10 @@ def test_a_hierarchical_checkpoint_has_its_own_embedding(tmp_path):
 def test_a_head_is_kept_apart(tmp_path, layout):
     write_clmbr(tmp_path, layout=layout)
     path = tmp_path / "model.safetensors"
-    head = {"task_model.final_layer.weight": torch.ones(3, 32), "task_model.final_layer.bias": torch.zeros(3)}
+    head = {
+        "task_model.final_layer.weight": torch.ones(3, 32),
+        "task_model.final_layer.bias": torch.zeros(3),
+    }
     save_file(load_file(path) | head, path)
     checkpoint = read_checkpoint(tmp_path)
     assert sorted(checkpoint.head) == ["final_layer.bias", "final_layer.weight"]
@@ -68,14 +81,20 @@ def test_a_head_is_kept_apart(tmp_path, layout):
 def test_there_is_no_way_to_choose_a_layout(tmp_path):
     write_clmbr(tmp_path, layout=OLD)
     network = tiny_network(tiny_config(), OLD)
-    renamed = {name.replace(".scale", ".weight"): value for name, value in released(network, OLD).items()}
+    renamed = {
+        name.replace(".scale", ".weight"): value for name, value in released(network, OLD).items()
+    }
     save_file(renamed, tmp_path / "model.safetensors")
-    assert load_clmbr(tmp_path).layout is NEW  # by its keys: a file of the old layout never has these
+    assert (
+        load_clmbr(tmp_path).layout is NEW
+    )  # by its keys: a file of the old layout never has these
     half = released(network, OLD)
     half["transformer.in_norm.weight"] = half.pop("transformer.in_norm.scale")
     save_file(half, tmp_path / "model.safetensors")
     with pytest.raises(
-        WeightsError, match=r"its norms are called scale, weight, expected `\.norm\.scale` throughout .* or `\.norm\.weight`"
+        WeightsError,
+        match=r"its norms are called scale, weight, expected `\.norm\.scale` throughout .* or "
+        r"`\.norm\.weight`",
     ):
         load_clmbr(tmp_path)
 
@@ -83,7 +102,9 @@ def test_there_is_no_way_to_choose_a_layout(tmp_path):
 def test_the_third_layout_is_refused_by_name(tmp_path):
     write_clmbr(tmp_path)
     path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | {"transformer.layers.0.hawk_module.conv_1d.b": torch.zeros(2)}, path)
+    save_file(
+        load_file(path) | {"transformer.layers.0.hawk_module.conv_1d.b": torch.zeros(2)}, path
+    )
     with pytest.raises(WeightsError, match=r"hawk_module.*femr 0\.2\.4, another architecture"):
         load_clmbr(tmp_path)
 
@@ -91,10 +112,22 @@ def test_the_third_layout_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: given.pop("transformer.layers.1.output_proj.bias"), r"1 missing \(first: layers\.1\.output_proj\.bias\)"),
-        (lambda given: given.update({"transformer.extra": torch.zeros(1)}), r"1 unexpected \(first: extra\)"),
-        (lambda given: given.update({"transformer.embed.weight": torch.zeros(5, 32)}), r"embed\.weight is \[5, 32\], not \[27, 32\]"),
-        (lambda given: given.update({"encoder.weight": torch.zeros(1)}), r"1 tensor\(s\) of another network \(first: encoder\.weight\)"),
+        (
+            lambda given: given.pop("transformer.layers.1.output_proj.bias"),
+            r"1 missing \(first: layers\.1\.output_proj\.bias\)",
+        ),
+        (
+            lambda given: given.update({"transformer.extra": torch.zeros(1)}),
+            r"1 unexpected \(first: extra\)",
+        ),
+        (
+            lambda given: given.update({"transformer.embed.weight": torch.zeros(5, 32)}),
+            r"embed\.weight is \[5, 32\], not \[27, 32\]",
+        ),
+        (
+            lambda given: given.update({"encoder.weight": torch.zeros(1)}),
+            r"1 tensor\(s\) of another network \(first: encoder\.weight\)",
+        ),
         (dict.clear, "its norms are called nothing"),
     ],
 )
@@ -149,11 +182,25 @@ def test_a_wrong_configuration_is_named(tmp_path, content, message):
 
 
 def test_what_a_configuration_leaves_out_has_its_default(tmp_path):
-    given = {"hidden_size": 8, "intermediate_size": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 3, "model_type": ""}
-    (tmp_path / "config.json").write_text(json.dumps({"transformer_config": given, "task_config": None}))
+    given = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "n_heads": 2,
+        "n_layers": 1,
+        "vocab_size": 3,
+        "model_type": "",
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps({"transformer_config": given, "task_config": None})
+    )
     config = read_config(tmp_path / "config.json")
     sizes = config.transformer
-    assert (sizes.attention_width, sizes.hidden_act, sizes.use_bias, sizes.use_normed_ages) == (496, "gelu", True, False)
+    assert (sizes.attention_width, sizes.hidden_act, sizes.use_bias, sizes.use_normed_ages) == (
+        496,
+        "gelu",
+        True,
+        False,
+    )
     assert (config.task, config.licence) == (None, None)
 
 

@@ -1,4 +1,7 @@
-"""The encoder: pooled and tokens, budgets, batches, coverage; and the way from a study's cohort to its store."""
+"""The encoder: pooled and tokens, budgets, batches, coverage.
+
+And the way from a study's cohort to its store.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ from concordant.encoders.clmbr.vocabulary import Flat, read_dictionary
 
 
 def record(generator, n):
-    rows = [(float(day), f"LAB//{generator.integers(0, 20)}") for day in np.sort(generator.uniform(0, 900, n))[::-1]]
+    rows = [
+        (float(day), f"LAB//{generator.integers(0, 20)}")
+        for day in np.sort(generator.uniform(0, 900, n))[::-1]
+    ]
     return events((None, "GENDER//F"), (1000.0, "MEDS_BIRTH"), *rows)
 
 
@@ -40,7 +46,9 @@ def test_tokens_are_the_last_states_and_pooled_is_the_very_last(folder):
     generator = np.random.default_rng(0)
     records = [record(generator, n) for n in (40, 2)]
     vocabulary = Flat(read_dictionary(folder / "dictionary.msgpack"))
-    for one, encoded in zip(records, Clmbr(weights=folder, max_tokens=5).encode(records), strict=True):
+    for one, encoded in zip(
+        records, Clmbr(weights=folder, max_tokens=5).encode(records), strict=True
+    ):
         batch = padded([tokenize(one, vocabulary)], bags=False)
         with torch.no_grad():
             states = load_clmbr(folder)(batch.tokens, batch.age_days, batch.valid)[0].numpy()
@@ -54,7 +62,9 @@ def test_batches_of_any_size_give_what_single_records_give(folder):
     records = [record(generator, int(n)) for n in generator.integers(1, 90, 20)]
     singles = [Clmbr(weights=folder).encode([one])[0] for one in records]
     for batch_tokens in (1, 100, 100_000):
-        for one, other in zip(Clmbr(weights=folder, batch_tokens=batch_tokens).encode(records), singles, strict=True):
+        for one, other in zip(
+            Clmbr(weights=folder, batch_tokens=batch_tokens).encode(records), singles, strict=True
+        ):
             np.testing.assert_allclose(one.tokens, other.tokens, atol=1e-5, rtol=1e-5)
 
 
@@ -84,27 +94,42 @@ def test_an_encoder_can_be_sent_to_another_process(folder):
     one = record(np.random.default_rng(3), 9)
     before = encoder.encode([one])[0]
     assert len(pickle.dumps(encoder)) < 5000
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(encoder)).encode([one])[0].tokens, before.tokens)  # noqa: S301 - our own
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(encoder)).encode([one])[0].tokens,  # noqa: S301 # its own bytes
+        before.tokens,
+    )
 
 
 def test_the_card_comes_from_the_configuration_alone(folder):
     (folder / "model.safetensors").unlink()
     card = Clmbr(weights=folder, max_tokens=7).card
-    assert (card.token_dim, card.pooled_dim, card.max_tokens, card.licence) == (32, 32, 7, "CC-BY-NC-4.0")
+    assert (card.token_dim, card.pooled_dim, card.max_tokens, card.licence) == (
+        32,
+        32,
+        7,
+        "CC-BY-NC-4.0",
+    )
     assert card.training_data == ("STARR-OMOP",)
     content = json.loads((folder / "config.json").read_text())
     content["concordant"] = {"licence": "ours", "training_data": ["ours_2020"]}
     (folder / "config.json").write_text(json.dumps(content))
-    assert (Clmbr(weights=folder).card.licence, Clmbr(weights=folder).card.training_data) == ("ours", ("ours_2020",))
+    assert (Clmbr(weights=folder).card.licence, Clmbr(weights=folder).card.training_data) == (
+        "ours",
+        ("ours_2020",),
+    )
 
 
 @pytest.mark.parametrize("option", ["max_tokens", "batch_tokens"])
 def test_a_budget_of_nothing_is_refused(folder, option):
-    with pytest.raises(ConfigError, match=f"encoder 'clmbr', option {option}: 0 given, expected at least 1"):
+    with pytest.raises(
+        ConfigError, match=f"encoder 'clmbr', option {option}: 0 given, expected at least 1"
+    ):
         ENCODERS.create("clmbr", weights=str(folder), **{option: 0})
 
 
-@pytest.mark.parametrize(("entries", "found"), [([*FLAT, *FLAT], "54 entries, flat"), (FLAT, "27 entries, hierarchical")])
+@pytest.mark.parametrize(
+    ("entries", "found"), [([*FLAT, *FLAT], "54 entries, flat"), (FLAT, "27 entries, hierarchical")]
+)
 def test_a_dictionary_of_another_model_is_refused(folder, tmp_path, entries, found):
     hierarchical = "hierarchical" in found
     other = write_clmbr(tmp_path / "other", entries=entries, is_hierarchical=hierarchical)
@@ -127,7 +152,9 @@ def write_study(root, codes, n=8, no_birth=()):
         ]
     ]
     (root / "meds" / "data").mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(rows, schema=["subject_id", "time", "code"], orient="row").write_parquet(root / "meds/data/0.parquet")
+    pl.DataFrame(rows, schema=["subject_id", "time", "code"], orient="row").write_parquet(
+        root / "meds/data/0.parquet"
+    )
     pl.DataFrame(
         {
             "sample_id": [f"s{subject}" for subject in range(n)],
@@ -146,11 +173,22 @@ def write_study(root, codes, n=8, no_birth=()):
 def run(cohort, root, folder, **more):
     options = ENCODERS.resolve("clmbr", {"weights": str(folder), **more.pop("given", {})})
     encoder = ENCODERS.create("clmbr", **options)
-    return embed(cohort, Modality.EHR, encoder, root / "embeddings", name="clmbr", options=options, shard_size=3, **more)
+    return embed(
+        cohort,
+        Modality.EHR,
+        encoder,
+        root / "embeddings",
+        name="clmbr",
+        options=options,
+        shard_size=3,
+        **more,
+    )
 
 
 def test_the_store_says_how_many_events_the_vocabulary_has(tmp_path, folder):
-    store = run(write_study(tmp_path, ["LAB//3", "LAB//4", "ICD10CM/I21", "LAB//5"]), tmp_path, folder)
+    store = run(
+        write_study(tmp_path, ["LAB//3", "LAB//4", "ICD10CM/I21", "LAB//5"]), tmp_path, folder
+    )
     assert store.index["n_events"].to_list() == [21] * 8
     assert store.index["n_known"].to_list() == [16] * 8
     vocabulary = store.manifest["vocabulary"]
@@ -164,15 +202,28 @@ def test_the_store_says_how_many_events_the_vocabulary_has(tmp_path, folder):
 
 def test_few_known_events_are_warned_of(tmp_path, folder, caplog):
     with caplog.at_level(logging.WARNING):
-        run(write_study(tmp_path, ["LAB//3", *(f"ICD10CM/{n}" for n in range(4))]), tmp_path, folder)
-    assert "the encoder's vocabulary has 40 of 168 events (23.8%); of 8 of 8 records less than half" in caplog.text
+        run(
+            write_study(tmp_path, ["LAB//3", *(f"ICD10CM/{n}" for n in range(4))]), tmp_path, folder
+        )
+    assert (
+        "the encoder's vocabulary has 40 of 168 events (23.8%); of 8 of 8 records less than half"
+        in caplog.text
+    )
 
 
-def test_next_to_no_known_event_is_refused_unless_forced_and_what_is_encoded_is_kept(tmp_path, folder, monkeypatch):
+def test_next_to_no_known_event_is_refused_unless_forced_and_what_is_encoded_is_kept(
+    tmp_path, folder, monkeypatch
+):
     cohort = write_study(tmp_path, [f"ICD10CM/{n}" for n in range(5)])
-    with pytest.raises(StoreError, match=r"vocabulary has 8 of 168 events \(4\.8%\), less than the 10% that are required.*force: true"):
+    with pytest.raises(
+        StoreError,
+        match=r"vocabulary has 8 of 168 events \(4\.8%\), less than the 10% that are "
+        r"required.*force: true",
+    ):
         run(cohort, tmp_path, folder)
-    monkeypatch.setattr(Clmbr, "encode", None)  # the shards are there: nothing is encoded a second time
+    monkeypatch.setattr(
+        Clmbr, "encode", None
+    )  # the shards are there: nothing is encoded a second time
     store = run(cohort, tmp_path, folder, given={"force": True})
     assert store.manifest["vocabulary"]["share"] == pytest.approx(8 / 168)
 
@@ -186,7 +237,9 @@ def test_a_store_that_was_forced_is_refused_again_without_force(tmp_path, folder
 
 def test_a_record_without_birth_is_quarantined_with_its_reason(tmp_path, folder):
     cohort = write_study(tmp_path, ["LAB//3", "LAB//4"], no_birth=(2,))
-    with pytest.raises(StoreError, match=r"1 of 8 samples cannot be encoded.*1 x no dated birth event"):
+    with pytest.raises(
+        StoreError, match=r"1 of 8 samples cannot be encoded.*1 x no dated birth event"
+    ):
         run(cohort, tmp_path, folder)
     store = run(cohort, tmp_path, folder, max_quarantined=0.2)
     assert store.quarantine.rows() == [("s2", NO_BIRTH)]
@@ -200,4 +253,6 @@ def test_other_weights_are_another_store_and_processes_change_nothing(tmp_path, 
     second = run(cohort, tmp_path, folder, engine=ShardEngine(workers=2))
     assert first.folder != second.folder
     here = run(cohort, tmp_path / "again", folder)
-    np.testing.assert_allclose(here.read(["s0", "s5"]).values, second.read(["s0", "s5"]).values, atol=1e-5)
+    np.testing.assert_allclose(
+        here.read(["s0", "s5"]).values, second.read(["s0", "s5"]).values, atol=1e-5
+    )

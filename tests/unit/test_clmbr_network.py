@@ -1,4 +1,7 @@
-"""The network: its attention and its rules against slow, obvious ones; padding, batches, gaps, length."""
+"""The network: its attention and its rules against slow, obvious ones.
+
+Padding, batches, gaps, length.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +22,51 @@ def slow_attention(query, key, value, span):
     out = torch.zeros_like(query)
     for place in range(query.shape[1]):
         first = max(0, place - span + 1)
-        scores = torch.einsum("bhd,bkhd->bhk", query[:, place], key[:, first : place + 1]) / math.sqrt(query.shape[-1])
-        out[:, place] = torch.einsum("bhk,bkhd->bhd", scores.softmax(-1), value[:, first : place + 1])
+        scores = torch.einsum(
+            "bhd,bkhd->bhk", query[:, place], key[:, first : place + 1]
+        ) / math.sqrt(query.shape[-1])
+        out[:, place] = torch.einsum(
+            "bhk,bkhd->bhd", scores.softmax(-1), value[:, first : place + 1]
+        )
     return out
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 20), st.integers(1, 3), st.integers(0, 99))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 70),
+    st.integers(1, 20),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
 def test_windowed_attention_is_that_of_every_window(length, span, block, batch, seed):
     generator = torch.Generator().manual_seed(seed)
     parts = [torch.randn(batch, length, 2, 4, generator=generator) for _ in range(3)]
-    torch.testing.assert_close(local_attention(*parts, span=span, block=block), slow_attention(*parts, span), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        local_attention(*parts, span=span, block=block),
+        slow_attention(*parts, span),
+        atol=2e-6,
+        rtol=1e-5,
+    )
 
 
 def slow_forward(network, tokens, ages):
-    """The forward pass of one record, written out event by event in float64, from the published rules."""
+    """The forward pass of one record, written out event by event in float64, from the published
+    rules.
+    """
     sizes, old = network.sizes, network.layout is OLD
     state = {name: value.double() for name, value in network.state_dict().items()}
 
     def norm(values, name):
         square = (values**2).mean(-1, keepdim=True)
-        return state[f"{name}.weight"] * (values / (square.sqrt() + 1e-8) if old else values / (square + 1e-6).sqrt())
+        return state[f"{name}.weight"] * (
+            values / (square.sqrt() + 1e-8) if old else values / (square + 1e-6).sqrt()
+        )
 
     half = sizes.head_dim // 2
-    frequency = torch.tensor([10_000.0 ** -(2 * one / max(1, half - 1)) for one in range(half)], dtype=torch.float64)
+    frequency = torch.tensor(
+        [10_000.0 ** -(2 * one / max(1, half - 1)) for one in range(half)], dtype=torch.float64
+    )
     angle = torch.tensor(ages, dtype=torch.float64)[:, None] * frequency
 
     def turn(values):
@@ -57,12 +81,20 @@ def slow_forward(network, tokens, ages):
     span = sizes.attention_width + (1 if old else 0)
     for layer in range(sizes.n_layers):
         name = f"layers.{layer}"
-        projected = norm(hidden, f"{name}.norm") @ state[f"{name}.input_proj.weight"].T + state[f"{name}.input_proj.bias"]
+        projected = (
+            norm(hidden, f"{name}.norm") @ state[f"{name}.input_proj.weight"].T
+            + state[f"{name}.input_proj.bias"]
+        )
         ff, qkv = projected[:, : sizes.intermediate_size], projected[:, sizes.intermediate_size :]
         query, key, value = qkv.reshape(len(tokens), 3, sizes.n_heads, sizes.head_dim).unbind(1)
-        attended = slow_attention(turn(query)[None], turn(key)[None], value[None], span)[0].reshape(len(tokens), -1)
+        attended = slow_attention(turn(query)[None], turn(key)[None], value[None], span)[0].reshape(
+            len(tokens), -1
+        )
         gelu = 0.5 * ff * (1 + torch.erf(ff / math.sqrt(2)))
-        output = torch.cat([attended, gelu], -1) @ state[f"{name}.output_proj.weight"].T + state[f"{name}.output_proj.bias"]
+        output = (
+            torch.cat([attended, gelu], -1) @ state[f"{name}.output_proj.weight"].T
+            + state[f"{name}.output_proj.bias"]
+        )
         hidden = hidden + output
     return norm(hidden, "out_norm")
 
@@ -75,7 +107,12 @@ def inputs(generator, batch, length, vocabulary=20):
 
 def run(network, tokens, ages, valid=None, **more):
     with torch.no_grad():
-        return network(tokens, ages, torch.ones(ages.shape, dtype=torch.bool) if valid is None else valid, **more)
+        return network(
+            tokens,
+            ages,
+            torch.ones(ages.shape, dtype=torch.bool) if valid is None else valid,
+            **more,
+        )
 
 
 @pytest.mark.parametrize("layout", [OLD, NEW])
@@ -118,12 +155,22 @@ def test_what_stands_where_no_event_is_changes_nothing(where):
     network = tiny_network(tiny_config())
     generator = torch.Generator().manual_seed(4)
     tokens, ages = inputs(generator, 1, 17)
-    places = {"end": range(17), "start": range(6, 23), "scattered": sorted(torch.randperm(23, generator=generator)[:17].tolist())}[where]
-    wide = torch.full((1, 23), -7), torch.full((1, 23), math.nan), torch.zeros(1, 23, dtype=torch.bool)
+    places = {
+        "end": range(17),
+        "start": range(6, 23),
+        "scattered": sorted(torch.randperm(23, generator=generator)[:17].tolist()),
+    }[where]
+    wide = (
+        torch.full((1, 23), -7),
+        torch.full((1, 23), math.nan),
+        torch.zeros(1, 23, dtype=torch.bool),
+    )
     for values, own in zip(wide, (tokens, ages, True), strict=True):
         values[:, list(places)] = own
     states = run(network, *wide)
-    torch.testing.assert_close(states[:, list(places)], run(network, tokens, ages), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        states[:, list(places)], run(network, tokens, ages), atol=1e-6, rtol=1e-6
+    )
     assert (states[~wide[2]] == 0).all()
 
 
@@ -143,7 +190,9 @@ def test_a_bag_of_one_is_a_token_and_a_bag_is_a_weighted_sum():
     tokens, ages = inputs(torch.Generator().manual_seed(6), 2, 9)
     bags = torch.stack([tokens, torch.zeros_like(tokens)], -1)
     weights = torch.tensor([1.0, 0.0]).expand(2, 9, 2)
-    torch.testing.assert_close(run(network, bags, ages, weights=weights), run(network, tokens, ages))
+    torch.testing.assert_close(
+        run(network, bags, ages, weights=weights), run(network, tokens, ages)
+    )
     with torch.no_grad():
         table = network.embed.weight
         mixed = network._embedded(torch.tensor([[[1, 4]]]), torch.tensor([[[0.5, 2.0]]]))
@@ -164,9 +213,18 @@ def test_normed_ages_take_the_last_two_channels_and_swiglu_gates():
     age = (ages[0, 0].double() - network.age_scale.mean_days) / network.age_scale.std_days
     normed = torch.cat([norm(hidden, "layers.0.norm")[:-2], torch.stack([age, age**2])])
     projected = state["layers.0.input_proj.weight"] @ normed
-    gate, value, attended = projected[:48], projected[48:96], projected[-32:]  # alone, an event attends to its own value
+    gate, value, attended = (
+        projected[:48],
+        projected[48:96],
+        projected[-32:],
+    )  # alone, an event attends to its own value
     combined = torch.cat([attended, gate / (1 + (-gate).exp()) * value])
-    torch.testing.assert_close(states, norm(hidden + state["layers.0.output_proj.weight"] @ combined, "out_norm"), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        states,
+        norm(hidden + state["layers.0.output_proj.weight"] @ combined, "out_norm"),
+        atol=1e-6,
+        rtol=1e-5,
+    )
 
 
 def test_gradients_flow_and_far_events_get_none():

@@ -16,7 +16,10 @@ from concordant.encoders.clmbr.tokenizer import bags_of, tokenize
 from concordant.encoders.clmbr.vocabulary import Flat, Hierarchical, read_dictionary
 from concordant.encoders.code_terms import Ontology
 
-TOKEN = {(entry.get("code_string"), entry.get("val_start"), entry.get("text_string")): token for token, entry in enumerate(FLAT)}
+TOKEN = {
+    (entry.get("code_string"), entry.get("val_start"), entry.get("text_string")): token
+    for token, entry in enumerate(FLAT)
+}
 
 
 def lab(number):
@@ -31,7 +34,9 @@ def dictionary(tmp_path, content):
 
 @pytest.fixture
 def flat(tmp_path):
-    return Flat(dictionary(tmp_path, {"vocab": FLAT, "is_hierarchical": False, "age_stats": AGE_SECONDS}))
+    return Flat(
+        dictionary(tmp_path, {"vocab": FLAT, "is_hierarchical": False, "age_stats": AGE_SECONDS})
+    )
 
 
 def tokens(record, vocabulary):
@@ -57,7 +62,9 @@ def tokens(record, vocabulary):
         (("ICD10CM/I21",), None),
     ],
 )
-def test_an_event_is_its_numbers_range_its_text_or_its_code_never_the_bare_code_of_a_value(flat, event, token):
+def test_an_event_is_its_numbers_range_its_text_or_its_code_never_the_bare_code_of_a_value(
+    flat, event, token
+):
     found = bags_of(events((3.0, *event)), flat)[0]
     assert found.tokens == (() if token is None else (token,))
 
@@ -70,7 +77,9 @@ def test_the_birth_has_three_names(flat, birth):
     assert sequence.age_days.dtype == np.float32
 
 
-@pytest.mark.parametrize("record", [events((3.0, "LAB//4")), events((None, "MEDS_BIRTH"), (3.0, "LAB//4")), events()])
+@pytest.mark.parametrize(
+    "record", [events((3.0, "LAB//4")), events((None, "MEDS_BIRTH"), (3.0, "LAB//4")), events()]
+)
 def test_a_record_without_a_dated_birth_is_refused_and_names_nobody(flat, record):
     with pytest.raises(RecordError, match="no dated birth event in the record"):
         tokenize(record, flat)
@@ -79,14 +88,25 @@ def test_a_record_without_a_dated_birth_is_refused_and_names_nobody(flat, record
 @pytest.mark.parametrize("code", ["MEDS_DEATH", "MEDS_DEATH//ICD10CM/I21.9", "SNOMED/419620001"])
 def test_a_death_without_a_time_tells_nothing(tmp_path, code):
     vocab = [*FLAT, {"type": "code", "code_string": code, "weight": -0.1}]
-    vocabulary = Flat(dictionary(tmp_path, {"vocab": vocab, "is_hierarchical": False, "age_stats": AGE_SECONDS}))
+    vocabulary = Flat(
+        dictionary(tmp_path, {"vocab": vocab, "is_hierarchical": False, "age_stats": AGE_SECONDS})
+    )
     record = events((None, code), (3.0, "MEDS_BIRTH"), (2.0, "LAB//1"))
-    assert tokens(record, vocabulary) == tokens(events((3.0, "MEDS_BIRTH"), (2.0, "LAB//1")), vocabulary)
+    assert tokens(record, vocabulary) == tokens(
+        events((3.0, "MEDS_BIRTH"), (2.0, "LAB//1")), vocabulary
+    )
     assert tokens(events((3.0, "MEDS_BIRTH"), (2.0, code)), vocabulary)[-1] == (len(FLAT),)
 
 
 def test_static_events_stand_right_after_the_birth(flat):
-    record = events((None, "GENDER//F"), (None, "LAB//9"), (401.0, "LAB//3"), (400.0, "MEDS_BIRTH"), (400.0, "LAB//5"), (1.0, "LAB//6"))
+    record = events(
+        (None, "GENDER//F"),
+        (None, "LAB//9"),
+        (401.0, "LAB//3"),
+        (400.0, "MEDS_BIRTH"),
+        (400.0, "LAB//5"),
+        (1.0, "LAB//6"),
+    )
     sequence = tokenize(record, flat)
     assert [bag.tokens[0] for bag in sequence.bags] == [lab(3), 0, 1, lab(9), lab(5), lab(6)]
     assert sequence.age_days.tolist() == [-1, 0, 0, 0, 0, 399]
@@ -108,8 +128,14 @@ def test_what_a_day_had_already_is_dropped_and_midnight_begins_a_day(flat):
 
 
 def test_two_ranges_of_a_code_on_a_day_are_two_tokens(flat):
-    record = events((9.0, "MEDS_BIRTH"), (2.0, "LAB//1", -1.0), (2.0, "LAB//1", 1.0), (2.0, "LAB//1", -2.0))
-    assert tokens(record, flat) == [(0,), (TOKEN["LAB//1", -INF, None],), (TOKEN["LAB//1", 0.0, None],)]
+    record = events(
+        (9.0, "MEDS_BIRTH"), (2.0, "LAB//1", -1.0), (2.0, "LAB//1", 1.0), (2.0, "LAB//1", -2.0)
+    )
+    assert tokens(record, flat) == [
+        (0,),
+        (TOKEN["LAB//1", -INF, None],),
+        (TOKEN["LAB//1", 0.0, None],),
+    ]
 
 
 @pytest.fixture
@@ -123,8 +149,19 @@ def hierarchical(tmp_path):
         {"type": "numeric", "val_start": 2.0, "val_end": 5.0, "weight": -1},
         {"type": "text", "text_string": "positive", "weight": -1},
     ]
-    ontology = Ontology({"LAB//3": ("LAB", "UNKNOWN"), "LAB": ("ANY",), "UNKNOWN": ("ANY",), "ANY": ("LAB//3",), "local": ("LAB",)})
-    return Hierarchical(dictionary(tmp_path, {"vocab": entries, "is_hierarchical": True, "age_stats": AGE_SECONDS}), ontology)
+    ontology = Ontology(
+        {
+            "LAB//3": ("LAB", "UNKNOWN"),
+            "LAB": ("ANY",),
+            "UNKNOWN": ("ANY",),
+            "ANY": ("LAB//3",),
+            "local": ("LAB",),
+        }
+    )
+    return Hierarchical(
+        dictionary(tmp_path, {"vocab": entries, "is_hierarchical": True, "age_stats": AGE_SECONDS}),
+        ontology,
+    )
 
 
 N = len(BAGS)
@@ -134,7 +171,10 @@ N = len(BAGS)
     ("event", "bag"),
     [
         (("LAB//3",), {lab(3): 1 / 3, N: 1 / 3, N + 1: 1 / 3}),
-        (("local",), {lab(3): 1 / 3, N: 1 / 3, N + 1: 1 / 3}),  # ANY and LAB//3 go round in a circle
+        (
+            ("local",),
+            {lab(3): 1 / 3, N: 1 / 3, N + 1: 1 / 3},
+        ),  # ANY and LAB//3 go round in a circle
         (("LAB//3", 2.0), {lab(3): 1 / 3, N: 1 / 3, N + 1: 1 / 3, N + 4: 1.0}),
         (("LAB//3", 1.9), {lab(3): 1 / 3, N: 1 / 3, N + 1: 1 / 3, N + 3: 1.0}),
         (("LAB//4", 7.0, "positive"), {lab(4): 1.0, N + 2: 1.0, N + 5: 1.0}),
@@ -143,13 +183,21 @@ N = len(BAGS)
         (("elsewhere", None, "smoker"), {TOKEN["NOTE", None, "smoker"]: 1.0}),
     ],
 )
-def test_in_a_hierarchy_a_code_and_its_ancestors_share_one_weight_number_and_text_have_one_each(hierarchical, event, bag):
+def test_in_a_hierarchy_a_code_and_its_ancestors_share_one_weight_number_and_text_have_one_each(
+    hierarchical, event, bag
+):
     found = bags_of(events((3.0, *event)), hierarchical)[0]
     assert dict(zip(found.tokens, found.weights, strict=True)) == pytest.approx(bag)
 
 
 def test_of_a_day_a_bag_is_dropped_only_where_all_of_it_was_there(hierarchical):
-    record = events((9.0, "MEDS_BIRTH"), (2.0, "LAB//3"), (2.0, "local"), (2.0, "LAB//3", 3.0), (2.0, "local", 3.0))
+    record = events(
+        (9.0, "MEDS_BIRTH"),
+        (2.0, "LAB//3"),
+        (2.0, "local"),
+        (2.0, "LAB//3", 3.0),
+        (2.0, "local", 3.0),
+    )
     assert tokenize(record, hierarchical).places.tolist() == [0, 1, 3]
 
 
@@ -160,9 +208,24 @@ def test_of_a_day_a_bag_is_dropped_only_where_all_of_it_was_there(hierarchical):
         (msgpack.dumps([1, 2]), "no readable vocabulary"),
         (msgpack.dumps({"is_hierarchical": False}), "vocab"),
         (msgpack.dumps({"vocab": [{"type": "code"}]}), "code_string"),
-        (msgpack.dumps({"vocab": [{"type": "numeric", "code_string": "a", "val_start": 0.0}]}), "val_end"),
-        (msgpack.dumps({"vocab": [{"type": "numeric", "code_string": "a", "val_start": None, "val_end": 1.0}]}), "no readable vocabulary"),
-        (msgpack.dumps({"vocab": [{"type": "image", "code_string": "a"}]}), "entries of type image; expected code"),
+        (
+            msgpack.dumps({"vocab": [{"type": "numeric", "code_string": "a", "val_start": 0.0}]}),
+            "val_end",
+        ),
+        (
+            msgpack.dumps(
+                {
+                    "vocab": [
+                        {"type": "numeric", "code_string": "a", "val_start": None, "val_end": 1.0}
+                    ]
+                }
+            ),
+            "no readable vocabulary",
+        ),
+        (
+            msgpack.dumps({"vocab": [{"type": "image", "code_string": "a"}]}),
+            "entries of type image; expected code",
+        ),
     ],
 )
 def test_a_broken_dictionary_is_named(tmp_path, content, message):
@@ -174,7 +237,9 @@ def test_a_broken_dictionary_is_named(tmp_path, content, message):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.integers(1, 5000))
-def test_batches_hold_every_sequence_once_within_the_budget_with_little_padding(lengths, batch_tokens):
+def test_batches_hold_every_sequence_once_within_the_budget_with_little_padding(
+    lengths, batch_tokens
+):
     batches = list(batches_by_length(lengths, batch_tokens))
     assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
     for batch in batches:
@@ -184,10 +249,15 @@ def test_batches_hold_every_sequence_once_within_the_budget_with_little_padding(
 
 
 def test_sequences_are_padded_at_their_ends(flat, hierarchical):
-    records = [events((9.0, "MEDS_BIRTH"), (2.0, "LAB//3"), (1.0, "LAB//3", 3.0)), events((8.0, "MEDS_BIRTH"))]
+    records = [
+        events((9.0, "MEDS_BIRTH"), (2.0, "LAB//3"), (1.0, "LAB//3", 3.0)),
+        events((8.0, "MEDS_BIRTH")),
+    ]
     batch = padded([tokenize(record, flat) for record in records], bags=False)
     assert batch.tokens.tolist() == [[0, lab(3)], [0, 0]]
     assert batch.valid.tolist() == [[True, True], [True, False]]
     bags = padded([tokenize(record, hierarchical) for record in records], bags=True)
     assert bags.tokens.shape == bags.weights.shape == (2, 3, 4)
-    torch.testing.assert_close(bags.weights.sum(-1), torch.tensor([[1.0, 1.0, 2.0], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(
+        bags.weights.sum(-1), torch.tensor([[1.0, 1.0, 2.0], [1.0, 0.0, 0.0]])
+    )

@@ -40,7 +40,9 @@ RECORD = record(
 def encode(name, given, **options):
     (embedding,) = ENCODERS.create(name, **options).encode([given])
     numeric = dict(zip(embedding.codes, embedding.numeric.tolist(), strict=True))
-    return dict(zip(embedding.codes, embedding.weights.tolist(), strict=True)), {code for code in numeric if numeric[code]}
+    return dict(zip(embedding.codes, embedding.weights.tolist(), strict=True)), {
+        code for code in numeric if numeric[code]
+    }
 
 
 def test_one_hot_holds_each_code_once_and_the_age():
@@ -51,7 +53,12 @@ def test_one_hot_holds_each_code_once_and_the_age():
 
 def test_count_weighs_by_the_logarithm_of_occurrences():
     weights, _ = encode("count", RECORD)
-    assert weights == {"AGE//years": 60.0, "DX//I26": pytest.approx(math.log2(3)), "GENDER//F": 1.0, "LAB//K": 2.0}
+    assert weights == {
+        "AGE//years": 60.0,
+        "DX//I26": pytest.approx(math.log2(3)),
+        "GENDER//F": 1.0,
+        "LAB//K": 2.0,
+    }
 
 
 def test_last_values_are_numeric_codes_and_skip_events_without_a_value():
@@ -98,7 +105,14 @@ def test_an_empty_record_has_no_code(name):
 
 
 def test_values_are_summarised_several_ways_at_once():
-    given = record((None, "LAB", 1.0), (10, "LAB", 2.0), (6, "LAB", 3.0), (2, "LAB", 7.0), (2, "LAB", None), (1, "ONCE", 4.0))
+    given = record(
+        (None, "LAB", 1.0),
+        (10, "LAB", 2.0),
+        (6, "LAB", 3.0),
+        (2, "LAB", 7.0),
+        (2, "LAB", None),
+        (1, "ONCE", 4.0),
+    )
     weights, numeric = encode("one_hot", given, values=["last", "mean", "min", "max", "slope"])
     assert {code: weights[code] for code in weights if code.startswith("LAB//")} == {
         "LAB//last": 7.0,
@@ -115,21 +129,36 @@ def test_a_slope_survives_large_times_and_values():
     days = np.array([20_000.5, 20_000.25, 20_000.0])
     rows = [(day, "LAB", 1e6 + step) for step, day in enumerate(days)]
     assert encode("one_hot", record(*rows), values="slope")[0]["LAB//slope"] == pytest.approx(4.0)
-    assert "LAB//slope" not in encode("one_hot", record((3, "LAB", 1.0), (3, "LAB", 2.0)), values="slope")[0]
+    assert (
+        "LAB//slope"
+        not in encode("one_hot", record((3, "LAB", 1.0), (3, "LAB", 2.0)), values="slope")[0]
+    )
 
 
 def test_values_that_cannot_be_stored_are_none():
-    weights, _ = encode("one_hot", record((3, "LAB", 4.0), (2, "LAB", 1e39)), values=["max", "mean"])
+    weights, _ = encode(
+        "one_hot", record((3, "LAB", 4.0), (2, "LAB", 1e39)), values=["max", "mean"]
+    )
     assert (weights["LAB//max"], weights["LAB//mean"]) == (4.0, 4.0)
 
 
 def test_bins_are_codes_with_fixed_ends():
-    given = record((None, "K", -0.3), (400, "K", 2.0), (20, "K", 4.999), (10, "K", 5.0), (5, "K", None), (4, "K", math.inf), (3, "Z", 0.0))
+    given = record(
+        (None, "K", -0.3),
+        (400, "K", 2.0),
+        (20, "K", 4.999),
+        (10, "K", 5.0),
+        (5, "K", None),
+        (4, "K", math.inf),
+        (3, "Z", 0.0),
+    )
     weights, numeric = encode("count", given, values="bins")
     assert weights.keys() == {"K", "Z", "K//[-0.5,-0.2)", "K//[2,5)", "K//[5,10)", "Z//[0,1e-06)"}
     assert weights["K//[2,5)"] == pytest.approx(math.log2(3))
     assert numeric == set()
-    weights, _ = encode("one_hot", given, values=["bins", "last"], windows_days=[30], cut_points={"K": [3.5, 5.0]})
+    weights, _ = encode(
+        "one_hot", given, values=["bins", "last"], windows_days=[30], cut_points={"K": [3.5, 5.0]}
+    )
     assert weights.keys() == {
         "K",
         "K//(-inf,3.5)",
@@ -145,21 +174,43 @@ def test_bins_are_codes_with_fixed_ends():
 
 @pytest.fixture
 def ontology(tmp_path):
-    rows = {"I21.4": ["I21"], "I21": ["I20-I25", "CIRCLE"], "I20-I25": ["I"], "CIRCLE": ["I21"], "LEAF": None, "MEDS_DEATH": ["END"]}
+    rows = {
+        "I21.4": ["I21"],
+        "I21": ["I20-I25", "CIRCLE"],
+        "I20-I25": ["I"],
+        "CIRCLE": ["I21"],
+        "LEAF": None,
+        "MEDS_DEATH": ["END"],
+    }
     path = tmp_path / "codes.parquet"
     pl.DataFrame({"code": list(rows), "parent_codes": list(rows.values())}).write_parquet(path)
     return path
 
 
 def test_a_code_counts_for_those_above_it(ontology):
-    given = record((9, "I21.4", 3.0), (8, "I21", None), (7, "LEAF", None), (6, "OTHER", None), (0, "MEDS_DEATH", None))
+    given = record(
+        (9, "I21.4", 3.0),
+        (8, "I21", None),
+        (7, "LEAF", None),
+        (6, "OTHER", None),
+        (0, "MEDS_DEATH", None),
+    )
     weights, _ = encode("count", given, ontology=ontology, values="last")
     two, three = math.log2(3), 2.0
     assert weights.pop("I21.4//last") == 3.0
     assert weights.keys() == {"I21.4", "I21", "I20-I25", "I", "CIRCLE", "LEAF", "OTHER"}
-    assert [weights[code] for code in ("I21.4", "I21", "I20-I25", "I", "CIRCLE")] == pytest.approx([1, two, two, two, two])
+    assert [weights[code] for code in ("I21.4", "I21", "I20-I25", "I", "CIRCLE")] == pytest.approx(
+        [1, two, two, two, two]
+    )
     assert three == encode("count", record(*[(1, "I21.4", None)] * 3), ontology=ontology)[0]["I"]
-    assert encode("one_hot", given, ontology=ontology, ontology_depth=1)[0].keys() == {"I21.4", "I21", "I20-I25", "CIRCLE", "LEAF", "OTHER"}
+    assert encode("one_hot", given, ontology=ontology, ontology_depth=1)[0].keys() == {
+        "I21.4",
+        "I21",
+        "I20-I25",
+        "CIRCLE",
+        "LEAF",
+        "OTHER",
+    }
 
 
 def test_an_ontology_that_is_none_is_refused(tmp_path):
@@ -167,7 +218,11 @@ def test_an_ontology_that_is_none_is_refused(tmp_path):
         ENCODERS.create("one_hot", ontology=tmp_path / "absent.parquet")
     path = tmp_path / "codes.parquet"
     pl.DataFrame({"code": ["A"], "parent": ["B"]}).write_parquet(path)
-    with pytest.raises(RecordError, match=r"expected code \(text\) and parent_codes \(list of text\).*found code String, parent String"):
+    with pytest.raises(
+        RecordError,
+        match=r"expected code \(text\) and parent_codes \(list of text\).*found code String, "
+        r"parent String",
+    ):
         ENCODERS.create("one_hot", ontology=path)
 
 
@@ -196,7 +251,9 @@ def test_a_code_with_the_name_of_a_feature_is_refused():
 
 @pytest.mark.parametrize("windows", [[0], [-1], [30, 30], [math.inf], [math.nan]])
 def test_refuses_windows_that_are_none(windows):
-    with pytest.raises(ConfigError, match=r"windows_days is .*; expected different numbers of days, each > 0"):
+    with pytest.raises(
+        ConfigError, match=r"windows_days is .*; expected different numbers of days, each > 0"
+    ):
         ENCODERS.create("one_hot", windows_days=windows)
 
 
@@ -207,7 +264,10 @@ def test_refuses_an_unknown_value_option():
 
 def test_travels_to_another_process():
     encoder = ENCODERS.create("count", values="last", windows_days=[30])
-    (here,), (there,) = encoder.encode([RECORD]), pickle.loads(pickle.dumps(encoder)).encode([RECORD])  # noqa: S301 - our own bytes
+    (here,), (there,) = (
+        encoder.encode([RECORD]),
+        pickle.loads(pickle.dumps(encoder)).encode([RECORD]),  # noqa: S301 # its own bytes
+    )
     assert here.codes == there.codes
     np.testing.assert_array_equal(here.weights, there.weights)
 
@@ -222,12 +282,18 @@ def slow_reference(given, values, windows, count):
             continue
         if code.split("//")[0] == "MEDS_DEATH":
             continue
-        names = [code] if not windows or days != days else [f"{code}//<={window}d" for window in windows if days <= window]
+        names = (
+            [code]
+            if not windows or days != days
+            else [f"{code}//<={window}d" for window in windows if days <= window]
+        )
         for name in names:
             occurrences[name] = occurrences.get(name, 0) + 1
         if values == "last" and value == value:
             numbers[f"{code}//last"] = value
-    return {code: math.log2(1 + times) if count else 1.0 for code, times in occurrences.items()} | numbers, set(numbers)
+    return {
+        code: math.log2(1 + times) if count else 1.0 for code, times in occurrences.items()
+    } | numbers, set(numbers)
 
 
 @settings(deadline=None, max_examples=100)
@@ -235,7 +301,9 @@ def slow_reference(given, values, windows, count):
     rows=st.lists(
         st.tuples(
             st.none() | st.integers(0, 50),
-            st.sampled_from(["A", "B//1", "MEDS_BIRTH", "MEDS_DEATH", "MEDS_DEATH//x", "MEDS_DEATHBED"]),
+            st.sampled_from(
+                ["A", "B//1", "MEDS_BIRTH", "MEDS_DEATH", "MEDS_DEATH//x", "MEDS_DEATHBED"]
+            ),
             st.none() | st.floats(-5, 5, width=32),
         ),
         max_size=20,
@@ -257,7 +325,9 @@ def test_equals_a_slow_reference(rows, values, windows, name):
 MANY = st.lists(
     st.lists(
         st.tuples(
-            st.none() | st.integers(0, 50), st.sampled_from(["A", "B", "C//1", "MEDS_BIRTH", "MEDS_DEATH"]), st.none() | st.floats(-5, 5)
+            st.none() | st.integers(0, 50),
+            st.sampled_from(["A", "B", "C//1", "MEDS_BIRTH", "MEDS_DEATH"]),
+            st.none() | st.floats(-5, 5),
         ),
         max_size=12,
     ),
@@ -269,7 +339,9 @@ MANY = st.lists(
 @settings(deadline=None, max_examples=60)
 @given(
     many=MANY,
-    values=st.lists(st.sampled_from(["last", "mean", "min", "max", "slope", "bins"]), unique=True, max_size=6),
+    values=st.lists(
+        st.sampled_from(["last", "mean", "min", "max", "slope", "bins"]), unique=True, max_size=6
+    ),
     windows=st.lists(st.integers(1, 60), max_size=2, unique=True),
     name=st.sampled_from(["one_hot", "count"]),
 )
@@ -284,7 +356,9 @@ def test_the_packed_table_equals_the_records_one_by_one(many, values, windows, n
     for field in ("numeric", "index", "weight", "offsets"):
         np.testing.assert_array_equal(getattr(table, field), getattr(expected, field))
     for rows, one in zip(many, encoder.encode(records), strict=True):
-        assert dict(zip(one.codes, one.weights.tolist(), strict=True)) | statistics_of(rows, values) == pytest.approx(
+        assert dict(zip(one.codes, one.weights.tolist(), strict=True)) | statistics_of(
+            rows, values
+        ) == pytest.approx(
             dict(zip(one.codes, one.weights.tolist(), strict=True)), rel=1e-4, abs=1e-4
         )
 
@@ -292,19 +366,32 @@ def test_the_packed_table_equals_the_records_one_by_one(many, values, windows, n
 def statistics_of(rows, values):
     """The numeric codes of a record in plain numpy, without those that rounding decides."""
     expected = {}
-    for code in {code for _, code, value in rows if value is not None and not code.startswith("MEDS")}:
+    for code in {
+        code for _, code, value in rows if value is not None and not code.startswith("MEDS")
+    }:
         numbers = [(day, value) for day, one, value in rows if one == code and value is not None]
         found = [value for _, value in numbers]
-        summaries = {"last": found[-1], "mean": np.mean(found), "min": min(found), "max": max(found)}
+        summaries = {
+            "last": found[-1],
+            "mean": np.mean(found),
+            "min": min(found),
+            "max": max(found),
+        }
         dated = [(-day, value) for day, value in numbers if day is not None]
         if len({day for day, _ in dated}) > 1:
             summaries["slope"] = np.polyfit(*zip(*dated, strict=True), 1)[0]
-        expected |= {f"{code}//{name}": value for name, value in summaries.items() if name in values}
+        expected |= {
+            f"{code}//{name}": value for name, value in summaries.items() if name in values
+        }
     return expected
 
 
 def test_packed_records_are_the_records():
-    given = [RECORD, record(), Events(np.array([1.0, 0.0]), ("N", "N"), np.array([NONE, 1.0]), ("a", None))]
+    given = [
+        RECORD,
+        record(),
+        Events(np.array([1.0, 0.0]), ("N", "N"), np.array([NONE, 1.0]), ("a", None)),
+    ]
     packed = pack_events(given)
     assert pack_events(packed) is packed
     assert len(packed) == 3
@@ -321,8 +408,21 @@ def test_packed_records_are_the_records():
 
 
 def test_births_and_deaths_are_found_among_sorted_codes():
-    codes = sorted([*BIRTH_CODES, "A", "MEDS_DEATH", "MEDS_DEATH//x", "MEDS_DEATHBED", "MEDS_DEATH_", "Z", "SNOMED/395"])
+    codes = sorted(
+        [
+            *BIRTH_CODES,
+            "A",
+            "MEDS_DEATH",
+            "MEDS_DEATH//x",
+            "MEDS_DEATHBED",
+            "MEDS_DEATH_",
+            "Z",
+            "SNOMED/395",
+        ]
+    )
     for chosen in (codes, codes[::2], codes[1::2], codes[:1], []):
         life = LifeCodes.among(chosen)
         assert life.birth.tolist() == [code in BIRTH_CODES for code in chosen]
-        assert life.death.tolist() == [code == "MEDS_DEATH" or code.startswith("MEDS_DEATH//") for code in chosen]
+        assert life.death.tolist() == [
+            code == "MEDS_DEATH" or code.startswith("MEDS_DEATH//") for code in chosen
+        ]

@@ -41,7 +41,11 @@ def read(tmp_path):
 
 def test_reads_a_table_whole(table, read, tmp_path):
     cohort = read(table, meds=Path("meds"))
-    assert (cohort.label, cohort.path, cohort.meds) == ("cohort", tmp_path / "cohort.parquet", Path("meds"))
+    assert (cohort.label, cohort.path, cohort.meds) == (
+        "cohort",
+        tmp_path / "cohort.parquet",
+        Path("meds"),
+    )
     assert cohort.table.columns == table.columns
     assert len(cohort) == 6
     assert cohort.sample_ids == ("s0", "s1", "s2", "s3", "s4", "s5")
@@ -79,10 +83,17 @@ def test_prediction_time_of_any_unit_becomes_microseconds(table, read, kind):
 
 def test_known_columns_are_kept_in_their_types(table, read):
     given = table.with_columns(
-        pl.col("subject_id").cast(pl.UInt16), pl.col("event", "time_days").cast(pl.Int64), pl.col("split").cast(pl.Categorical)
+        pl.col("subject_id").cast(pl.UInt16),
+        pl.col("event", "time_days").cast(pl.Int64),
+        pl.col("split").cast(pl.Categorical),
     )
     kept = read(given).table.schema
-    assert [kept[name] for name in ("subject_id", "event", "time_days", "split")] == [pl.Int64, pl.Int8, pl.Float64, pl.String]
+    assert [kept[name] for name in ("subject_id", "event", "time_days", "split")] == [
+        pl.Int64,
+        pl.Int8,
+        pl.Float64,
+        pl.String,
+    ]
 
 
 def test_split_and_site_may_be_absent_or_null_without_required_splits(table, read):
@@ -92,11 +103,15 @@ def test_split_and_site_may_be_absent_or_null_without_required_splits(table, rea
         assert cohort.table.schema["split"] == pl.String
 
 
-@pytest.mark.parametrize("name", ["sample_id", "subject_id", "prediction_time", "time_days", "event"])
+@pytest.mark.parametrize(
+    "name", ["sample_id", "subject_id", "prediction_time", "time_days", "event"]
+)
 def test_refuses_an_absent_or_null_required_column(table, read, name):
     with pytest.raises(CohortError, match=rf"missing column\(s\) {name}"):
         read(table.drop(name))
-    holed = table.with_columns(pl.when(pl.col("age") == 60).then(None).otherwise(pl.col(name)).alias(name))
+    holed = table.with_columns(
+        pl.when(pl.col("age") == 60).then(None).otherwise(pl.col(name)).alias(name)
+    )
     with pytest.raises(CohortError, match=rf"{name} is null.* 1 row\(s\), the first is row 3"):
         read(holed)
 
@@ -104,14 +119,29 @@ def test_refuses_an_absent_or_null_required_column(table, read, name):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pl.Series("sample_id", ["a", "b", "a", "c", "d", "e"]), r"sample_id is not unique: 2 row\(s\), the first is row 1"),
+        (
+            pl.Series("sample_id", ["a", "b", "a", "c", "d", "e"]),
+            r"sample_id is not unique: 2 row\(s\), the first is row 1",
+        ),
         (pl.Series("sample_id", range(6)), "sample_id is Int64; expected text"),
         (pl.Series("subject_id", ["1"] * 6), "subject_id is String; expected an integer"),
-        (pl.Series("subject_id", [2**64 - 1] + [1] * 5, dtype=pl.UInt64), "subject_id holds a value that does not fit Int64"),
-        (pl.Series("subject_id", [1, 1, 1, 3, 4, 5]), r"1 subject_id\(s\) lie in more than one split"),
-        (pl.Series("prediction_time", ["2020-01-01"] * 6), "prediction_time is String; expected a date or a timestamp"),
+        (
+            pl.Series("subject_id", [2**64 - 1] + [1] * 5, dtype=pl.UInt64),
+            "subject_id holds a value that does not fit Int64",
+        ),
+        (
+            pl.Series("subject_id", [1, 1, 1, 3, 4, 5]),
+            r"1 subject_id\(s\) lie in more than one split",
+        ),
+        (
+            pl.Series("prediction_time", ["2020-01-01"] * 6),
+            "prediction_time is String; expected a date or a timestamp",
+        ),
         (pl.Series("prediction_time", [datetime(2020, 1, 1, tzinfo=UTC)] * 6), "without time zone"),
-        (pl.Series("time_days", [1.0, 0.0, 1, 1, 1, -1.0]), r"time_days .* 2 row\(s\), the first is row 2"),
+        (
+            pl.Series("time_days", [1.0, 0.0, 1, 1, 1, -1.0]),
+            r"time_days .* 2 row\(s\), the first is row 2",
+        ),
         (pl.Series("time_days", [1.0, 1, 1, 1, 1, np.inf]), r"not finite .* row 6"),
         (pl.Series("time_days", [np.nan, 1, 1, 1, 1, 1]), r"not finite .* row 1"),
         (pl.Series("time_days", ["1"] * 6), "time_days is String"),
@@ -121,21 +151,35 @@ def test_refuses_an_absent_or_null_required_column(table, read, name):
         (pl.Series("event", [1, 1, 300, 1, 1, 1]), "event holds a value that does not fit Int8"),
         (pl.Series("event", [0, 2, 0, 2, 0, 2]), "no sample has event 1"),
         (pl.Series("event", [1, 0, 0, 0, 1, 0]), "no sample of split tuning has event 1"),
-        (pl.Series("split", ["train", "train", "tuning", "tuning", "heldout", "heldout"]), r"'heldout' .*Did you mean 'held_out'"),
-        (pl.Series("split", ["train", "train", "tuning", "tuning", "tuning", "tuning"]), "no sample has split held_out"),
-        (pl.Series("split", ["train", "train", "tuning", "tuning", "held_out", None]), "split is null in 1 row"),
+        (
+            pl.Series("split", ["train", "train", "tuning", "tuning", "heldout", "heldout"]),
+            r"'heldout' .*Did you mean 'held_out'",
+        ),
+        (
+            pl.Series("split", ["train", "train", "tuning", "tuning", "tuning", "tuning"]),
+            "no sample has split held_out",
+        ),
+        (
+            pl.Series("split", ["train", "train", "tuning", "tuning", "held_out", None]),
+            "split is null in 1 row",
+        ),
         (pl.Series("ct_path", [0] * 6), "ct_path is Int64; expected text"),
     ],
 )
 def test_refuses_a_broken_invariant(table, read, column, message):
     with pytest.raises(CohortError, match=message) as caught:
         read(table.with_columns(column))
-    assert not any(sample in str(caught.value).split("cohort.parquet")[1] for sample in ("s0", "s1", "s2"))
+    assert not any(
+        sample in str(caught.value).split("cohort.parquet")[1] for sample in ("s0", "s1", "s2")
+    )
 
 
 def test_one_subject_with_and_without_a_split_is_refused_under_cross_validation(table, read):
     with pytest.raises(CohortError, match="more than one split"):
-        read(table.with_columns(split=pl.Series([None, "held_out", None, None, None, None])), splits_required=False)
+        read(
+            table.with_columns(split=pl.Series([None, "held_out", None, None, None, None])),
+            splits_required=False,
+        )
 
 
 def test_refuses_what_is_no_parquet_table(tmp_path, table):

@@ -27,7 +27,9 @@ def prepared(seed=0, side=32):
 
 def norm(values, tensors, name):
     mean, variance = values.mean(-1, keepdims=True), values.var(-1, keepdims=True)
-    return (values - mean) / np.sqrt(variance + 1e-5) * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+    return (values - mean) / np.sqrt(variance + 1e-5) * tensors[f"{name}.weight"] + tensors[
+        f"{name}.bias"
+    ]
 
 
 def linear(values, tensors, name):
@@ -40,14 +42,20 @@ def softmax(values):
 
 
 def turned(vector, place):
-    """Rotate one head's vector at one place: a third of its pairs for each axis, at 10000^(-i / bands)."""
+    """Rotate one head's vector at one place.
+
+    A third of its pairs for each axis, at 10000^(-i / bands).
+    """
     pairs = vector.reshape(3, -1, 2)
     result = np.empty_like(pairs)
     for axis in range(3):
         for band in range(pairs.shape[1]):
             angle = place[axis] * 10_000 ** (-band / pairs.shape[1])
             first, second = pairs[axis, band]
-            result[axis, band] = first * math.cos(angle) - second * math.sin(angle), second * math.cos(angle) + first * math.sin(angle)
+            result[axis, band] = (
+                first * math.cos(angle) - second * math.sin(angle),
+                second * math.cos(angle) + first * math.sin(angle),
+            )
     return result.ravel()
 
 
@@ -56,7 +64,10 @@ def reference_tokens(voxels, tensors, sizes):
     side, patch = sizes.input_size // sizes.patch, sizes.patch
     places = list(np.ndindex(side, side, side))
     kernel = tensors["backbone.down_projection.proj.weight"].reshape(sizes.width, -1)
-    cut = [voxels[tuple(slice(at * patch, (at + 1) * patch) for at in place)].ravel() for place in places]
+    cut = [
+        voxels[tuple(slice(at * patch, (at + 1) * patch) for at in place)].ravel()
+        for place in places
+    ]
     tokens = np.stack(cut) @ kernel.T + tensors["backbone.down_projection.proj.bias"]
     for depth in range(sizes.depth):
         name = f"backbone.eva.blocks.{depth}"
@@ -65,19 +76,31 @@ def reference_tokens(voxels, tensors, sizes):
         width, mixed = sizes.width // sizes.heads, np.empty_like(inner)
         for head in range(sizes.heads):
             part = slice(head * width, (head + 1) * width)
-            queries, keys = (np.stack([turned(row[part], place) for row, place in zip(many, places, strict=True)]) for many in (query, key))
+            queries, keys = (
+                np.stack(
+                    [turned(row[part], place) for row, place in zip(many, places, strict=True)]
+                )
+                for many in (query, key)
+            )
             mixed[:, part] = softmax(queries @ keys.T / math.sqrt(width)) @ value[:, part]
-        tokens = tokens + tensors[f"{name}.gamma_1"] * linear(norm(mixed, tensors, f"{name}.attn.norm"), tensors, f"{name}.attn.proj")
+        tokens = tokens + tensors[f"{name}.gamma_1"] * linear(
+            norm(mixed, tensors, f"{name}.attn.norm"), tensors, f"{name}.attn.proj"
+        )
         inner = norm(tokens, tensors, f"{name}.norm2")
         gate = linear(inner, tensors, f"{name}.mlp.fc1_g")
         gated = gate / (1 + np.exp(-gate)) * linear(inner, tensors, f"{name}.mlp.fc1_x")
-        tokens = tokens + tensors[f"{name}.gamma_2"] * linear(norm(gated, tensors, f"{name}.mlp.norm"), tensors, f"{name}.mlp.fc2")
+        tokens = tokens + tensors[f"{name}.gamma_2"] * linear(
+            norm(gated, tensors, f"{name}.mlp.norm"), tensors, f"{name}.mlp.fc2"
+        )
     return norm(tokens, tensors, "backbone.eva.norm")
 
 
 def reference_pooled(tokens, tensors, heads):
     """Attend from the mean token to all, head by head."""
-    projected = tokens @ tensors["projector.weight"].reshape(len(tensors["projector.bias"]), -1).T + tensors["projector.bias"]
+    projected = (
+        tokens @ tensors["projector.weight"].reshape(len(tensors["projector.bias"]), -1).T
+        + tensors["projector.bias"]
+    )
     width = projected.shape[1]
     weights, biases = tensors["pooler.attn.in_proj_weight"], tensors["pooler.attn.in_proj_bias"]
     query, key, value = (
@@ -86,13 +109,19 @@ def reference_pooled(tokens, tensors, heads):
     )
     mixed = np.empty((1, width))
     for part in np.split(np.arange(width), heads):
-        mixed[:, part] = softmax(query[:, part] @ key[:, part].T / math.sqrt(len(part))) @ value[:, part]
+        mixed[:, part] = (
+            softmax(query[:, part] @ key[:, part].T / math.sqrt(len(part))) @ value[:, part]
+        )
     return linear(mixed, tensors, "pooler.attn.out_proj")[0]
 
 
 def test_tokens_and_pooled_vector_equal_a_slow_reference(folder):
     loaded = load_file(folder / "model.safetensors")
-    tensors = {key.removeprefix("image_encoder."): value.double().numpy() for key, value in loaded.items() if "text" not in key}
+    tensors = {
+        key.removeprefix("image_encoder."): value.double().numpy()
+        for key, value in loaded.items()
+        if "text" not in key
+    }
     scan = prepared()
     embedding = Colipri(weights=folder, tokens="raw", token_grid=None).encode_prepared([scan])[0]
     tokens = reference_tokens(scan.voxels.astype(np.float64), tensors, fixture.COLIPRI)
@@ -135,7 +164,9 @@ def test_rotation_depends_on_distance_alone():
     assert angles.shape == (60, 6)
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, 12, generator=generator)
-    turned_query, turned_key = (rotate(one.expand(1, 1, 60, 12), angles.cos(), angles.sin())[0, 0] for one in (query, key))
+    turned_query, turned_key = (
+        rotate(one.expand(1, 1, 60, 12), angles.cos(), angles.sin())[0, 0] for one in (query, key)
+    )
     products = (turned_query @ turned_key.T).reshape(3, 4, 5, 3, 4, 5)
     np.testing.assert_allclose(products[0, 1, 1, 1, 2, 3], products[1, 2, 2, 2, 3, 4], atol=1e-5)
     assert abs(products[0, 0, 0, 1, 0, 0] - products[0, 0, 0, 0, 1, 0]) > 1e-3
@@ -155,7 +186,11 @@ def test_the_released_network_has_the_released_size():
         network = ColipriNetwork(ColipriSizes())
     assert round(sum(one.numel() for one in network.parameters()) / 1e6, 1) == 147.1
     names = network.state_dict().keys()
-    assert {"backbone.mask_token", "backbone.eva.blocks.15.attn.q_proj.bias", "pooler.attn.out_proj.weight"} <= names
+    assert {
+        "backbone.mask_token",
+        "backbone.eva.blocks.15.attn.q_proj.bias",
+        "pooler.attn.out_proj.weight",
+    } <= names
     assert "backbone.eva.blocks.0.attn.k_proj.bias" not in names
 
 

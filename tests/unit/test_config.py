@@ -1,4 +1,6 @@
-"""The study file: what is read, what is refused and how the refusal reads, and which members come out."""
+"""The study file: what is read, what is refused and how the refusal reads, and which members
+come out.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,12 @@ def test_a_relative_path_to_the_file_is_made_absolute(folder, monkeypatch):
 
 def test_a_cohort_is_called_by_its_name_or_else_by_its_tables_stem(folder):
     text = MINIMAL + "  # more\n"
-    study = read(folder, text, "cohorts.external=[{table: data/north.parquet, meds: data/meds}]", "cohorts.development.name=INSPECT")
+    study = read(
+        folder,
+        text,
+        "cohorts.external=[{table: data/north.parquet, meds: data/meds}]",
+        "cohorts.development.name=INSPECT",
+    )
     assert [source.name for source in study.cohorts.external] == ["north"]
     assert study.cohorts.development.name == "INSPECT"
 
@@ -97,7 +104,10 @@ def test_components_carry_all_their_options(folder):
         "fusion.regime=two_stage",
     )
     assert study.encoders.ehr is not None
-    assert study.encoders.ehr.options | {"values": "last", "windows_days": (30.0, 365.0)} == study.encoders.ehr.options
+    assert (
+        study.encoders.ehr.options | {"values": "last", "windows_days": (30.0, 365.0)}
+        == study.encoders.ehr.options
+    )
     assert study.encoders.ehr.label.startswith("one_hot(values=last,windows_days=")
     assert study.fusion.label == "contrastive(regime=two_stage)"
     assert study.fusion.options["align_epochs"] == 50
@@ -115,23 +125,42 @@ def test_a_feature_file_stands_for_either_encoder(folder, modality):
     study = read(folder, MINIMAL, f"encoders.{modality}={component}")
     chosen = getattr(study.encoders, modality)
     defaults = {"transform": "none", "training_data": ()}
-    assert chosen.options == {"path": folder / "data" / "radiomics.parquet", "missing": "median", **defaults}
+    assert chosen.options == {
+        "path": folder / "data" / "radiomics.parquet",
+        "missing": "median",
+        **defaults,
+    }
     assert chosen.label == "features(path=data/radiomics.parquet,missing=median)"
 
 
 def test_records_are_needed_only_by_encoders_that_read_them(folder):
     without = "cohorts.development={table: data/cohort.parquet}"
-    assert "cohorts.development.meds: required, since encoder 'one_hot' reads records" in message(folder, MINIMAL, without)
-    study = read(folder, MINIMAL, without, "encoders.ehr={name: features, path: data/radiomics.parquet}")
+    assert "cohorts.development.meds: required, since encoder 'one_hot' reads records" in message(
+        folder, MINIMAL, without
+    )
+    study = read(
+        folder, MINIMAL, without, "encoders.ehr={name: features, path: data/radiomics.parquet}"
+    )
     assert study.cohorts.development.meds is None
-    assert read(folder, MINIMAL, without, "fusion={name: unimodal, modality: ct}").members()[0].ehr is None
+    assert (
+        read(folder, MINIMAL, without, "fusion={name: unimodal, modality: ct}").members()[0].ehr
+        is None
+    )
 
 
 def test_cross_validation_is_drawn_or_given(folder):
     drawn = read(folder, MINIMAL, "cross_validation={repeats: 5}").cross_validation
     assert drawn is not None
-    assert (drawn.folds, drawn.repeats, drawn.group, drawn.seed, drawn.assignment) == (5, 5, "subject_id", 0, None)
-    given = read(folder, MINIMAL, "cross_validation={assignment: data/folds.parquet}").cross_validation
+    assert (drawn.folds, drawn.repeats, drawn.group, drawn.seed, drawn.assignment) == (
+        5,
+        5,
+        "subject_id",
+        0,
+        None,
+    )
+    given = read(
+        folder, MINIMAL, "cross_validation={assignment: data/folds.parquet}"
+    ).cross_validation
     assert given is not None
     assert given.assignment == folder / "data" / "folds.parquet"
     both = message(folder, MINIMAL, "cross_validation={assignment: data/folds.parquet, folds: 3}")
@@ -148,9 +177,20 @@ def test_numbers_and_booleans_are_those_of_yaml_1_2(folder):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("3e-4", 3e-4), ("1E3", 1000.0), ("-.5", -0.5), ("1.", 1.0), (".inf", float("inf")), ("+3", 3), ("0", 0)),
+        *(
+            ("3e-4", 3e-4),
+            ("1E3", 1000.0),
+            ("-.5", -0.5),
+            ("1.", 1.0),
+            (".inf", float("inf")),
+            ("+3", 3),
+            ("0", 0),
+        ),
         *(("true", True), ("~", None), ("", None), ("null", None)),
-        *((text, text) for text in ("no", "on", "010", "0x1F", "12:30", "2024-01-31", "1_000", "=")),
+        *(
+            (text, text)
+            for text in ("no", "on", "010", "0x1F", "12:30", "2024-01-31", "1_000", "=")
+        ),
         *(("'3'", "3"), ('""', "")),
     ],
 )
@@ -170,7 +210,11 @@ def test_a_study_travels_to_another_process(folder):
 
 
 def test_the_resolved_study_is_plain_and_reads_as_the_same_study(folder):
-    text = MINIMAL + "grid: {fusion: [late, {name: unimodal, modality: ct}], encoders.ehr: [one_hot, count], train.lr: [0.1, 0.2]}\n"
+    text = (
+        MINIMAL
+        + "grid: {fusion: [late, {name: unimodal, modality: ct}], encoders.ehr: [one_hot, count], "
+        "train.lr: [0.1, 0.2]}\n"
+    )
     study = read(folder, text)
     plain = json.loads(json.dumps(study.resolved()))
     assert plain["train"]["max_epochs"] == study.train.max_epochs
@@ -180,11 +224,23 @@ def test_the_resolved_study_is_plain_and_reads_as_the_same_study(folder):
 
 
 def test_a_resolved_member_reads_as_its_own_study(folder):
-    study = read(folder, MINIMAL, "grid.fusion=[{name: unimodal, modality: ehr}, late]", "grid.train.lr=[0.1, 0.2]")
+    study = read(
+        folder,
+        MINIMAL,
+        "grid.fusion=[{name: unimodal, modality: ehr}, late]",
+        "grid.train.lr=[0.1, 0.2]",
+    )
     for member in study.members():
         rest = {key: value for key, value in study.given.items() if key != "grid"}
-        (again,) = parse_study(rest | json.loads(json.dumps(member.resolved())), folder=folder).members()
-        assert (again.ct, again.ehr, again.fusion, again.train) == (member.ct, member.ehr, member.fusion, member.train)
+        (again,) = parse_study(
+            rest | json.loads(json.dumps(member.resolved())), folder=folder
+        ).members()
+        assert (again.ct, again.ehr, again.fusion, again.train) == (
+            member.ct,
+            member.ehr,
+            member.fusion,
+            member.train,
+        )
 
 
 # What is refused
@@ -196,28 +252,55 @@ def test_a_resolved_member_reads_as_its_own_study(folder):
         ("nmae=x", "nmae: unknown key. Did you mean 'name'?"),
         ("train.lrr=1", "train.lrr: unknown key. Did you mean 'lr'?"),
         ("task.events=1", "task.events: unknown key. Did you mean 'event'?"),
-        ("cohorts.development.tabel=x", "cohorts.development.tabel: unknown key. Did you mean 'table'?"),
-        ("cohorts.external=[{tables: x, table: data/north.parquet}]", "cohorts.external.0.tables: unknown key. Did you mean 'table'?"),
+        (
+            "cohorts.development.tabel=x",
+            "cohorts.development.tabel: unknown key. Did you mean 'table'?",
+        ),
+        (
+            "cohorts.external=[{tables: x, table: data/north.parquet}]",
+            "cohorts.external.0.tables: unknown key. Did you mean 'table'?",
+        ),
         ("encoders.mri=one_hot", "encoders.mri: unknown key. Known: ct, ehr."),
         ("cross_validation.fold=3", "cross_validation.fold: unknown key. Did you mean 'folds'?"),
         ("grid.fusions=[late]", "grid.fusions: unknown key. Did you mean 'fusion'?"),
         ("grid.train.learning_rate=[1]", "grid.train.learning_rate: unknown key."),
         ("fusion=contrastiv", "fusion: unknown fusion 'contrastiv'. Did you mean 'contrastive'?"),
-        ("fusion={name: late, combine: sum}", "fusion: fusion 'late', option combine: given 'sum', expected 'stack' or 'mean'"),
-        ("fusion={name: late, combin: mean}", "fusion: fusion 'late' has no option 'combin'. Did you mean 'combine'?"),
+        (
+            "fusion={name: late, combine: sum}",
+            "fusion: fusion 'late', option combine: given 'sum', expected 'stack' or 'mean'",
+        ),
+        (
+            "fusion={name: late, combin: mean}",
+            "fusion: fusion 'late' has no option 'combin'. Did you mean 'combine'?",
+        ),
         ("fusion=unimodal", "fusion: fusion 'unimodal', option modality: required, but not given"),
         ("fusion=3", "fusion: given 3, expected a name, or a mapping with `name` and options"),
         ("fusion={combine: mean}", "fusion: given {'combine': 'mean'}, expected a name"),
         ("fusion={name: late, label: 3}", "fusion: label: given 3, expected text"),
         ("head=coxx", "head: unknown head 'coxx'. Did you mean 'cox'?"),
-        ("encoders.ct=volume_feature", "encoders.ct: unknown encoder 'volume_feature'. Did you mean 'volume_features'?"),
+        (
+            "encoders.ct=volume_feature",
+            "encoders.ct: unknown encoder 'volume_feature'. Did you mean 'volume_features'?",
+        ),
         ("encoders.ct=feature", "encoders.ct: unknown encoder 'feature'. Did you mean 'features'?"),
-        ("encoders.ct=one_hot", "encoders.ct: encoder 'one_hot' reads ehr, not ct; give it under encoders.ehr"),
-        ("encoders.ct={name: features, pat: x}", "encoders.ct: pat: unknown key. Did you mean 'path'?"),
+        (
+            "encoders.ct=one_hot",
+            "encoders.ct: encoder 'one_hot' reads ehr, not ct; give it under encoders.ehr",
+        ),
+        (
+            "encoders.ct={name: features, pat: x}",
+            "encoders.ct: pat: unknown key. Did you mean 'path'?",
+        ),
         ("encoders.ct=features", "encoders.ct: path: required, but not given"),
-        ("encoders.ct={name: features, path: none.parquet}", "encoders.ct: path: no such file or folder: {folder}/none.parquet"),
+        (
+            "encoders.ct={name: features, path: none.parquet}",
+            "encoders.ct: path: no such file or folder: {folder}/none.parquet",
+        ),
         ("grid.fusion=[late, nothing]", "grid.fusion.1: unknown fusion 'nothing'."),
-        ("grid.encoders.ehr=[{name: features, path: x.parquet}]", "grid.encoders.ehr.0: path: no such file or folder: {folder}/x.parquet"),
+        (
+            "grid.encoders.ehr=[{name: features, path: x.parquet}]",
+            "grid.encoders.ehr.0: path: no such file or folder: {folder}/x.parquet",
+        ),
         ("grid.seed=[]", "grid.seed: given an empty list, expected at least one value"),
         ("grid.seed=1", "grid.seed: given 1, expected a list"),
         ("grid.seed=[0, x]", "grid.seed.1: given 'x', expected a whole number"),
@@ -227,8 +310,14 @@ def test_a_resolved_member_reads_as_its_own_study(folder):
         ("name=1", "name: given 1, expected text"),
         ("task=death", "task: given 'death', expected a mapping"),
         ("task.horizons_days=30", "task.horizons_days: given 30, expected a list"),
-        ("task.horizons_days=[365, 30]", "task.horizons_days: given [365.0, 30.0], expected different days in ascending order"),
-        ("task.horizons_days=[30, 30]", "task.horizons_days: given [30.0, 30.0], expected different days"),
+        (
+            "task.horizons_days=[365, 30]",
+            "task.horizons_days: given [365.0, 30.0], expected different days in ascending order",
+        ),
+        (
+            "task.horizons_days=[30, 30]",
+            "task.horizons_days: given [30.0, 30.0], expected different days",
+        ),
         ("task.horizons_days=[0]", "task.horizons_days.0: given 0, expected greater than 0"),
         ("task.horizons_days=[.inf]", "task.horizons_days.0: given inf, expected a finite number"),
         ("train.lr=fast", "train.lr: given 'fast', expected a number"),
@@ -237,21 +326,53 @@ def test_a_resolved_member_reads_as_its_own_study(folder):
         ("train.dropout=1", "train.dropout: given 1, expected less than 1 or 'auto'"),
         ("seed=-1", "seed: given -1, expected greater than or equal to 0"),
         ("max_quarantined=2", "max_quarantined: given 2, expected less than or equal to 1"),
-        ("evaluate.metrics=[concordance]", "evaluate.metrics.0: unknown metric 'concordance'. Did you mean 'concordance_index'?"),
+        (
+            "evaluate.metrics=[concordance]",
+            "evaluate.metrics.0: unknown metric 'concordance'. Did you mean 'concordance_index'?",
+        ),
         ("evaluate.metrics=[]", "evaluate.metrics: given [], expected "),
-        ("evaluate.metrics=[brier_score]", "evaluate.metrics: given ['brier_score'], expected concordance_index or concordance_index_ipcw"),
-        ("evaluate.censoring=test", "evaluate.censoring: given 'test', expected 'cohort', 'train' or 'pooled'"),
-        ("cohorts.development.table=none.parquet", "cohorts.development.table: no such file or folder: {folder}/none.parquet"),
-        ("cohorts.development.meds=none", "cohorts.development.meds: no such file or folder: {folder}/none"),
-        ("cohorts.development={meds: data/meds}", "cohorts.development.table: required, but not given"),
-        ("cross_validation.assignment=none.csv", "cross_validation.assignment: no such file or folder: {folder}/none.csv"),
-        ("foreign=[{name: pesi, table: none.parquet}]", "foreign.0.table: no such file or folder: {folder}/none.parquet"),
-        ("foreign=[{name: contrastive, table: data/north.parquet}]", "foreign: the name 'contrastive' is taken"),
+        (
+            "evaluate.metrics=[brier_score]",
+            "evaluate.metrics: given ['brier_score'], expected concordance_index or "
+            "concordance_index_ipcw",
+        ),
+        (
+            "evaluate.censoring=test",
+            "evaluate.censoring: given 'test', expected 'cohort', 'train' or 'pooled'",
+        ),
+        (
+            "cohorts.development.table=none.parquet",
+            "cohorts.development.table: no such file or folder: {folder}/none.parquet",
+        ),
+        (
+            "cohorts.development.meds=none",
+            "cohorts.development.meds: no such file or folder: {folder}/none",
+        ),
+        (
+            "cohorts.development={meds: data/meds}",
+            "cohorts.development.table: required, but not given",
+        ),
+        (
+            "cross_validation.assignment=none.csv",
+            "cross_validation.assignment: no such file or folder: {folder}/none.csv",
+        ),
+        (
+            "foreign=[{name: pesi, table: none.parquet}]",
+            "foreign.0.table: no such file or folder: {folder}/none.parquet",
+        ),
+        (
+            "foreign=[{name: contrastive, table: data/north.parquet}]",
+            "foreign: the name 'contrastive' is taken",
+        ),
         (
             "cohorts.external=[{name: held_out, table: data/north.parquet, meds: data/meds}]",
             "cohorts.external: the name 'held_out' is taken",
         ),
-        ("encoders.ehr=null", "fusion contrastive uses ehr, but there is no encoders.ehr; give one, or choose a fusion of one modality"),
+        (
+            "encoders.ehr=null",
+            "fusion contrastive uses ehr, but there is no encoders.ehr; give one, or choose a "
+            "fusion of one modality",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_sentence_with_its_place(folder, override, expected):
@@ -277,8 +398,14 @@ def test_several_errors_are_counted(folder):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "expected a mapping (name: ..., task: ..., cohorts: ..., encoders: ...), found nothing"),
-        ("- a", "expected a mapping (name: ..., task: ..., cohorts: ..., encoders: ...), found a list"),
+        (
+            "",
+            "expected a mapping (name: ..., task: ..., cohorts: ..., encoders: ...), found nothing",
+        ),
+        (
+            "- a",
+            "expected a mapping (name: ..., task: ..., cohorts: ..., encoders: ...), found a list",
+        ),
         ("name: [a", "not valid YAML: "),
         ("name: a\nname: b", "not valid YAML: key 'name' is given twice (line 2, column 1)"),
         ("train: {lr: 1, lr: 2}", "not valid YAML: key 'lr' is given twice (line 1, column 16)"),
@@ -300,7 +427,9 @@ def test_a_missing_file_a_folder_and_a_binary_file_are_refused(folder):
 
 
 def test_a_metric_at_horizons_needs_horizons(folder):
-    text = message(folder, MINIMAL, "evaluate.metrics=[concordance_index, brier_score]", "task={event: death}")
+    text = message(
+        folder, MINIMAL, "evaluate.metrics=[concordance_index, brier_score]", "task={event: death}"
+    )
     assert "brier_score is computed at horizons" in text
 
 
@@ -331,14 +460,19 @@ def test_overrides_reach_mappings_lists_components_and_the_grid(folder):
         ("train.lr", "override 'train.lr': expected KEY=VALUE"),
         ("=3", "override '=3': expected KEY=VALUE"),
         ("seed.x=1", "seed.x: "),
-        ("task.horizons_days.7=1", "override 'task.horizons_days.7=1': '7' is no position in a list of 2"),
+        (
+            "task.horizons_days.7=1",
+            "override 'task.horizons_days.7=1': '7' is no position in a list of 2",
+        ),
         ("train.lr=[1", "override 'train.lr=[1': not valid YAML"),
     ],
 )
 def test_a_wrong_override_is_named(folder, override, expected):
     text = MINIMAL + "seed: 3\n"
     if override.startswith("seed"):
-        expected = "override 'seed.x=1': 'x' would lie inside 3, which is neither a mapping nor a list"
+        expected = (
+            "override 'seed.x=1': 'x' would lie inside 3, which is neither a mapping nor a list"
+        )
     with pytest.raises(ConfigError) as caught:
         read(folder, text, override)
     assert expected in str(caught.value)
@@ -348,18 +482,30 @@ def test_a_wrong_override_is_named(folder, override, expected):
 
 
 def test_the_grid_is_a_product_with_the_last_key_fastest(folder):
-    study = read(folder, MINIMAL + "fusion: concat\ngrid: {encoders.ehr: [one_hot, count], fusion: [late, contrastive], seed: [0, 1]}\n")
+    study = read(
+        folder,
+        MINIMAL
+        + "fusion: concat\ngrid: {encoders.ehr: [one_hot, count], fusion: [late, contrastive], "
+        "seed: [0, 1]}\n",
+    )
     assert [(member.ehr_label, member.fusion.label, member.seed) for member in study.members()] == [
-        (ehr, fusion, seed) for ehr in ("one_hot", "count") for fusion in ("late", "contrastive") for seed in (0, 1)
+        (ehr, fusion, seed)
+        for ehr in ("one_hot", "count")
+        for fusion in ("late", "contrastive")
+        for seed in (0, 1)
     ]
     assert {member.ct_label for member in study.members()} == {"volume_features"}
 
 
 def test_members_that_cannot_differ_run_once(folder):
     text = (
-        MINIMAL + "grid: {fusion: [{name: unimodal, modality: ct}, {name: linear, modality: ehr}, late], encoders.ehr: [one_hot, count]}\n"
+        MINIMAL
+        + "grid: {fusion: [{name: unimodal, modality: ct}, {name: linear, modality: ehr}, late], "
+        "encoders.ehr: [one_hot, count]}\n"
     )
-    assert [(member.label, member.ct_label, member.ehr_label) for member in read(folder, text).members()] == [
+    assert [
+        (member.label, member.ct_label, member.ehr_label) for member in read(folder, text).members()
+    ] == [
         ("unimodal(modality=ct)", "volume_features", None),
         ("linear(modality=ehr)", None, "one_hot"),
         ("linear(modality=ehr)", None, "count"),
@@ -369,26 +515,54 @@ def test_members_that_cannot_differ_run_once(folder):
 
 
 def test_values_given_twice_run_once(folder):
-    assert len(read(folder, MINIMAL, "grid.seed=[0, 0]", "grid.fusion=[late, {name: late, combine: stack}]").members()) == 1
+    assert (
+        len(
+            read(
+                folder,
+                MINIMAL,
+                "grid.seed=[0, 0]",
+                "grid.fusion=[late, {name: late, combine: stack}]",
+            ).members()
+        )
+        == 1
+    )
 
 
 def test_a_study_may_have_one_modality(folder):
-    study = read(folder, MINIMAL, "encoders={ct: volume_features}", "fusion={name: linear, modality: ct}")
-    assert [(member.ct_label, member.ehr_label) for member in study.members()] == [("volume_features", None)]
+    study = read(
+        folder, MINIMAL, "encoders={ct: volume_features}", "fusion={name: linear, modality: ct}"
+    )
+    assert [(member.ct_label, member.ehr_label) for member in study.members()] == [
+        ("volume_features", None)
+    ]
     assert [one.name for one in study.encoder_choices(Modality.CT)] == ["volume_features"]
     assert study.encoder_choices(Modality.EHR) == ()
 
 
 def test_the_grid_may_give_what_the_top_level_leaves_out(folder):
-    study = read(folder, MINIMAL, "encoders={}", "grid.encoders.ct=[volume_features]", "grid.encoders.ehr=[one_hot, count]")
+    study = read(
+        folder,
+        MINIMAL,
+        "encoders={}",
+        "grid.encoders.ct=[volume_features]",
+        "grid.encoders.ehr=[one_hot, count]",
+    )
     assert [one.label for one in study.encoder_choices(Modality.EHR)] == ["one_hot", "count"]
     assert study.encoder_choices(Modality.CT)[0].label == "volume_features"
 
 
 def test_training_options_vary_and_show_in_names_and_labels(folder):
-    study = read(folder, MINIMAL, "train.max_epochs=7", "grid.train.lr=[0.1, 0.01]", "grid.train.dropout=[auto]")
+    study = read(
+        folder,
+        MINIMAL,
+        "train.max_epochs=7",
+        "grid.train.lr=[0.1, 0.01]",
+        "grid.train.dropout=[auto]",
+    )
     members = study.members()
-    assert [(member.train.lr, member.train.max_epochs, member.train.dropout) for member in members] == [(0.1, 7, "auto"), (0.01, 7, "auto")]
+    assert [
+        (member.train.lr, member.train.max_epochs, member.train.dropout) for member in members
+    ] == [(0.1, 7, "auto"), (0.01, 7, "auto")]
     assert [member.label for member in members] == ["contrastive[lr=0.1]", "contrastive[lr=0.01]"]
     assert members[0].name == "contrastive__volume_features__one_hot__cox__lr=0.1__seed0"
 
@@ -396,30 +570,54 @@ def test_training_options_vary_and_show_in_names_and_labels(folder):
 def test_a_member_has_the_same_folder_in_every_study(folder):
     (alone,) = read(folder, MINIMAL, "fusion={name: co_attention, guide: ehr}").members()
     assert alone.name == "co_attention-guide=ehr__volume_features__one_hot__cox__seed0"
-    grid = MINIMAL + "grid: {seed: [3, 0], fusion: [late, {name: co_attention, guide: ehr}], encoders.ehr: [count, one_hot]}\n"
+    grid = (
+        MINIMAL
+        + "grid: {seed: [3, 0], fusion: [late, {name: co_attention, guide: ehr}], encoders.ehr: "
+        "[count, one_hot]}\n"
+    )
     assert alone.name in [member.name for member in read(folder, grid).members()]
 
 
 def test_different_components_with_one_label_are_refused(folder):
-    text = message(folder, MINIMAL, "grid.encoders.ehr=[{name: one_hot, label: codes}, {name: count, label: codes}]")
+    text = message(
+        folder,
+        MINIMAL,
+        "grid.encoders.ehr=[{name: one_hot, label: codes}, {name: count, label: codes}]",
+    )
     assert "two members of the grid differ but are both called" in text
 
 
 fusions = st.lists(
-    st.sampled_from(["late", "concat", "linear", "{name: linear, modality: ct}", "{name: unimodal, modality: ehr}", "contrastive"]),
+    st.sampled_from(
+        [
+            "late",
+            "concat",
+            "linear",
+            "{name: linear, modality: ct}",
+            "{name: unimodal, modality: ehr}",
+            "contrastive",
+        ]
+    ),
     min_size=1,
 )
-records = st.lists(st.sampled_from(["one_hot", "count", "{name: one_hot, values: last}"]), min_size=1)
+records = st.lists(
+    st.sampled_from(["one_hot", "count", "{name: one_hot, values: last}"]), min_size=1
+)
 seeds = st.lists(st.integers(0, 3), min_size=1, max_size=3)
 
 
 @settings(deadline=None, max_examples=25)
 @given(fusions, records, seeds)
-def test_members_are_the_distinct_points_of_the_grid_with_unique_folder_names(tmp_path_factory, fusions, records, seeds):
+def test_members_are_the_distinct_points_of_the_grid_with_unique_folder_names(
+    tmp_path_factory, fusions, records, seeds
+):
     root = tmp_path_factory.mktemp("study")
     (root / "data" / "meds").mkdir(parents=True)
     (root / "data" / "cohort.parquet").touch()
-    grid = f"grid: {{fusion: [{', '.join(fusions)}], encoders.ehr: [{', '.join(records)}], seed: {seeds}}}\n"
+    grid = (
+        f"grid: {{fusion: [{', '.join(fusions)}], encoders.ehr: [{', '.join(records)}], seed: "
+        f"{seeds}}}\n"
+    )
     members = read(root, MINIMAL + grid).members()
     points = {(f, None if "ct" in f else r, s) for f in fusions for r in records for s in seeds}
     assert len(members) == len(points)

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding, TokenTable, concatenate, pack_codes, pack_tokens
+from concordant.core.embedding import (
+    CodeEmbedding,
+    CodeTable,
+    TokenEmbedding,
+    TokenTable,
+    concatenate,
+    pack_codes,
+    pack_tokens,
+)
 from concordant.core.errors import StoreError
 
 DIM = 3
@@ -20,7 +28,12 @@ quick = settings(deadline=None, max_examples=60)
 
 
 def tokens_of(samples: list[list[list[float]] | None]) -> TokenTable:
-    embeddings = [None if one is None else TokenEmbedding(np.array(one, np.float32), np.array(one[0], np.float32)) for one in samples]
+    embeddings = [
+        None
+        if one is None
+        else TokenEmbedding(np.array(one, np.float32), np.array(one[0], np.float32))
+        for one in samples
+    ]
     return pack_tokens(embeddings, dim=DIM, pooled_dim=DIM)
 
 
@@ -35,13 +48,22 @@ def code_embedding(record: dict[str, float]) -> CodeEmbedding:
 
 
 def read_tokens(table: TokenTable) -> list[list[list[float]] | None]:
-    rows = [table.values[start:stop].tolist() for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)]
+    rows = [
+        table.values[start:stop].tolist()
+        for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)
+    ]
     return [one or None for one in rows]
 
 
 def read_codes(table: CodeTable) -> list[dict[str, float] | None]:
-    spans = [slice(start, stop) for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)]
-    rows = [{table.codes[i]: float(w) for i, w in zip(table.index[one], table.weight[one], strict=True)} for one in spans]
+    spans = [
+        slice(start, stop)
+        for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)
+    ]
+    rows = [
+        {table.codes[i]: float(w) for i, w in zip(table.index[one], table.weight[one], strict=True)}
+        for one in spans
+    ]
     return [one or None for one in rows]
 
 
@@ -82,8 +104,13 @@ def test_codes_come_out_as_they_went_in(samples):
 @quick
 @given(token_samples, code_samples, st.data())
 def test_taking_samples_is_indexing(token_rows, code_rows, data):
-    for rows, pack, read in ((token_rows, tokens_of, read_tokens), (code_rows, codes_of, read_codes)):
-        chosen = data.draw(st.lists(st.integers(0, max(len(rows) - 1, 0)), max_size=8)) if rows else []
+    for rows, pack, read in (
+        (token_rows, tokens_of, read_tokens),
+        (code_rows, codes_of, read_codes),
+    ):
+        chosen = (
+            data.draw(st.lists(st.integers(0, max(len(rows) - 1, 0)), max_size=8)) if rows else []
+        )
         table = pack(rows)
         taken = table.take(np.array(chosen, np.int64))
         assert read(taken) == [rows[place] for place in chosen]
@@ -96,7 +123,9 @@ def test_taking_samples_is_indexing(token_rows, code_rows, data):
 @given(code_samples)
 def test_a_packed_table_gives_back_each_embedding(samples):
     table = codes_of(samples)
-    assert [dict(zip(one.codes, one.weights.tolist(), strict=True)) or None for one in table] == read_codes(table)
+    assert [
+        dict(zip(one.codes, one.weights.tolist(), strict=True)) or None for one in table
+    ] == read_codes(table)
     assert all(one.numeric.tolist() == [code in "abc" for code in one.codes] for one in table)
     with pytest.raises(IndexError):
         table[len(samples)]
@@ -148,8 +177,13 @@ def test_half_precision_tokens_are_packed_as_single_precision():
 
 
 def test_tables_that_disagree_in_what_a_missing_value_means_cannot_be_joined():
-    tables = [pack_tokens([TokenEmbedding(np.ones((1, DIM)))], dim=DIM, pooled_dim=None, missing=policy) for policy in ("error", "median")]
-    with pytest.raises(StoreError, match=r"disagree in what a missing value means \(error, median\)"):
+    tables = [
+        pack_tokens([TokenEmbedding(np.ones((1, DIM)))], dim=DIM, pooled_dim=None, missing=policy)
+        for policy in ("error", "median")
+    ]
+    with pytest.raises(
+        StoreError, match=r"disagree in what a missing value means \(error, median\)"
+    ):
         concatenate(tables)
     assert concatenate([tables[1], tables[1]]).missing == "median"
 
@@ -157,7 +191,9 @@ def test_tables_that_disagree_in_what_a_missing_value_means_cannot_be_joined():
 def test_a_code_that_is_measured_here_and_plain_there_is_refused():
     plain = CodeEmbedding(("a", "x"), np.ones(2), np.array([False, False]))
     measured = CodeEmbedding(("x", "z"), np.ones(2), np.array([True, True]))
-    message = r"1 code\(s\), such as 'x', are a measured value in one sample and a plain code in another"
+    message = (
+        r"1 code\(s\), such as 'x', are a measured value in one sample and a plain code in another"
+    )
     with pytest.raises(StoreError, match=message):
         concatenate([pack_codes([plain]), pack_codes([measured])])
     with pytest.raises(StoreError, match=message):

@@ -24,7 +24,10 @@ from concordant.core.files import (
     write_text,
 )
 
-facts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.booleans(), st.lists(st.integers())))
+facts = st.dictionaries(
+    st.text(max_size=5),
+    st.one_of(st.integers(), st.text(max_size=5), st.booleans(), st.lists(st.integers())),
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -99,7 +102,11 @@ def test_the_old_folder_stands_whole_until_the_new_one_is(tmp_path, monkeypatch)
     monkeypatch.setattr("shutil.rmtree", lambda path, **_: seen.append((path.name, names(folder))))
     with atomic_folder(folder) as temporary:
         (temporary / "new").touch()
-    ((removed, content),) = seen  # what is removed lies aside, when the new one is in its place: a kill leaves nothing by halves
+    ((removed, content),) = (
+        # what is removed lies aside, when the new one is in its place: a kill leaves nothing by
+        # halves
+        seen
+    )
     assert removed.startswith(".store.")
     assert content == ["new"]
 
@@ -112,9 +119,20 @@ class Options(BaseModel):
 def test_json_takes_paths_arrays_and_models(tmp_path):
     path = tmp_path / "facts.json"
     write_json(
-        path, {"path": Path("a/b"), "array": np.arange(3), "number": np.float64(0.5), "model": Options(path=Path("c"), sizes=(1, 2))}
+        path,
+        {
+            "path": Path("a/b"),
+            "array": np.arange(3),
+            "number": np.float64(0.5),
+            "model": Options(path=Path("c"), sizes=(1, 2)),
+        },
     )
-    assert read_json(path) == {"path": "a/b", "array": [0, 1, 2], "number": 0.5, "model": {"path": "c", "sizes": [1, 2]}}
+    assert read_json(path) == {
+        "path": "a/b",
+        "array": [0, 1, 2],
+        "number": 0.5,
+        "model": {"path": "c", "sizes": [1, 2]},
+    }
 
 
 def test_json_refuses_what_it_does_not_know(tmp_path):
@@ -138,7 +156,11 @@ def test_fingerprints_differ_exactly_where_keys_differ(before, now):
 
 
 def test_differing_keys_names_them():
-    assert differing_keys({"a": 1, "b": (1, 2), "c": 3}, {"a": 2, "b": [1, 2], "d": 4}) == ["a", "c", "d"]
+    assert differing_keys({"a": 1, "b": (1, 2), "c": 3}, {"a": 2, "b": [1, 2], "d": 4}) == [
+        "a",
+        "c",
+        "d",
+    ]
 
 
 @settings(deadline=None, max_examples=20)
@@ -163,7 +185,9 @@ def test_a_digest_is_remembered_until_size_or_time_changes(tmp_path):
     assert DigestCache(memory).digest(file) == hashlib.sha256(b"bbbb").hexdigest()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', '{"a": [1, 2, 3]}', "\x00", "[1]", "3", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"a": 1}', '{"a": [1, 2, 3]}', "\x00", "[1]", "3", "null"]
+)
 def test_a_damaged_memory_of_digests_is_an_empty_one(tmp_path, text):
     file, memory = tmp_path / "scan", tmp_path / "digests.json"
     file.write_bytes(b"a")
@@ -188,8 +212,12 @@ def test_a_series_is_remembered_as_one(tmp_path):
     assert DigestCache(memory).digest_together(folder, files) == first
     os.utime(files["1"], ns=(2, 2))
     changed = DigestCache(memory).digest_together(folder, files)
-    assert changed == fingerprint({name: file_digest(file) for name, file in files.items()}) != first
-    assert DigestCache(memory).digest_together(folder, {name: files[name] for name in ("0", "1")}) not in (first, changed)
+    assert (
+        changed == fingerprint({name: file_digest(file) for name, file in files.items()}) != first
+    )
+    assert DigestCache(memory).digest_together(
+        folder, {name: files[name] for name in ("0", "1")}
+    ) not in (first, changed)
 
 
 def test_a_memory_without_a_place_is_not_written(tmp_path):

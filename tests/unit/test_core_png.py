@@ -17,4 +17,6 @@ def test_simpleitk_reads_them(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     pixels = np.random.default_rng(0).integers(0, 256, (9, 4), np.uint8)
     (tmp_path / "one.png").write_bytes(png_bytes(pixels[:, ::-1]))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "one.png"))), pixels[:, ::-1])
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "one.png"))), pixels[:, ::-1]
+    )

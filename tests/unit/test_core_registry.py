@@ -35,7 +35,13 @@ def tools() -> Registry[Tool]:
             blade: Literal["fine", "coarse"] = "fine",
             sizes: tuple[float, ...] = (),
         ) -> None:
-            self.width, self.modality, self.teeth, self.blade, self.sizes = width, modality, teeth, blade, sizes
+            self.width, self.modality, self.teeth, self.blade, self.sizes = (
+                width,
+                modality,
+                teeth,
+                blade,
+                sizes,
+            )
 
     return registry
 
@@ -63,7 +69,13 @@ def test_resolving_fills_in_defaults_and_types(tools):
 
 def test_a_component_is_built_from_what_is_supplied_and_its_options(tools):
     saw = tools.create("saw", 3, modality="ehr", teeth=5)
-    assert (saw.width, saw.modality, saw.teeth, saw.blade, saw.sizes) == (3, Modality.EHR, 5, "fine", ())
+    assert (saw.width, saw.modality, saw.teeth, saw.blade, saw.sizes) == (
+        3,
+        Modality.EHR,
+        5,
+        "fine",
+        (),
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,12 +83,24 @@ def test_a_component_is_built_from_what_is_supplied_and_its_options(tools):
     [
         ("sav", {}, "unknown tool 'sav'. Did you mean 'saw'?"),
         ("xylophone", {}, "unknown tool 'xylophone'. Known: plain, saw."),
-        ("saw", {"modality": "ct", "tooth": 3}, "tool 'saw' has no option 'tooth'. Did you mean 'teeth'?"),
+        (
+            "saw",
+            {"modality": "ct", "tooth": 3},
+            "tool 'saw' has no option 'tooth'. Did you mean 'teeth'?",
+        ),
         ("plain", {"teeth": 3}, "tool 'plain' has no option 'teeth'."),
         ("saw", {}, "tool 'saw', option modality: required, but not given"),
         ("saw", {"modality": "mri"}, "option modality: given 'mri', expected 'ct' or 'ehr'"),
-        ("saw", {"modality": "ct", "teeth": 0}, "option teeth: given 0, expected greater than or equal to 1"),
-        ("saw", {"modality": "ct", "sizes": [1, "x"]}, "option sizes.1: given 'x', expected a number"),
+        (
+            "saw",
+            {"modality": "ct", "teeth": 0},
+            "option teeth: given 0, expected greater than or equal to 1",
+        ),
+        (
+            "saw",
+            {"modality": "ct", "sizes": [1, "x"]},
+            "option sizes.1: given 'x', expected a number",
+        ),
     ],
 )
 def test_wrong_options_are_named(tools, name, given, message):
@@ -88,7 +112,10 @@ def test_wrong_options_are_named(tools, name, given, message):
 def test_a_label_shows_required_options_and_those_that_differ_in_signature_order(tools):
     assert tools.label("plain", {}) == "plain"
     assert tools.label("saw", {"modality": "ct", "teeth": 12}) == "saw(modality=ct)"
-    assert tools.label("saw", {"blade": "coarse", "teeth": "3", "modality": "ehr"}) == "saw(modality=ehr,teeth=3,blade=coarse)"
+    assert (
+        tools.label("saw", {"blade": "coarse", "teeth": "3", "modality": "ehr"})
+        == "saw(modality=ehr,teeth=3,blade=coarse)"
+    )
 
 
 def test_a_name_is_registered_once(tools):
@@ -128,7 +155,9 @@ def test_a_constructor_further_up_gives_its_options_too(tools):
 def test_an_option_with_a_name_of_pydantic_is_refused_when_it_is_registered(tools, name):
     namespace: dict[str, type] = {}
     exec(f"class Odd:\n    def __init__(self, *, {name}: int = 1) -> None: ...\n", namespace)  # noqa: S102 - our own text
-    with pytest.raises(ConfigError, match=f"tool 'odd': an option cannot be called '{name}'.*choose another"):
+    with pytest.raises(
+        ConfigError, match=f"tool 'odd': an option cannot be called '{name}'.*choose another"
+    ):
         tools.register("odd")(namespace["Odd"])
     assert "odd" not in tools
 

@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concordant.core.errors import PredictionsError
-from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY, Predictions, SurvivalTarget, read_predictions
+from concordant.core.survival import (
+    COLUMNS,
+    SURVIVAL_TIMES_KEY,
+    Predictions,
+    SurvivalTarget,
+    read_predictions,
+)
 
-GOOD = {"sample_id": ["a", "b", "c"], "time_days": [1.0, 2.5, 3.0], "event": [1, 0, 2], "risk": [0.3, -1.0, 2.0]}
+GOOD = {
+    "sample_id": ["a", "b", "c"],
+    "time_days": [1.0, 2.5, 3.0],
+    "event": [1, 0, 2],
+    "risk": [0.3, -1.0, 2.0],
+}
 
 
 def write(folder, columns, metadata=None):
@@ -22,7 +33,9 @@ def write(folder, columns, metadata=None):
 
 def test_a_foreign_file_needs_four_columns_only(tmp_path):
     predictions = read_predictions(write(tmp_path, GOOD))
-    assert dict(predictions.table.schema) == {name: kind() if isinstance(kind, type) else kind for name, kind in COLUMNS.items()}
+    assert dict(predictions.table.schema) == {
+        name: kind() if isinstance(kind, type) else kind for name, kind in COLUMNS.items()
+    }
     assert predictions.table["subject_id"].n_unique() == 3
     assert predictions.risk.tolist() == GOOD["risk"]
     assert predictions.survival is None
@@ -39,7 +52,13 @@ def test_only_event_one_is_observed(tmp_path):
 
 
 rows = st.lists(
-    st.tuples(st.floats(0.01, 1e5), st.integers(0, 3), st.floats(-1e6, 1e6), st.floats(0, 1), st.none() | st.sampled_from(["x", "y"])),
+    st.tuples(
+        st.floats(0.01, 1e5),
+        st.integers(0, 3),
+        st.floats(-1e6, 1e6),
+        st.floats(0, 1),
+        st.none() | st.sampled_from(["x", "y"]),
+    ),
     min_size=1,
     max_size=8,
 )
@@ -79,7 +98,9 @@ def test_what_is_written_is_read(tmp_path_factory, values, with_curves):
 
 
 def test_filtering_keeps_the_times(tmp_path):
-    path = write(tmp_path, {**GOOD, "survival": [[0.9], [0.8], [0.7]]}, {SURVIVAL_TIMES_KEY: "[30]"})
+    path = write(
+        tmp_path, {**GOOD, "survival": [[0.9], [0.8], [0.7]]}, {SURVIVAL_TIMES_KEY: "[30]"}
+    )
     filtered = read_predictions(path).filter(pl.col("event") == 1)
     assert filtered.survival is not None
     assert filtered.survival.tolist() == [[0.9]]
@@ -87,7 +108,9 @@ def test_filtering_keeps_the_times(tmp_path):
 
 def test_repeats_may_hold_a_sample_once_each(tmp_path):
     twice = {name: values * 2 for name, values in GOOD.items()}
-    assert read_predictions(write(tmp_path, {**twice, "repeat": [0] * 3 + [1] * 3})).table.height == 6
+    assert (
+        read_predictions(write(tmp_path, {**twice, "repeat": [0] * 3 + [1] * 3})).table.height == 6
+    )
     with pytest.raises(PredictionsError, match="a sample_id occurs twice"):
         read_predictions(write(tmp_path, {**twice, "repeat": [0] * 6}))
 
@@ -135,9 +158,13 @@ def test_event_probabilities_in_place_of_survival_are_refused(tmp_path):
     path = tmp_path / "p.parquet"
     pl.DataFrame(GOOD | {"survival": [falling, flat, bumpy]}).write_parquet(path, metadata=times)
     assert read_predictions(path).table["survival"].to_list() == [falling, flat, bumpy]
-    pl.DataFrame(GOOD | {"survival": [falling, [0.1, 0.5, 0.6], None]}).write_parquet(path, metadata=times)
+    pl.DataFrame(GOOD | {"survival": [falling, [0.1, 0.5, 0.6], None]}).write_parquet(
+        path, metadata=times
+    )
     with pytest.raises(
-        PredictionsError, match=r"survival rises from its first time to its last in 1 row\(s\), the first is row 2; expected"
+        PredictionsError,
+        match=r"survival rises from its first time to its last in 1 row\(s\), the first is row 2; "
+        r"expected",
     ):
         read_predictions(path)
 
@@ -145,20 +172,41 @@ def test_event_probabilities_in_place_of_survival_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"time_days": [NOT_A_NUMBER, 2.0, 3.0]}, "time_days holds a null, NaN, infinity or value <= 0 in 1 row"),
-        ({"time_days": [1.0, float("inf"), -1.0]}, "in 2 row.s., the first is row 2; expected days > 0"),
+        (
+            {"time_days": [NOT_A_NUMBER, 2.0, 3.0]},
+            "time_days holds a null, NaN, infinity or value <= 0 in 1 row",
+        ),
+        (
+            {"time_days": [1.0, float("inf"), -1.0]},
+            "in 2 row.s., the first is row 2; expected days > 0",
+        ),
         ({"time_days": ["1", "2", "3"]}, "time_days holds String values that are no numbers"),
         ({"sample_id": [None, "b", "c"]}, "sample_id is null in 1 row"),
         ({"subject_id": [7, 7, None]}, "subject_id is null in 1 row.*or leave the column out"),
-        ({"subject_id": ["x", "y", "z"]}, "subject_id holds String values that are no whole numbers"),
+        (
+            {"subject_id": ["x", "y", "z"]},
+            "subject_id holds String values that are no whole numbers",
+        ),
         ({"event": [0.5, 1.0, 0.0]}, "event holds Float64 values that are no whole numbers"),
-        ({"event": [NOT_A_NUMBER, 1.0, 0.0]}, "event holds Float64 values that are no whole numbers"),
-        ({"event": [300, 1, 0]}, "event holds Int64 values that are no whole numbers, or do not fit Int8"),
+        (
+            {"event": [NOT_A_NUMBER, 1.0, 0.0]},
+            "event holds Float64 values that are no whole numbers",
+        ),
+        (
+            {"event": [300, 1, 0]},
+            "event holds Int64 values that are no whole numbers, or do not fit Int8",
+        ),
         ({"fold": [0.5, 1, 2]}, "fold holds Float64 values"),
         ({"risk": ["high", "low", "low"]}, "risk holds String values that are no numbers"),
         ({"risk": ["0.1", "0.2", "0.3"]}, "risk holds String values that are no numbers"),
-        ({"survival": [[1.2], [0.5], [0.5]]}, "survival holds a null, NaN or value outside .0, 1. in 1 row.s., the first is row 1"),
-        ({"survival": [[0.5], [NOT_A_NUMBER], [-0.1]]}, "in 2 row.s., the first is row 2; expected probabilities"),
+        (
+            {"survival": [[1.2], [0.5], [0.5]]},
+            "survival holds a null, NaN or value outside .0, 1. in 1 row.s., the first is row 1",
+        ),
+        (
+            {"survival": [[0.5], [NOT_A_NUMBER], [-0.1]]},
+            "in 2 row.s., the first is row 2; expected probabilities",
+        ),
         ({"survival": [[0.5], [None], [0.1]]}, "survival holds a null"),
         ({"survival": [["a"], ["b"], ["c"]]}, "survival holds List.String. values"),
         ({"survival": [0.5, 0.5, 0.5]}, "survival"),
@@ -194,21 +242,29 @@ def test_other_types_of_the_same_values_are_read(tmp_path, change):
 def test_curves_without_times_are_refused(tmp_path):
     path = write(tmp_path, {**GOOD, "survival": [[0.9], None, [0.7]]})
     with pytest.raises(
-        PredictionsError, match=r"survival is given in 2 row.s., but the file's metadata has no survival_times_days"
+        PredictionsError,
+        match=r"survival is given in 2 row.s., but the file's metadata has no survival_times_days",
     ) as caught:
         read_predictions(path)
     assert str(path) in str(caught.value)
 
 
 def test_without_outcomes_only_what_is_predicted_is_read(tmp_path):
-    path = write(tmp_path, {**GOOD, "event": ["x"] * 3, "survival": [[0.9], [0.8], [0.7]], "fold": ["y"] * 3}, {SURVIVAL_TIMES_KEY: "[30]"})
+    path = write(
+        tmp_path,
+        {**GOOD, "event": ["x"] * 3, "survival": [[0.9], [0.8], [0.7]], "fold": ["y"] * 3},
+        {SURVIVAL_TIMES_KEY: "[30]"},
+    )
     read = read_predictions(path, outcomes=False)
     assert list(read.table.columns) == list(COLUMNS)
     assert read.table.select(pl.col("time_days", "event", "fold").null_count()).row(0) == (3, 3, 3)
     assert (read.risk.tolist(), read.survival.tolist()) == (GOOD["risk"], [[0.9], [0.8], [0.7]])
     bare = {name: GOOD[name] for name in ("sample_id", "risk")}
     assert read_predictions(write(tmp_path, bare), outcomes=False).survival is None
-    with pytest.raises(PredictionsError, match=r"missing column\(s\) risk; a predictions table needs sample_id, risk"):
+    with pytest.raises(
+        PredictionsError,
+        match=r"missing column\(s\) risk; a predictions table needs sample_id, risk",
+    ):
         read_predictions(write(tmp_path, {"sample_id": ["a"]}), outcomes=False)
 
 
@@ -220,14 +276,36 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("times", ["[30", "{}", "30", '["a"]', "[]", "[30, 30]", "[60, 30]", "[-1, 30]", "[30, NaN]", "[[30]]", "null"])
+@pytest.mark.parametrize(
+    "times",
+    [
+        "[30",
+        "{}",
+        "30",
+        '["a"]',
+        "[]",
+        "[30, 30]",
+        "[60, 30]",
+        "[-1, 30]",
+        "[30, NaN]",
+        "[[30]]",
+        "null",
+    ],
+)
 def test_damaged_times_are_refused(tmp_path, times):
-    with pytest.raises(PredictionsError, match=r"survival_times_days in the file's metadata is .*; expected a JSON list of days"):
+    with pytest.raises(
+        PredictionsError,
+        match=r"survival_times_days in the file's metadata is .*; expected a JSON list of days",
+    ):
         read_predictions(write(tmp_path, GOOD, {SURVIVAL_TIMES_KEY: times}))
 
 
 def test_no_row_has_no_curve_but_the_times(tmp_path):
-    path = write(tmp_path, {**GOOD, "survival": [[0.9, 0.4], [0.8, 0.3], [0.7, 0.2]]}, {SURVIVAL_TIMES_KEY: "[30, 60]"})
+    path = write(
+        tmp_path,
+        {**GOOD, "survival": [[0.9, 0.4], [0.8, 0.3], [0.7, 0.2]]},
+        {SURVIVAL_TIMES_KEY: "[30, 60]"},
+    )
     none = read_predictions(path).filter(pl.col("event") == 9).survival
     assert none is not None
     assert none.shape == (0, 2)

@@ -32,7 +32,9 @@ def network(folder):
 
 def test_every_stage_equals_monai(folder):
     monai = pytest.importorskip("monai.networks.nets.segresnet_ds", reason="MONAI is not installed")
-    peer = monai.SegResEncoder(spatial_dims=3, init_filters=4, in_channels=1, blocks_down=SIZES.blocks_down).eval()
+    peer = monai.SegResEncoder(
+        spatial_dims=3, init_filters=4, in_channels=1, blocks_down=SIZES.blocks_down
+    ).eval()
     peer.load_state_dict(load_file(folder / "model.safetensors"))
     scans = torch.randn(2, 1, 12, 16, 20, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -61,7 +63,9 @@ def test_a_scan_is_its_patches_put_together(folder):
     own = network(folder)
     for i in range(3):
         for j in range(2):
-            patch = torch.from_numpy(np.ascontiguousarray(padded[8 * i : 8 * i + 8, 16 * j : 16 * j + 16]))
+            patch = torch.from_numpy(
+                np.ascontiguousarray(padded[8 * i : 8 * i + 8, 16 * j : 16 * j + 16])
+            )
             with torch.no_grad():
                 grid[:, a * i : a * (i + 1), b * j : b * (j + 1)] = own(patch[None, None])[-1][0]
     embedding = CTFM(weights=folder, token_grid=None, patches_at_once=4).encode_prepared([scan])[0]
@@ -83,21 +87,28 @@ def test_patches_of_padding_alone_are_left_out(folder, token_grid):
     np.testing.assert_allclose(embedding.tokens, alone.tokens, atol=1e-4)
     np.testing.assert_allclose(embedding.pooled, alone.pooled, atol=1e-4)
     some = CTFM(weights=folder, token_grid=token_grid).encode_prepared([Prepared(voxels)])[0].tokens
-    assert some.min() >= alone.tokens.min() - 1e-5  # an average over what is held, never over what is not
+    assert (
+        some.min() >= alone.tokens.min() - 1e-5
+    )  # an average over what is held, never over what is not
     assert some.max() <= alone.tokens.max() + 1e-5
     if token_grid == 1:
         np.testing.assert_allclose(some[0], alone.tokens.mean(0), atol=1e-4)
 
 
 def test_a_scan_without_anything_above_the_window_is_still_encoded(folder):
-    embedding = CTFM(weights=folder).encode_prepared([Prepared(np.zeros((8, 16, 16), np.float32))])[0]
+    embedding = CTFM(weights=folder).encode_prepared([Prepared(np.zeros((8, 16, 16), np.float32))])[
+        0
+    ]
     assert np.isfinite(embedding.tokens).all()
     assert len(embedding.tokens)
 
 
 def test_scans_are_cropped_to_the_extent_and_never_padded(folder):
     encoder = CTFM(weights=folder)
-    small, large = (Volume(np.zeros(shape, np.float32), (3.0, 1.0, 1.0)) for shape in ((5, 10, 11), (90, 91, 92)))
+    small, large = (
+        Volume(np.zeros(shape, np.float32), (3.0, 1.0, 1.0))
+        for shape in ((5, 10, 11), (90, 91, 92))
+    )
     assert encoder.prepare(small).voxels.shape == (5, 10, 11)
     assert encoder.prepare(large).voxels.shape == (24, 32, 32)
 

@@ -1,4 +1,7 @@
-"""DICOM series whose voxels are known in body space: geometry, intensity, compression, and what is refused."""
+"""DICOM series whose voxels are known in body space.
+
+Geometry, intensity, compression, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,34 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, HTJ2KLossless, ImplicitVRLittleEndian
 
 from concordant.data.volumes import VolumeError, open_volume, read_volume
-from dicom_fixture import Geometry, body, enhanced, image, save, set_pixels, tilted, transcode, write_series
+from dicom_fixture import (
+    Geometry,
+    body,
+    enhanced,
+    image,
+    save,
+    set_pixels,
+    tilted,
+    transcode,
+    write_series,
+)
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "ct_volumes"
-real_data = pytest.mark.skipif(not DATA.is_dir(), reason="no development data: set CONCORDANT_DATA to the folder that holds ct_volumes")
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "ct_volumes"
+)
+real_data = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no development data: set CONCORDANT_DATA to the folder that holds ct_volumes",
+)
 TEN = tuple(2.0 * k for k in range(10))
 
 
 def expected(geometry: Geometry) -> np.ndarray:
     """The volume of an untilted stack, plane by plane, in (superior, anterior, right)."""
-    return np.stack([geometry.hounsfield(index) for index in range(len(geometry.heights))])[:, ::-1, ::-1]
+    return np.stack([geometry.hounsfield(index) for index in range(len(geometry.heights))])[
+        :, ::-1, ::-1
+    ]
 
 
 def reason(path: Path) -> str:
@@ -45,7 +66,11 @@ def least_corner(geometry: Geometry) -> np.ndarray:
     """The least right, anterior and superior position that any voxel has."""
     far_row = (geometry.rows - 1) * geometry.spacing[0] * np.array(geometry.along_column)
     far_column = (geometry.columns - 1) * geometry.spacing[1] * np.array(geometry.along_row)
-    ends = product((geometry.position(0), geometry.position(len(geometry.heights) - 1)), (0, far_row), (0, far_column))
+    ends = product(
+        (geometry.position(0), geometry.position(len(geometry.heights) - 1)),
+        (0, far_row),
+        (0, far_column),
+    )
     return (np.array([sum(end) for end in ends]) * [-1, -1, 1]).min(0)
 
 
@@ -64,7 +89,9 @@ def test_shuffled_slices_are_sorted_by_position(tmp_path):
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
 def test_every_direction_of_rows_columns_and_slices_is_brought_to_ras(tmp_path, signs):
     along_row, along_column, up = signs
-    geometry = Geometry(along_row=(along_row, 0, 0), along_column=(0, along_column, 0), table=(0, 0, up))
+    geometry = Geometry(
+        along_row=(along_row, 0, 0), along_column=(0, along_column, 0), table=(0, 0, up)
+    )
     volume = read_volume(write_series(tmp_path, geometry).folder)
     np.testing.assert_allclose(volume.voxels, field_on(volume, least_corner(geometry)), atol=0.51)
 
@@ -85,7 +112,9 @@ def test_a_tilted_gantry_is_resampled_to_a_straight_grid(tmp_path, degrees):
     known = field_on(volume, least_corner(geometry))
     inside = volume.voxels != volume.voxels.min()
     assert inside.mean() > 0.6
-    np.testing.assert_allclose(volume.voxels[inside], known[inside], atol=1.0)  # the planes were stored as whole HU
+    np.testing.assert_allclose(
+        volume.voxels[inside], known[inside], atol=1.0
+    )  # the planes were stored as whole HU
 
 
 def test_a_sheared_stack_of_axial_planes_is_resampled_too(tmp_path):
@@ -93,7 +122,9 @@ def test_a_sheared_stack_of_axial_planes_is_resampled_too(tmp_path):
     volume = read_volume(write_series(tmp_path, geometry).folder)
     inside = volume.voxels != volume.voxels.min()
     assert inside.mean() > 0.6
-    np.testing.assert_allclose(volume.voxels[inside], field_on(volume, least_corner(geometry))[inside], atol=1.0)
+    np.testing.assert_allclose(
+        volume.voxels[inside], field_on(volume, least_corner(geometry))[inside], atol=1.0
+    )
 
 
 def test_overlapping_slices_keep_their_distance(tmp_path):
@@ -106,7 +137,9 @@ def test_overlapping_slices_keep_their_distance(tmp_path):
 @pytest.mark.parametrize("missing", [(4,), (2, 3), (1, 4, 8)])
 def test_missing_slices_are_interpolated(tmp_path, missing):
     geometry = Geometry()
-    volume = read_volume(write_series(tmp_path, geometry, keep=[k for k in range(10) if k not in missing]).folder)
+    volume = read_volume(
+        write_series(tmp_path, geometry, keep=[k for k in range(10) if k not in missing]).folder
+    )
     known = expected(geometry)
     assert volume.voxels.shape == known.shape
     there = [k for k in range(10) if k not in missing]
@@ -116,14 +149,21 @@ def test_missing_slices_are_interpolated(tmp_path, missing):
 
 def test_one_missing_thick_slice_is_interpolated_two_are_refused(tmp_path):
     geometry = Geometry(heights=tuple(8.0 * k for k in range(10)))
-    volume = read_volume(write_series(tmp_path / "one", geometry, keep=[0, 1, 2, 4, 5, 6, 7, 8, 9]).folder)
+    volume = read_volume(
+        write_series(tmp_path / "one", geometry, keep=[0, 1, 2, 4, 5, 6, 7, 8, 9]).folder
+    )
     np.testing.assert_allclose(volume.voxels, expected(geometry), atol=1.0)
-    assert reason(write_series(tmp_path / "two", geometry, keep=[0, 1, 2, 5, 6, 7, 8, 9]).folder).startswith("missing slices")
+    assert reason(
+        write_series(tmp_path / "two", geometry, keep=[0, 1, 2, 5, 6, 7, 8, 9]).folder
+    ).startswith("missing slices")
 
 
 def test_a_wide_gap_is_refused(tmp_path):
     geometry = Geometry(heights=(*TEN[:5], 8.0 + 10.5, 8.0 + 12.5))
-    assert reason(write_series(tmp_path, geometry).folder) == "missing slices: a gap of more than 10 mm"
+    assert (
+        reason(write_series(tmp_path, geometry).folder)
+        == "missing slices: a gap of more than 10 mm"
+    )
 
 
 def test_uneven_slices_are_resampled_to_their_median_distance(tmp_path):
@@ -147,7 +187,9 @@ def test_positions_rounded_in_the_header_are_a_regular_stack(tmp_path):
 
 def test_copies_of_slices_count_once_but_different_ones_at_a_position_are_refused(tmp_path):
     geometry = Geometry()
-    volume = read_volume(write_series(tmp_path / "copies", geometry, keep=[*range(10), 3, 3, 7]).folder)
+    volume = read_volume(
+        write_series(tmp_path / "copies", geometry, keep=[*range(10), 3, 3, 7]).folder
+    )
     np.testing.assert_array_equal(volume.voxels, expected(geometry))
 
     folder = write_series(tmp_path / "phases", geometry).folder
@@ -162,7 +204,10 @@ def test_slices_shifted_sideways_are_refused(tmp_path):
         if index == 5:
             made.ImagePositionPatient = [-30, -36.5, 510.0]
 
-    assert reason(write_series(tmp_path, edit=shift).folder) == "slices are shifted sideways against each other"
+    assert (
+        reason(write_series(tmp_path, edit=shift).folder)
+        == "slices are shifted sideways against each other"
+    )
 
 
 def test_a_single_slice_file_is_that_slice(tmp_path):
@@ -210,11 +255,14 @@ def test_what_all_slices_share_is_left_to_one_conversion(tmp_path):
     stored = open_volume(write_series(tmp_path).folder)
     assert stored.stored.dtype == np.int16
     assert (stored.slope, stored.intercept) == (1.0, -1024.0)
-    np.testing.assert_array_equal(stored.to_volume().voxels, stored.stored.astype(np.float32) - 1024)
+    np.testing.assert_array_equal(
+        stored.to_volume().voxels, stored.stored.astype(np.float32) - 1024
+    )
 
 
 @pytest.mark.parametrize(
-    ("dtype", "intercept", "padding"), [(np.int16, -1024, -2000), (np.uint16, -1024, 63536), (np.uint16, 0, 0), (np.int16, 0, -3024)]
+    ("dtype", "intercept", "padding"),
+    [(np.int16, -1024, -2000), (np.uint16, -1024, 63536), (np.uint16, 0, 0), (np.int16, 0, -3024)],
 )
 @pytest.mark.parametrize("per_slice", [False, True])
 def test_padding_becomes_air(tmp_path, dtype, intercept, padding, per_slice):
@@ -255,7 +303,12 @@ def test_bits_above_the_stored_ones_do_not_count(tmp_path, signed, syntax):
         stored = np.rint(geometry.hounsfield(index)) + 1024 - low
         overlay = 0x3000 * (np.indices(stored.shape).sum(0) % 3 == 0) if syntax is None else 0
         set_pixels(made, ((stored.astype(np.int64) & 0x0FFF) | overlay).astype(np.uint16))
-        made.BitsStored, made.HighBit, made.PixelRepresentation, made.RescaleIntercept = 12, 11, int(signed), low - 1024
+        made.BitsStored, made.HighBit, made.PixelRepresentation, made.RescaleIntercept = (
+            12,
+            11,
+            int(signed),
+            low - 1024,
+        )
 
     written = write_series(tmp_path, geometry, edit=store)
     for file in written.files if syntax else ():
@@ -281,7 +334,10 @@ def test_padding_may_need_more_bits_than_are_stored(tmp_path):
 @pytest.mark.parametrize(
     ("syntax", "dtype"),
     [
-        *product(("JPEG2000Lossless", "JPEGLosslessProcess14_1", "JPEGLosslessProcess14", "RLELossless"), (np.uint16, np.int16)),
+        *product(
+            ("JPEG2000Lossless", "JPEGLosslessProcess14_1", "JPEGLosslessProcess14", "RLELossless"),
+            (np.uint16, np.int16),
+        ),
         ("JPEGLSLossless", np.uint16),  # GDCM writes no signed JPEG-LS
     ],
 )
@@ -313,7 +369,11 @@ def test_other_native_transfer_syntaxes_are_read(tmp_path, syntax):
         store(index, made)
         path = tmp_path / f"{index}.dcm"
         pydicom.dcmwrite(
-            path, made, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian, enforce_file_format=True
+            path,
+            made,
+            implicit_vr=syntax == ImplicitVRLittleEndian,
+            little_endian=syntax != ExplicitVRBigEndian,
+            enforce_file_format=True,
         )
 
     for index in range(10):
@@ -381,7 +441,10 @@ def at(index, edit):
         (at(3, edited(Rows=7)), "mixed series: two image sizes"),
         (at(3, edited(PixelSpacing=[0.9, 0.8])), "mixed series: two pixel spacings"),
         (at(3, edited(FrameOfReferenceUID="1.2.10")), "mixed series: two frames of reference"),
-        (at(3, edited(ImageOrientationPatient=[1, 0, 0, 0, 0.995, 0.0998749])), "mixed series: two orientations"),
+        (
+            at(3, edited(ImageOrientationPatient=[1, 0, 0, 0, 0.995, 0.0998749])),
+            "mixed series: two orientations",
+        ),
         (at(3, edited(ImagePositionPatient=None)), "no position or orientation"),
         (lambda index, made: set_pixels(made, np.full((8, 9), 24, np.int16)), "constant volume"),
     ],
@@ -423,11 +486,16 @@ def test_a_truncated_compressed_slice_is_found(tmp_path, syntax):
 
 def test_a_compressed_image_of_another_size_is_refused_before_it_is_decoded(tmp_path):
     path = save(image(Geometry(rows=64, columns=64), 0), tmp_path / "one.dcm")
-    for syntax, marker, place in (("JPEG2000Lossless", b"\xff\x4f\xff\x51", 8), ("JPEGLosslessProcess14_1", b"\xff\xc3", 5)):
+    for syntax, marker, place in (
+        ("JPEG2000Lossless", b"\xff\x4f\xff\x51", 8),
+        ("JPEGLosslessProcess14_1", b"\xff\xc3", 5),
+    ):
         save(image(Geometry(rows=64, columns=64), 0), path)
         data = bytearray(transcode(path, syntax).read_bytes())
         start = data.index(marker) + place
-        size = struct.pack(">L", 40000) if syntax.startswith("JPEG2000") else struct.pack(">H", 40000)
+        size = (
+            struct.pack(">L", 40000) if syntax.startswith("JPEG2000") else struct.pack(">H", 40000)
+        )
         data[start : start + len(size)] = size
         path.write_bytes(data)
         assert reason(path) == "absurd header: the compressed image has another size"
@@ -441,7 +509,9 @@ def test_a_compressed_image_of_another_size_is_refused_before_it_is_decoded(tmp_
         ("JPEG2000Lossless", b"\xff\x4f\xff\x51", 42),
     ],
 )
-def test_a_compressed_image_of_more_bits_or_channels_is_refused_before_it_is_decoded(tmp_path, syntax, marker, place):
+def test_a_compressed_image_of_more_bits_or_channels_is_refused_before_it_is_decoded(
+    tmp_path, syntax, marker, place
+):
     path = transcode(save(image(Geometry(rows=64, columns=64), 0), tmp_path / "one.dcm"), syntax)
     data = bytearray(path.read_bytes())
     data[data.index(marker) + place] = 101
@@ -462,7 +532,9 @@ def test_a_series_that_claims_gigabytes_in_small_files_is_refused(tmp_path):
 
 def test_a_transfer_syntax_without_a_decoder_is_this_scans_fault(tmp_path):
     def high_throughput(index, made):
-        header = struct.pack(">4s2H8LH3B", b"\xff\x4f\xff\x51", 41, 0, 9, 8, 0, 0, 9, 8, 0, 0, 1, 15, 1, 1)
+        header = struct.pack(
+            ">4s2H8LH3B", b"\xff\x4f\xff\x51", 41, 0, 9, 8, 0, 0, 9, 8, 0, 0, 1, 15, 1, 1
+        )
         made.file_meta.TransferSyntaxUID = HTJ2KLossless
         made.PixelData = encapsulate([header + bytes(21)])
         made["PixelData"].is_undefined_length = True
@@ -498,7 +570,11 @@ def test_malformed_identifiers_do_no_harm(tmp_path):
         made.add_new("FrameOfReferenceUID", "UI", "not a uid, and far too long " * 4)
 
     with pydicom.config.disable_value_validation():
-        folder = write_series(tmp_path, edit=malformed, series="dbf60361338b6cb0d8add6f6ea34276642da945f02b34613f09188618e7d4d7b").folder
+        folder = write_series(
+            tmp_path,
+            edit=malformed,
+            series="dbf60361338b6cb0d8add6f6ea34276642da945f02b34613f09188618e7d4d7b",
+        ).folder
     np.testing.assert_array_equal(read_volume(folder).voxels, expected(Geometry()))
 
 
@@ -513,7 +589,9 @@ def test_pairs_that_show_one_image_are_equal():
 
 
 @real_data
-@pytest.mark.parametrize("name", ["CT_small", "J2K_pixelrep_mismatch", "bad_sequence", "explicit_VR-UN", "693_J2KR"])
+@pytest.mark.parametrize(
+    "name", ["CT_small", "J2K_pixelrep_mismatch", "bad_sequence", "explicit_VR-UN", "693_J2KR"]
+)
 def test_real_slices_equal_pydicom(name):
     path = DATA / "pydicom" / f"{name}.dcm"
     with pydicom.config.disable_value_validation():
@@ -540,7 +618,10 @@ def test_a_real_series_equals_simpleitk_in_body_space():
     volume = read_volume(folder)
     reader = sitk.ImageSeriesReader()
     files = sorted(
-        folder.iterdir(), key=lambda file: float(pydicom.dcmread(file, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2])
+        folder.iterdir(),
+        key=lambda file: float(
+            pydicom.dcmread(file, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2]
+        ),
     )
     reader.SetFileNames([str(file) for file in files])
     known = sitk.DICOMOrient(reader.Execute(), "RAS")

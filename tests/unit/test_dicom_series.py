@@ -96,7 +96,9 @@ def test_original_comes_before_lossy_copies(tmp_path):
 def test_equally_good_series_and_several_studies_are_refused(tmp_path):
     write_series(tmp_path / "phases" / "a", LONG, series="1.1")
     write_series(tmp_path / "phases" / "b", LONG, series="1.2")
-    assert reason(tmp_path / "phases") == "several series are equally good to read; name one of them"
+    assert (
+        reason(tmp_path / "phases") == "several series are equally good to read; name one of them"
+    )
 
     def other_patient(index, made):
         made.PatientID = "P2"
@@ -126,8 +128,14 @@ def test_an_unreadable_file_refuses_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "sharpness"),
     [
-        *[(name, SOFT) for name in ("STANDARD", "SOFT", "B30f", "Br38f", "I31f", "FC08", "B", "Qr40d")],
-        *[(name, SHARP) for name in ("LUNG", "BONEPLUS", "B70f", "Br64d", "I50f", "FC51", "YC", "Bl57d")],
+        *[
+            (name, SOFT)
+            for name in ("STANDARD", "SOFT", "B30f", "Br38f", "I31f", "FC08", "B", "Qr40d")
+        ],
+        *[
+            (name, SHARP)
+            for name in ("LUNG", "BONEPLUS", "B70f", "Br64d", "I50f", "FC51", "YC", "Bl57d")
+        ],
         *[(name, UNKNOWN) for name in ("", "11", "something else")],
     ],
 )
@@ -217,7 +225,9 @@ def test_a_file_that_is_named_itself_may_be_a_link(tmp_path):
     far = write_series(tmp_path / "far", LONG).files[0]
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "one.dcm").symlink_to(far)
-    np.testing.assert_array_equal(read_volume(tmp_path / "scan" / "one.dcm").voxels, read_volume(far).voxels)
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "scan" / "one.dcm").voxels, read_volume(far).voxels
+    )
 
 
 def test_what_macos_leaves_beside_files_is_no_scan(tmp_path):
@@ -269,7 +279,9 @@ def test_thousands_of_copies_of_a_position_do_not_ask_for_more_memory_than_one(t
 def test_without_the_extra_dicom_says_what_to_install_and_nifti_is_read(tmp_path, monkeypatch):
     write_series(tmp_path / "dicom", LONG)
     (tmp_path / "nifti").mkdir()
-    nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)).to_filename(tmp_path / "nifti" / "scan.nii")
+    nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)).to_filename(
+        tmp_path / "nifti" / "scan.nii"
+    )
     monkeypatch.setitem(sys.modules, "pydicom", None)  # as if it were not installed
     with pytest.raises(ConcordantError, match=r"pip install 'concordant\[dicom\]'"):
         read_volume(tmp_path / "dicom")

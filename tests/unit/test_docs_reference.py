@@ -1,4 +1,6 @@
-"""The page on Python has an entry for every public function and class of metrics, evaluation and analysis."""
+"""The page on Python has an entry for every public function and class of metrics, evaluation and
+analysis.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from concordant.analysis import calibration, compare, decision, gains
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
 LISTED = re.findall(r"^::: (\S+)$", PAGE, re.MULTILINE)
-ANALYSES = (calibration.calibration_groups, calibration.calibration_table, decision.decision_curves, gains.gains_over_both)
+ANALYSES = (
+    calibration.calibration_groups,
+    calibration.calibration_table,
+    decision.decision_curves,
+    gains.gains_over_both,
+)
 
 
 def found(path: str) -> object:
@@ -28,7 +35,11 @@ def public() -> Iterator[object]:
     for module in (metrics, evaluation, compare):
         for name in module.__all__:
             one = getattr(module, name)
-            registered = inspect.isclass(one) and issubclass(one, metrics.Metric) and one is not metrics.Metric
+            registered = (
+                inspect.isclass(one)
+                and issubclass(one, metrics.Metric)
+                and one is not metrics.Metric
+            )
             if (inspect.isfunction(one) or inspect.isclass(one)) and not registered:
                 yield one
     yield from ANALYSES
@@ -40,4 +51,6 @@ def test_every_entry_is_there_and_stands_once():
 
 @pytest.mark.parametrize("one", list(public()), ids=lambda one: one.__qualname__)
 def test_every_public_name_has_its_entry(one):
-    assert any(found(path) is one for path in LISTED), f"docs/reference/api.md has no ::: entry for {one.__module__}.{one.__qualname__}"
+    assert any(found(path) is one for path in LISTED), (
+        f"docs/reference/api.md has no ::: entry for {one.__module__}.{one.__qualname__}"
+    )

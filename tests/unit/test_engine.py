@@ -42,7 +42,11 @@ def leave_on_one(number: int) -> int:
 def threads(_: int) -> tuple[dict[str, str | None], int, int]:
     import torch
 
-    return {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "NUMBA_NUM_THREADS")}, torch.get_num_threads(), os.getpid()
+    return (
+        {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "NUMBA_NUM_THREADS")},
+        torch.get_num_threads(),
+        os.getpid(),
+    )
 
 
 def lambda_of(number: int) -> object:
@@ -85,7 +89,11 @@ def test_a_task_that_raises_is_a_failure_and_the_others_go_on(workers):
     assert [outcome.value for outcome in outcomes] == [0, None, 2, None]
     failure = outcomes[3].failure
     assert failure is not None
-    assert (failure.kind, failure.message, failure.expected) == ("VolumeError", "scan-3.nii.gz: no voxel", True)
+    assert (failure.kind, failure.message, failure.expected) == (
+        "VolumeError",
+        "scan-3.nii.gz: no voxel",
+        True,
+    )
     assert "odd_ones_fail" in failure.details
 
 
@@ -139,13 +147,22 @@ def test_each_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
 
 def test_workers_import_the_modules_that_register_components():
     module = "xml.dom.pulldom"  # nothing else imports it
-    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2)] == [False, False]
-    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2, imports=[module])] == [True, True]
+    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2)] == [
+        False,
+        False,
+    ]
+    assert [
+        outcome.value
+        for outcome in run_tasks(is_imported, [module, module], workers=2, imports=[module])
+    ] == [True, True]
 
 
 def test_a_module_that_cannot_be_imported_is_a_failure_with_its_name():
     outcomes = run_tasks(square, [1, 2], workers=2, imports=["no_such_module"])
-    assert all(outcome.failure is not None and "no_such_module" in outcome.failure.message for outcome in outcomes)
+    assert all(
+        outcome.failure is not None and "no_such_module" in outcome.failure.message
+        for outcome in outcomes
+    )
 
 
 def test_an_unknown_engine_and_no_worker_are_refused():
@@ -161,7 +178,9 @@ def test_another_engine_can_be_registered(monkeypatch):
 
     monkeypatch.setitem(ENGINES, "backwards", backwards)
     seen: list[int] = []
-    outcomes = run_tasks(square, [1, 2, 3], engine="backwards", on_done=lambda outcome: seen.append(outcome.index))
+    outcomes = run_tasks(
+        square, [1, 2, 3], engine="backwards", on_done=lambda outcome: seen.append(outcome.index)
+    )
     assert [outcome.value for outcome in outcomes] == [1, 4, 9]
     assert seen == [2, 1, 0]
 
@@ -193,7 +212,9 @@ def test_an_interrupt_stops_the_workers_and_lets_them_clean_up(tmp_path: Path):
     script.write_text(SCRIPT)
     folder = tmp_path / "work"
     folder.mkdir()
-    process = subprocess.Popen([sys.executable, script, folder], start_new_session=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, script, folder], start_new_session=True, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 30
     while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -234,7 +255,9 @@ if __name__ == "__main__":
 def test_a_worker_that_is_stopped_while_it_leaves_says_nothing(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(SLOW_TO_LEAVE)
-    finished = subprocess.run([sys.executable, script, tmp_path / "mark"], capture_output=True, timeout=30, check=True)
+    finished = subprocess.run(
+        [sys.executable, script, tmp_path / "mark"], capture_output=True, timeout=30, check=True
+    )
     assert finished.stderr == b""
 
 

@@ -19,10 +19,14 @@ def data():
     return ct, ehr, time, (rng.random(300) < 0.8).astype(int)
 
 
-@pytest.mark.parametrize("fusion", ["contrastive", "late", "linear", {"name": "unimodal", "modality": "ct"}])
+@pytest.mark.parametrize(
+    "fusion", ["contrastive", "late", "linear", {"name": "unimodal", "modality": "ct"}]
+)
 def test_fit_predict_score(data, fusion):
     ct, ehr, time, event = data
-    model = concordant.FusionSurvivalAnalysis(fusion, train=QUICK).fit(ct[:200], ehr[:200], time[:200], event[:200])
+    model = concordant.FusionSurvivalAnalysis(fusion, train=QUICK).fit(
+        ct[:200], ehr[:200], time[:200], event[:200]
+    )
     assert model.score(ct[200:], ehr[200:], time[200:], event[200:]) > 0.6
     curves = model.predict_survival_function(ct[200:], ehr[200:], np.array([1.0, 50.0, 200.0]))
     assert curves.shape == (100, 3)
@@ -43,7 +47,9 @@ def test_tokens_and_padding(data):
     ct, ehr, time, event = data
     tokens = np.stack([ct, ct + 0.1, np.full_like(ct, np.nan)], 1)
     records = np.stack([ehr, -ehr], 1)
-    model = concordant.FusionSurvivalAnalysis({"name": "cross_attention", "query": "ehr"}, train=QUICK).fit(tokens, records, time, event)
+    model = concordant.FusionSurvivalAnalysis(
+        {"name": "cross_attention", "query": "ehr"}, train=QUICK
+    ).fit(tokens, records, time, event)
     assert np.isfinite(model.predict(tokens, records)).all()
 
 

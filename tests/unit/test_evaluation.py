@@ -19,17 +19,28 @@ from concordant.evaluation import (
     support_days,
     tau_days,
 )
-from concordant.metrics import brier_score, brier_score_at, concordance_index, concordance_index_ipcw, integrated_brier_score
+from concordant.metrics import (
+    brier_score,
+    brier_score_at,
+    concordance_index,
+    concordance_index_ipcw,
+    integrated_brier_score,
+)
 
 TIMES = np.array([100.0, 200.0, 365.0, 600.0])
 ALL = ("concordance_index", "concordance_index_ipcw", "integrated_brier_score", "brier_score")
 
 
 def predictions(seed=0, n=120, *, folds=None, repeats=1, subjects=None, survival=True):
-    """One cohort; `folds` many folds in each of `repeats` repeats, with a different risk in every repeat."""
+    """One cohort; `folds` many folds in each of `repeats` repeats, with a different risk in
+    every repeat.
+    """
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)
-    time, censored = generator.exponential(400 * np.exp(-signal)), generator.exponential(600, size=n)
+    time, censored = (
+        generator.exponential(400 * np.exp(-signal)),
+        generator.exponential(600, size=n),
+    )
     parts = []
     for repeat in range(repeats):
         risk = signal + generator.normal(size=n)
@@ -41,7 +52,9 @@ def predictions(seed=0, n=120, *, folds=None, repeats=1, subjects=None, survival
                 "time_days": np.minimum(time, censored) + 1,
                 "event": (time <= censored).astype(int),
                 "risk": risk,
-                "survival": np.exp(-np.outer(np.exp(risk / 2), TIMES / 500)).tolist() if survival else [None] * n,
+                "survival": np.exp(-np.outer(np.exp(risk / 2), TIMES / 500)).tolist()
+                if survival
+                else [None] * n,
                 "available": [("both", "ct")[row % 2] for row in range(n)],
                 "repeat": [repeat if folds else None] * n,
                 "fold": generator.permutation(np.arange(n) % folds) if folds else [None] * n,
@@ -62,12 +75,23 @@ def test_without_folds_every_row_is_the_metric_itself():
         concordance_index(target.time, target.event, given.risk, cluster=cluster),
         concordance_index_ipcw(target.time, target.event, given.risk, cluster=cluster),
         integrated_brier_score(target.time, target.event, given.survival, TIMES, cluster=cluster),
-        *(brier_score_at(target.time, target.event, given.survival[:, k], TIMES[k], cluster=cluster) for k in (1, 2)),
+        *(
+            brier_score_at(
+                target.time, target.event, given.survival[:, k], TIMES[k], cluster=cluster
+            )
+            for k in (1, 2)
+        ),
     ]
     np.testing.assert_allclose(table["value"], [one.estimate for one in expected], rtol=1e-13)
-    np.testing.assert_allclose(table["standard_error"], [one.standard_error for one in expected], rtol=1e-12)
-    np.testing.assert_allclose(table["ci_low"], [one.interval().low for one in expected], rtol=1e-12)
-    np.testing.assert_allclose(table["ci_high"], [one.interval().high for one in expected], rtol=1e-12)
+    np.testing.assert_allclose(
+        table["standard_error"], [one.standard_error for one in expected], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        table["ci_low"], [one.interval().low for one in expected], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        table["ci_high"], [one.interval().high for one in expected], rtol=1e-12
+    )
     assert table["n"].unique().to_list() == [120]
     assert table["n_events"].unique().to_list() == [int(target.observed.sum())]
     assert table["note"][2] == "times 100 to 600"
@@ -87,15 +111,21 @@ def test_cross_validation_averages_within_fold_values_over_folds_then_repeats():
         means.append(np.mean(values))
     row = evaluate(given, metrics=("concordance_index",)).row(0, named=True)
     assert row["value"] == pytest.approx(np.mean(means), abs=1e-14)
-    assert row["standard_error"] == pytest.approx(np.sqrt(sum(value**2 for value in influence.values())), rel=1e-12)
+    assert row["standard_error"] == pytest.approx(
+        np.sqrt(sum(value**2 for value in influence.values())), rel=1e-12
+    )
     assert (row["n"], row["note"]) == (120, None)
     result = averaged(given, "concordance_index")
-    np.testing.assert_allclose(result.influence, [influence[sample] for sample in result.sample_id], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        result.influence, [influence[sample] for sample in result.sample_id], rtol=0, atol=1e-15
+    )
 
 
 def test_repeats_of_the_same_predictions_do_not_shrink_the_standard_error():
     once = predictions(folds=3)
-    twice = Predictions(pl.concat([once.table, once.table.with_columns(pl.lit(1, pl.Int16).alias("repeat"))]), TIMES)
+    twice = Predictions(
+        pl.concat([once.table, once.table.with_columns(pl.lit(1, pl.Int16).alias("repeat"))]), TIMES
+    )
     first, second = averaged(once, "concordance_index"), averaged(twice, "concordance_index")
     assert second.estimate == pytest.approx(first.estimate, abs=1e-15)
     assert second.standard_error == pytest.approx(first.standard_error, rel=1e-12)
@@ -108,18 +138,28 @@ def test_samples_of_one_subject_in_several_repeats_are_one_cluster():
     by_subject = dict.fromkeys(range(30), 0.0)
     for sample, moved in zip(result.sample_id, result.influence, strict=True):
         by_subject[int(sample[1:]) // 4] += moved
-    assert result.standard_error == pytest.approx(np.sqrt(sum(value**2 for value in by_subject.values())), rel=1e-12)
+    assert result.standard_error == pytest.approx(
+        np.sqrt(sum(value**2 for value in by_subject.values())), rel=1e-12
+    )
 
 
 def test_a_fold_without_an_event_is_left_out_and_the_note_says_so():
     given = predictions(folds=4, repeats=2)
     eventless = (pl.col("repeat") == 0) & (pl.col("fold") == 2)
-    table = given.table.with_columns(event=pl.when(eventless).then(0).otherwise("event").cast(pl.Int8))
+    table = given.table.with_columns(
+        event=pl.when(eventless).then(0).otherwise("event").cast(pl.Int8)
+    )
     row = evaluate(Predictions(table, TIMES), metrics=("concordance_index",)).row(0, named=True)
     kept = [
-        [concordance_index(part.target.time, part.target.event, part.risk).estimate for part in parts]
+        [
+            concordance_index(part.target.time, part.target.event, part.risk).estimate
+            for part in parts
+        ]
         for parts in (
-            [given.filter((pl.col("repeat") == 0) & (pl.col("fold") == fold)) for fold in (0, 1, 3)],
+            [
+                given.filter((pl.col("repeat") == 0) & (pl.col("fold") == fold))
+                for fold in (0, 1, 3)
+            ],
             [given.filter((pl.col("repeat") == 1) & (pl.col("fold") == fold)) for fold in range(4)],
         )
     ]
@@ -136,7 +176,11 @@ def test_what_cannot_be_computed_is_null_with_its_reason():
     eventless = Predictions(given.table.with_columns(event=pl.lit(0, pl.Int8)))
     assert "event 1" in evaluate(eventless, metrics=("concordance_index",))["note"][0]
     empty = evaluate(given.filter(pl.lit(False)), metrics=("concordance_index",)).row(0, named=True)
-    assert (empty["value"], empty["n"], empty["note"]) == (None, 0, "the predictions table holds no row")
+    assert (empty["value"], empty["n"], empty["note"]) == (
+        None,
+        0,
+        "the predictions table holds no row",
+    )
     broken = Predictions(given.table.with_columns(subject_id=pl.lit(None, pl.Int64)))
     assert "subject_id holds nulls" in evaluate(broken, metrics=("concordance_index",))["note"][0]
 
@@ -147,7 +191,9 @@ def test_a_horizon_is_read_at_the_last_time_before_it_and_not_beyond_the_curves(
     target = given.target
     before_all = brier_score(target.time, target.event, np.ones((120, 1)), np.array([50.0]))
     between = brier_score(target.time, target.event, given.survival[:, 1:2], np.array([250.0]))
-    np.testing.assert_allclose(table["value"][:2], [before_all.estimate[0], between.estimate[0]], rtol=1e-13)
+    np.testing.assert_allclose(
+        table["value"][:2], [before_all.estimate[0], between.estimate[0]], rtol=1e-13
+    )
     assert table["value"][2] is None
     assert "end at 600 days" in table["note"][2]
 
@@ -157,10 +203,15 @@ def test_the_censoring_curve_is_a_choice(metric):
     given = predictions()
     other = predictions(seed=1).target
     values = {
-        source: evaluate(given, metrics=(metric,), censoring=source, train=other)["value"][0] for source in ("cohort", "train", "pooled")
+        source: evaluate(given, metrics=(metric,), censoring=source, train=other)["value"][0]
+        for source in ("cohort", "train", "pooled")
     }
     assert len(set(values.values())) == 3
-    assert min(values["cohort"], values["train"]) < values["pooled"] < max(values["cohort"], values["train"])
+    assert (
+        min(values["cohort"], values["train"])
+        < values["pooled"]
+        < max(values["cohort"], values["train"])
+    )
     folds = averaged(predictions(folds=2), metric, censoring="train", train=other)
     assert folds.censoring_influence.shape == (120,)
     assert folds.standard_error**2 > (folds.influence**2).sum()
@@ -169,11 +220,15 @@ def test_the_censoring_curve_is_a_choice(metric):
 def test_a_paired_difference_is_the_difference_of_influences():
     first, second = predictions(folds=3, repeats=2), predictions(folds=3, repeats=2)
     other_risk = first.table["risk"] + np.random.default_rng(9).normal(size=240)
-    second = Predictions(first.table.with_columns(risk=other_risk).sample(fraction=1, shuffle=True, seed=0), TIMES)
+    second = Predictions(
+        first.table.with_columns(risk=other_risk).sample(fraction=1, shuffle=True, seed=0), TIMES
+    )
     paired = averaged(first, "concordance_index", reference=second)
     alone = [averaged(one, "concordance_index") for one in (first, align(second, first))]
     assert paired.estimate == pytest.approx(alone[0].estimate - alone[1].estimate, abs=1e-14)
-    np.testing.assert_allclose(paired.influence, alone[0].influence - alone[1].influence, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        paired.influence, alone[0].influence - alone[1].influence, rtol=0, atol=1e-14
+    )
 
 
 def test_a_paired_difference_refuses_other_samples_outcomes_or_times():
@@ -213,7 +268,10 @@ def test_wrong_options_are_config_errors():
     given = predictions()
     with pytest.raises(ConfigError, match="Did you mean 'concordance_index_ipcw'"):
         evaluate(given, metrics=("concordance_index_ipwc",))
-    with pytest.raises(ConfigError, match=r"give the days \(horizons_days, --horizon, task.horizons_days of a study\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"give the days \(horizons_days, --horizon, task.horizons_days of a study\)",
+    ):
         measures(("brier_score",))
     with pytest.raises(ConfigError, match="Did you mean 'train'"):
         evaluate(given, censoring="trian")
@@ -238,7 +296,9 @@ def test_every_metric_keeps_its_contract(name):
     assert shuffled.estimate == pytest.approx(result.estimate, abs=1e-13)
     assert shuffled.standard_error == pytest.approx(result.standard_error, rel=1e-10)
     external = SurvivalTarget(given.target.time, given.target.event)
-    assert averaged(given, name, horizon_days=horizon, censoring="train", train=external).estimate == pytest.approx(result.estimate)
+    assert averaged(
+        given, name, horizon_days=horizon, censoring="train", train=external
+    ).estimate == pytest.approx(result.estimate)
     with pytest.raises(MetricError):
         averaged(given.filter(pl.col("time_days") < 0), name, horizon_days=horizon)
 
@@ -250,7 +310,8 @@ def cut(given, days):
     """The cohort as it would be had follow-up ended at some day."""
     beyond = pl.col("time_days") > days
     table = given.table.with_columns(
-        event=pl.when(beyond).then(0).otherwise("event").cast(pl.Int8), time_days=pl.min_horizontal("time_days", days)
+        event=pl.when(beyond).then(0).otherwise("event").cast(pl.Int8),
+        time_days=pl.min_horizontal("time_days", days),
     )
     return Predictions(table, given.survival_times_days)
 
@@ -260,11 +321,15 @@ def test_tau_truncates_unos_index_and_the_integral_and_nothing_else():
     target, cluster = given.target, given.table["subject_id"].to_numpy()
     table = evaluate(given, metrics=ALL, horizons_days=(200, 500), tau=400)
     uno = concordance_index_ipcw(target.time, target.event, given.risk, tau=400, cluster=cluster)
-    integral = integrated_brier_score(target.time, target.event, given.survival[:, :3], TIMES[:3], cluster=cluster)
+    integral = integrated_brier_score(
+        target.time, target.event, given.survival[:, :3], TIMES[:3], cluster=cluster
+    )
     plain = evaluate(given, metrics=ALL, horizons_days=(200, 500))
     expected = [plain["value"][0], uno.estimate, integral.estimate, *plain["value"][3:]]
     np.testing.assert_allclose(table["value"], expected, rtol=1e-13)
-    np.testing.assert_allclose(table["standard_error"][1:3], [uno.standard_error, integral.standard_error], rtol=1e-12)
+    np.testing.assert_allclose(
+        table["standard_error"][1:3], [uno.standard_error, integral.standard_error], rtol=1e-12
+    )
     assert table["tau_days"].to_list() == [None, 400.0, 400.0, None, None]
     assert table["note"][1].startswith("cases before 400 only: ")
     assert table["note"][2] == "times 100 to 365"
@@ -274,7 +339,10 @@ def test_tau_truncates_unos_index_and_the_integral_and_nothing_else():
 
 def test_follow_up_beyond_tau_changes_nothing():
     given = predictions()
-    long, short = (evaluate(one, metrics=ALL[1:2], tau=300).row(0, named=True) for one in (given, cut(given, 300)))
+    long, short = (
+        evaluate(one, metrics=ALL[1:2], tau=300).row(0, named=True)
+        for one in (given, cut(given, 300))
+    )
     for name in ("value", "standard_error"):
         assert long[name] == pytest.approx(short[name], rel=1e-12)
 
@@ -284,7 +352,9 @@ def test_a_tau_that_is_not_supported_is_said_and_never_an_error():
     table = evaluate(given, metrics=ALL[1:3], tau=900)
     assert table["value"].to_list() == evaluate(given, metrics=ALL[1:3])["value"].to_list()
     assert table["tau_days"].to_list() == [500.0, 500.0]
-    assert all(note.startswith("tau is 900 days, but only 500 are supported") for note in table["note"])
+    assert all(
+        note.startswith("tau is 900 days, but only 500 are supported") for note in table["note"]
+    )
     assert "only" in subgroups(given, "site", metrics=ALL[1:2], tau=900)["note"][0]
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="expected a number of days > 0"):
@@ -299,7 +369,11 @@ def test_nothing_before_tau_is_null_with_its_reason():
 
 
 def test_a_horizon_beyond_a_cohorts_follow_up_is_null_with_its_reason():
-    table = evaluate(cut(predictions(), 300), metrics=("cumulative_dynamic_auc", "brier_score"), horizons_days=(200, 365))
+    table = evaluate(
+        cut(predictions(), 300),
+        metrics=("cumulative_dynamic_auc", "brier_score"),
+        horizons_days=(200, 365),
+    )
     assert table["value"].is_null().to_list() == [False, True, False, True]
     assert "follow-up ends at 300" in table["note"][1]
 
@@ -342,9 +416,14 @@ def test_a_weight_of_two_is_a_second_copy_of_the_subject(name):
     given = predictions()
     weights = np.random.default_rng(5).integers(0, 3, 120)
     weighted = Predictions(given.table.with_columns(weight=pl.Series(weights)), TIMES)
-    copies = given.table[np.repeat(np.arange(120), weights)].with_columns(sample_id=pl.int_range(pl.len()).cast(pl.String))
+    copies = given.table[np.repeat(np.arange(120), weights)].with_columns(
+        sample_id=pl.int_range(pl.len()).cast(pl.String)
+    )
     horizon = 365.0 if METRICS.get(name).at_horizons else None
-    found, expected = (averaged(one, name, horizon_days=horizon, tau=500) for one in (weighted, Predictions(copies, TIMES)))
+    found, expected = (
+        averaged(one, name, horizon_days=horizon, tau=500)
+        for one in (weighted, Predictions(copies, TIMES))
+    )
     assert found.estimate == pytest.approx(expected.estimate, rel=1e-10)
     assert found.standard_error == pytest.approx(expected.standard_error, rel=1e-8)
 
@@ -366,17 +445,23 @@ def test_influences_are_brought_into_one_order():
     first = predictions(folds=2, subjects=np.arange(120) // 2)
     shuffled = Predictions(first.table.sample(fraction=1, shuffle=True, seed=1), TIMES)
     fewer = first.filter(pl.col("fold") == 0)
-    a, b, c = on_shared_samples([averaged(one, "concordance_index") for one in (first, shuffled, fewer)])
+    a, b, c = on_shared_samples(
+        [averaged(one, "concordance_index") for one in (first, shuffled, fewer)]
+    )
     np.testing.assert_allclose(a.influence, b.influence, rtol=0, atol=1e-15)
     assert a.cluster is b.cluster is c.cluster
     assert len(c.influence) == 120
     assert (c.influence[60:] == 0).all()
-    assert c.standard_error == pytest.approx(averaged(fewer, "concordance_index").standard_error, rel=1e-12)
+    assert c.standard_error == pytest.approx(
+        averaged(fewer, "concordance_index").standard_error, rel=1e-12
+    )
 
 
 def test_an_interval_stays_within_the_bounds_of_its_metric():
     few = predictions(seed=3, n=9)
-    for row in evaluate(few, metrics=("concordance_index", "brier_score", "calibration_slope"), horizons_days=(365,)).iter_rows(named=True):
+    for row in evaluate(
+        few, metrics=("concordance_index", "brier_score", "calibration_slope"), horizons_days=(365,)
+    ).iter_rows(named=True):
         low, high = METRICS.get(row["metric"]).bounds
         assert low <= row["ci_low"] <= row["value"] <= row["ci_high"] <= high
     whole = averaged(few, "concordance_index").interval()
@@ -386,7 +471,9 @@ def test_an_interval_stays_within_the_bounds_of_its_metric():
 
 
 def test_what_a_single_cluster_cannot_tell_is_null_and_not_nan():
-    (row,) = evaluate(predictions(n=30, subjects=[7] * 30), metrics=("brier_score",), horizons_days=(365,)).to_dicts()
+    (row,) = evaluate(
+        predictions(n=30, subjects=[7] * 30), metrics=("brier_score",), horizons_days=(365,)
+    ).to_dicts()
     assert 0 <= row["value"] <= 1
     assert row["standard_error"] is row["ci_low"] is row["ci_high"] is None
 
@@ -396,5 +483,7 @@ def test_a_value_without_variation_says_so():
     constant = Predictions(given.table.with_columns(risk=pl.lit(1.0)), given.survival_times_days)
     (row,) = evaluate(constant, metrics=("concordance_index",)).to_dicts()
     assert (row["value"], row["standard_error"]) == (0.5, 0.0)
-    assert row["note"] == "the subjects show no variation, so there is no interval; it is no certainty"
+    assert (
+        row["note"] == "the subjects show no variation, so there is no interval; it is no certainty"
+    )
     assert evaluate(given, metrics=("concordance_index",))["note"].to_list() == [None]

@@ -21,7 +21,14 @@ import torch
 import concordant.encoders  # noqa: F401 - registers them
 from concordant.core import files
 from concordant.core.embedding import TokenEmbedding
-from concordant.core.errors import CohortError, FeatureError, RecordError, StoreError, VolumeError, WeightsError
+from concordant.core.errors import (
+    CohortError,
+    FeatureError,
+    RecordError,
+    StoreError,
+    VolumeError,
+    WeightsError,
+)
 from concordant.core.files import DigestCache, file_digest
 from concordant.core.modality import Modality
 from concordant.data.cohort import read_cohort
@@ -49,7 +56,10 @@ def cohort(tmp_path):
     (tmp_path / "ct").mkdir()
     paths = [None if row == 3 else f"ct/{row}.nii.gz" for row in range(N)]
     for path in filter(None, paths):
-        image = nib.Nifti1Image(generator.integers(-1000, 500, (8, 9, 10)).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+        image = nib.Nifti1Image(
+            generator.integers(-1000, 500, (8, 9, 10)).astype(np.int16),
+            np.diag([2.0, 2.0, 2.0, 1.0]),
+        )
         nib.save(image, tmp_path / path)
     broken = tmp_path / "ct" / "5.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-200])
@@ -60,9 +70,9 @@ def cohort(tmp_path):
         for day, code in ((-9000, "MEDS_BIRTH"), (-row, f"DX//{row % 3}"), (1, "LATE"))
     ]
     (tmp_path / "meds" / "data").mkdir(parents=True)
-    pl.DataFrame(events, schema=["subject_id", "time", "code", "numeric_value"], orient="row").write_parquet(
-        tmp_path / "meds/data/0.parquet"
-    )
+    pl.DataFrame(
+        events, schema=["subject_id", "time", "code", "numeric_value"], orient="row"
+    ).write_parquet(tmp_path / "meds/data/0.parquet")
     pl.DataFrame(
         {
             "sample_id": [f"s{row}" for row in range(N)],
@@ -73,7 +83,9 @@ def cohort(tmp_path):
             "ct_path": paths,
         }
     ).write_parquet(tmp_path / "cohort.parquet")
-    return read_cohort(tmp_path / "cohort.parquet", label="site A", meds=tmp_path / "meds", splits_required=False)
+    return read_cohort(
+        tmp_path / "cohort.parquet", label="site A", meds=tmp_path / "meds", splits_required=False
+    )
 
 
 def embed_scans(cohort, root, **options):
@@ -84,7 +96,15 @@ def embed_scans(cohort, root, **options):
 
 def embed_records(cohort, root, *, values="last", **options):
     encoder = ENCODERS.create("one_hot", values=values)
-    return embed(cohort, Modality.EHR, encoder, root, name="one_hot", options={"values": values}, **{"shard_size": 2} | options)
+    return embed(
+        cohort,
+        Modality.EHR,
+        encoder,
+        root,
+        name="one_hot",
+        options={"values": values},
+        **{"shard_size": 2} | options,
+    )
 
 
 def states(folder):
@@ -146,7 +166,10 @@ class Listed(OneHot):
 
 
 class Weighing(OneHot):
-    """Weighs the code of samples 1 and 4 by a number, or refuses it; counts what it knows of a record."""
+    """Weighs the code of samples 1 and 4 by a number, or refuses it.
+
+    Counts what it knows of a record.
+    """
 
     has_vocabulary = True
 
@@ -159,7 +182,11 @@ class Weighing(OneHot):
             raise RecordError("a code that is refused")
         table = super().encode(records)
         own = table.index == (table.codes.index("DX//1") if "DX//1" in table.codes else -1)
-        return table if self.weight == "refuse" else replace(table, weight=np.where(own, np.float32(self.weight), table.weight))
+        return (
+            table
+            if self.weight == "refuse"
+            else replace(table, weight=np.where(own, np.float32(self.weight), table.weight))
+        )
 
     def known_events(self, record):
         return sum(code.startswith("DX") for code in record.code)
@@ -171,15 +198,22 @@ def embed_by(encoder, cohort, root, **options):
 
 
 def test_codes_that_come_packed_are_stored_as_those_that_come_one_by_one(cohort, tmp_path):
-    packed, listed = (embed_by(kind(), cohort, tmp_path / kind.__name__) for kind in (OneHot, Listed))
-    written = [{path.name: path.read_bytes() for path in store.folder.iterdir()} for store in (packed, listed)]
+    packed, listed = (
+        embed_by(kind(), cohort, tmp_path / kind.__name__) for kind in (OneHot, Listed)
+    )
+    written = [
+        {path.name: path.read_bytes() for path in store.folder.iterdir()}
+        for store in (packed, listed)
+    ]
     assert len(written[0]) == 2 * 3 + 3
     assert written[0] == written[1]
     assert packed.present(cohort.sample_ids).tolist() == [row != 2 for row in range(N)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_records_that_lie_on_disk_are_stored_as_those_in_memory(cohort, tmp_path, monkeypatch, workers):
+def test_records_that_lie_on_disk_are_stored_as_those_in_memory(
+    cohort, tmp_path, monkeypatch, workers
+):
     expected = embed_records(cohort, tmp_path / "memory")
     monkeypatch.setattr("concordant.data.meds.records.IN_MEMORY", 1)
     store = embed_records(cohort, tmp_path / "disk", engine=ShardEngine(workers=workers))
@@ -188,7 +222,10 @@ def test_records_that_lie_on_disk_are_stored_as_those_in_memory(cohort, tmp_path
     }
 
 
-@pytest.mark.parametrize(("weight", "reason"), [("nan", NOT_FINITE), ("-inf", NOT_FINITE), ("refuse", "a code that is refused")])
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [("nan", NOT_FINITE), ("-inf", NOT_FINITE), ("refuse", "a code that is refused")],
+)
 def test_records_among_packed_ones_are_quarantined_alone(cohort, tmp_path, weight, reason):
     store = embed_by(Weighing(weight), cohort, tmp_path / "e")
     assert store.quarantine.rows() == [("s1", reason), ("s4", reason)]
@@ -196,7 +233,9 @@ def test_records_among_packed_ones_are_quarantined_alone(cohort, tmp_path, weigh
     assert "DX//1" not in table.codes
     sound = embed_by(Weighing(1), cohort, tmp_path / "sound", shard_size=3)
     expected = sound.read(cohort.sample_ids)
-    assert table.lengths.tolist() == [0 if row in (1, 4) else length for row, length in enumerate(expected.lengths)]
+    assert table.lengths.tolist() == [
+        0 if row in (1, 4) else length for row, length in enumerate(expected.lengths)
+    ]
     for row in {*range(N)} - {1, 4}:
         assert table[row].codes == expected[row].codes
     assert sound.index["n_known"].to_list() == [None if row == 2 else 1 for row in range(N)]
@@ -204,12 +243,24 @@ def test_records_among_packed_ones_are_quarantined_alone(cohort, tmp_path, weigh
 
 def test_features_stand_in_for_an_encoder_of_either_modality(cohort, tmp_path):
     path = tmp_path / "features.parquet"
-    pl.DataFrame({"sample_id": ["s6", "s0", "s1", "elsewhere"], "x": [6.0, 0.0, None, 1.0], "y": [1.0, None, None, 1.0]}).write_parquet(
-        path
-    )
+    pl.DataFrame(
+        {
+            "sample_id": ["s6", "s0", "s1", "elsewhere"],
+            "x": [6.0, 0.0, None, 1.0],
+            "y": [1.0, None, None, 1.0],
+        }
+    ).write_parquet(path)
     options = FeatureOptions(path=path, missing="median")
     for modality in Modality:
-        store = embed(cohort, modality, options, tmp_path, name="features", options=options.model_dump(), engine=ShardEngine(workers=2))
+        store = embed(
+            cohort,
+            modality,
+            options,
+            tmp_path,
+            name="features",
+            options=options.model_dump(),
+            engine=ShardEngine(workers=2),
+        )
         table = store.read(cohort.sample_ids)
         np.testing.assert_array_equal(table.lengths, [1, 0, 0, 0, 0, 0, 1])
         np.testing.assert_array_equal(table.values, [[0, np.nan], [6, 1]])
@@ -273,7 +324,16 @@ def test_an_option_that_is_a_path_counts_by_its_bytes(cohort, tmp_path):
     for name, value in (("a.parquet", 1.0), ("b.parquet", 1.0), ("c.parquet", 2.0)):
         pl.DataFrame({"sample_id": ["s0"], "x": [value]}).write_parquet(tmp_path / name)
         options = FeatureOptions(path=tmp_path / name)
-        folders.append(embed(cohort, Modality.CT, options, tmp_path / "e", name="features", options=options.model_dump()).folder)
+        folders.append(
+            embed(
+                cohort,
+                Modality.CT,
+                options,
+                tmp_path / "e",
+                name="features",
+                options=options.model_dump(),
+            ).folder
+        )
     assert folders[0] == folders[1] != folders[2]
 
 
@@ -282,12 +342,21 @@ def test_weights_count_once_by_the_files_that_are_needed_wherever_they_lie(cohor
         options = {"weights": folder, "batch_size": 2}
         encoder = ENCODERS.create("tiny_ct", **options)
         return embed(
-            cohort, Modality.CT, encoder, tmp_path / "e", name="tiny_ct", options=options, max_quarantined=0.5, digests=digests
+            cohort,
+            Modality.CT,
+            encoder,
+            tmp_path / "e",
+            name="tiny_ct",
+            options=options,
+            max_quarantined=0.5,
+            digests=digests,
         ).folder
 
     digests = DigestCache(tmp_path / "digests.json")
     first = embedded(write_tiny_ct(tmp_path / "weights"), digests)
-    assert {Path(path).parent.name for path in json.loads((tmp_path / "digests.json").read_text())} == {"ct"}
+    assert {
+        Path(path).parent.name for path in json.loads((tmp_path / "digests.json").read_text())
+    } == {"ct"}
     (tmp_path / "weights" / "README.md").write_text("beside the weights")
     assert embedded((tmp_path / "weights").rename(tmp_path / "moved")) == first
     assert embedded(write_tiny_ct(tmp_path / "others", seed=1)) != first
@@ -300,7 +369,9 @@ sys.path[:0] = {tests!r}
 from test_extract import embed_records
 from concordant.data.cohort import read_cohort
 folder = Path({folder!r})
-cohort = read_cohort(folder / "cohort.parquet", label="site A", meds=folder / "meds", splits_required=False)
+cohort = read_cohort(
+    folder / "cohort.parquet", label="site A", meds=folder / "meds", splits_required=False
+)
 def die(stage, done, total):
     if done == 6:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -309,7 +380,9 @@ embed_records(cohort, folder / "e", progress=die)
 
 
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path):
-    script = KILLED.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path))
+    script = KILLED.format(
+        tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path)
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     (folder,) = (tmp_path / "e" / "site-A").iterdir()
     assert not (folder / "manifest.json").exists()
@@ -318,19 +391,28 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path)
     assert "index-00002.parquet" not in known
     (folder / ".codes-00002.parquet.abc.tmp").write_bytes(b"half")
     seen = []
-    store = embed_records(cohort, tmp_path / "e", progress=lambda stage, done, total: "digests" in stage or seen.append(done))
+    store = embed_records(
+        cohort,
+        tmp_path / "e",
+        progress=lambda stage, done, total: "digests" in stage or seen.append(done),
+    )
     assert store.folder == folder
     assert seen == [6, 7, 7]
     assert {name: state for name, state in states(folder).items() if name in known} == known
     assert not list(folder.glob(".*.tmp"))
     whole = embed_records(cohort, tmp_path / "other")
-    np.testing.assert_array_equal(store.read(cohort.sample_ids).weight, whole.read(cohort.sample_ids).weight)
+    np.testing.assert_array_equal(
+        store.read(cohort.sample_ids).weight, whole.read(cohort.sample_ids).weight
+    )
 
 
 def test_several_workers_write_the_same_bytes(cohort, tmp_path):
     alone, seen = embed_scans(cohort, tmp_path / "alone"), []
     together = embed_scans(
-        cohort, tmp_path / "together", engine=ShardEngine(workers=2), progress=lambda stage, done, total: seen.append((stage, done, total))
+        cohort,
+        tmp_path / "together",
+        engine=ShardEngine(workers=2),
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
     )
     for path in alone.folder.glob("*.npy"):
         assert path.read_bytes() == (together.folder / path.name).read_bytes()
@@ -380,7 +462,9 @@ class Moody(VolumeEncoder):
 
 def embed_moody(cohort, tmp_path, **options):
     given = {"max_quarantined": 1.0, "shard_size": 4} | options
-    return embed(cohort, Modality.CT, Moody(tmp_path), tmp_path / "e", name="moody", options={}, **given)
+    return embed(
+        cohort, Modality.CT, Moody(tmp_path), tmp_path / "e", name="moody", options={}, **given
+    )
 
 
 def test_quarantined_samples_are_tried_again_only_when_asked(cohort, tmp_path):
@@ -396,11 +480,20 @@ def test_quarantined_samples_are_tried_again_only_when_asked(cohort, tmp_path):
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_what_is_not_finite_is_quarantined(cohort, tmp_path, value):
     (tmp_path / value).touch()
-    assert embed_moody(cohort, tmp_path).quarantine["reason"].value_counts(name="n").filter(pl.col("reason") == NOT_FINITE)["n"].item() == 5
+    assert (
+        embed_moody(cohort, tmp_path)
+        .quarantine["reason"]
+        .value_counts(name="n")
+        .filter(pl.col("reason") == NOT_FINITE)["n"]
+        .item()
+        == 5
+    )
 
 
 class Narrow(TinyCT):
-    """A network on a device that holds a few scans at a time, and no scan whose mean is above a limit."""
+    """A network on a device that holds a few scans at a time, and no scan whose mean is above a
+    limit.
+    """
 
     room, greatest, attempts = 2, np.inf, ()
 
@@ -413,7 +506,15 @@ class Narrow(TinyCT):
 
 def embed_with(cohort, tmp_path, kind, root, batch_size):
     encoder = kind(weights=write_tiny_ct(tmp_path / "weights"), batch_size=batch_size)
-    return embed(cohort, Modality.CT, encoder, tmp_path / root, name="tiny_ct", options={"b": batch_size}, max_quarantined=0.5)
+    return embed(
+        cohort,
+        Modality.CT,
+        encoder,
+        tmp_path / root,
+        name="tiny_ct",
+        options={"b": batch_size},
+        max_quarantined=0.5,
+    )
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(cohort, tmp_path, monkeypatch):
@@ -425,18 +526,35 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(cohort, tmp_path, mon
     assert emptied == [1, 3]  # after each attempt that failed, before the next
     assert store.quarantine["sample_id"].to_list() == ["s5"]
     whole = embed_with(cohort, tmp_path, TinyCT, "whole", 1)
-    np.testing.assert_allclose(store.read(cohort.sample_ids).values, whole.read(cohort.sample_ids).values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        store.read(cohort.sample_ids).values,
+        whole.read(cohort.sample_ids).values,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_scan_that_does_not_fit_alone_is_quarantined(cohort, tmp_path, monkeypatch, batch_size):
-    image = nib.Nifti1Image(np.arange(200, 920, dtype=np.int16).reshape(8, 9, 10), np.diag([40.0, 40.0, 40.0, 1.0]))
+    image = nib.Nifti1Image(
+        np.arange(200, 920, dtype=np.int16).reshape(8, 9, 10), np.diag([40.0, 40.0, 40.0, 1.0])
+    )
     nib.save(image, cohort.ct_path(1))
     monkeypatch.setattr(Narrow, "greatest", -0.5)
     store = embed_with(cohort, tmp_path, Narrow, "narrow", batch_size)
-    assert store.quarantine.filter(sample_id="s1")["reason"].to_list() == ["does not fit into the memory of the GPU, not even alone"]
+    assert store.quarantine.filter(sample_id="s1")["reason"].to_list() == [
+        "does not fit into the memory of the GPU, not even alone"
+    ]
     assert store.quarantine.height == 2
-    assert store.read(cohort.sample_ids).lengths.astype(bool).tolist() == [True, False, True, False, True, False, True]
+    assert store.read(cohort.sample_ids).lengths.astype(bool).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_network_that_does_not_fit_ends_the_run(cohort, tmp_path, monkeypatch):
@@ -460,7 +578,10 @@ def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path, wor
     store = embed_moody(cohort, tmp_path, engine=ShardEngine(workers=workers))
     reasons = store.quarantine["reason"].value_counts(name="n").sort("n")
     assert reasons["n"].to_list() == [1, 5]
-    assert reasons["reason"].to_list()[1] == "the process that read it died twice: the worker process exited with code 1"
+    assert (
+        reasons["reason"].to_list()[1]
+        == "the process that read it died twice: the worker process exited with code 1"
+    )
     (tmp_path / "die").unlink()
     assert embed_moody(cohort, tmp_path, retry_quarantined=True).quarantine.height == 1
 
@@ -494,12 +615,20 @@ def test_digests_are_kept_on_the_way(cohort, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(DigestCache(tmp_path / "digests.json"), stop, threads=1)
+        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(
+            DigestCache(tmp_path / "digests.json"), stop, threads=1
+        )
     assert len(json.loads((tmp_path / "digests.json").read_text())) >= 3
 
 
-def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(cohort, tmp_path, monkeypatch):
-    origin, meeting, lock = origins.ScanOrigin(cohort, Moody(tmp_path)), threading.Barrier(2), threading.Lock()
+def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(
+    cohort, tmp_path, monkeypatch
+):
+    origin, meeting, lock = (
+        origins.ScanOrigin(cohort, Moody(tmp_path)),
+        threading.Barrier(2),
+        threading.Lock(),
+    )
     begun, done, ahead = [], [], []
 
     def digest(file):
@@ -513,20 +642,37 @@ def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(cohort, 
     monkeypatch.setattr(files, "file_digest", digest)
     assert origin.digests(DigestCache(), lambda *now: done.append(now), threads=2) == alone
     assert done == [(n, N) for n in range(1, N + 1)]
-    assert max(ahead) <= 5  # two for each thread, and one that was waited for and is not yet reported
+    assert (
+        max(ahead) <= 5
+    )  # two for each thread, and one that was waited for and is not yet reported
 
 
 def test_a_path_that_cannot_be_looked_at_costs_one_scan(cohort, tmp_path):
-    longer = replace(cohort, table=cohort.table.with_columns(ct_path=pl.col("ct_path").str.replace("ct/0.nii.gz", "x" * 300, literal=True)))
+    longer = replace(
+        cohort,
+        table=cohort.table.with_columns(
+            ct_path=pl.col("ct_path").str.replace("ct/0.nii.gz", "x" * 300, literal=True)
+        ),
+    )
     store = embed_moody(longer, tmp_path)
-    assert store.quarantine.filter(pl.col("sample_id") == "s0")["reason"].to_list() == ["unreadable file"]
+    assert store.quarantine.filter(pl.col("sample_id") == "s0")["reason"].to_list() == [
+        "unreadable file"
+    ]
 
 
 def test_weights_are_looked_at_before_the_scans(cohort, tmp_path):
     stages = []
     encoder = ENCODERS.create("tiny_ct", weights=tmp_path / "absent")
     with pytest.raises(WeightsError):
-        embed(cohort, Modality.CT, encoder, tmp_path / "e", name="t", options={}, progress=lambda stage, *_: stages.append(stage))
+        embed(
+            cohort,
+            Modality.CT,
+            encoder,
+            tmp_path / "e",
+            name="t",
+            options={},
+            progress=lambda stage, *_: stages.append(stage),
+        )
     assert stages == []
 
 

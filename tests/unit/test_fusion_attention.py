@@ -9,7 +9,13 @@ from concordant.core.errors import ConfigError
 from concordant.core.modality import Modality
 from concordant.core.tokens import Pair, Tokens
 from concordant.fusion import FUSIONS, FusionDims
-from concordant.fusion.attention import Anchored, ChannelDropout, EncoderLayer, GatedPool, MultiHeadAttention
+from concordant.fusion.attention import (
+    Anchored,
+    ChannelDropout,
+    EncoderLayer,
+    GatedPool,
+    MultiHeadAttention,
+)
 
 WIDTH = 8
 
@@ -41,7 +47,9 @@ def test_attention_equals_its_definition_sample_by_sample_and_head_by_head(heads
             weights.append(torch.softmax(scores, 1))
             mixed.append(weights[-1] @ layer.value(keys)[:, cut])
         torch.testing.assert_close(found.values[sample], layer.output(torch.cat(mixed, 1)))
-        torch.testing.assert_close(found.weights[sample][:, valid[sample]], torch.stack(weights).mean(0))
+        torch.testing.assert_close(
+            found.weights[sample][:, valid[sample]], torch.stack(weights).mean(0)
+        )
         assert (found.weights[sample][:, ~valid[sample]] == 0).all()
 
 
@@ -73,7 +81,12 @@ def test_heads_must_divide_the_width():
 
 
 def test_an_attention_strategy_with_heads_that_divide_is_built():
-    assert FUSIONS.create("cross_attention", FusionDims(10, 0.0, dict.fromkeys(Modality, 5)), heads=5).view_dim == 10
+    assert (
+        FUSIONS.create(
+            "cross_attention", FusionDims(10, 0.0, dict.fromkeys(Modality, 5)), heads=5
+        ).view_dim
+        == 10
+    )
 
 
 def test_gated_pooling_equals_its_equation():
@@ -83,7 +96,9 @@ def test_gated_pooling_equals_its_equation():
         tokens = values[sample][valid[sample]]
         score = pool.score(torch.tanh(pool.content(tokens)) * torch.sigmoid(pool.gate(tokens)))
         torch.testing.assert_close(found.vector[sample], (torch.softmax(score, 0) * tokens).sum(0))
-        torch.testing.assert_close(found.weights[sample][valid[sample]], torch.softmax(score, 0)[:, 0])
+        torch.testing.assert_close(
+            found.weights[sample][valid[sample]], torch.softmax(score, 0)[:, 0]
+        )
         assert (found.weights[sample][~valid[sample]] == 0).all()
 
 
@@ -101,7 +116,9 @@ def test_an_encoder_layer_does_not_let_invalid_tokens_speak():
     other[0, 2] = torch.randn(WIDTH) * 50
     assert torch.equal(layer(values, valid)[:, :2], layer(other, valid)[:, :2])
     other[0, 1] = torch.randn(WIDTH)
-    assert not torch.allclose(layer(values, valid)[:, 0], layer(other, valid)[:, 0]), "valid ones do"
+    assert not torch.allclose(layer(values, valid)[:, 0], layer(other, valid)[:, 0]), (
+        "valid ones do"
+    )
 
 
 def test_dropout_silences_a_channel_in_all_tokens_of_a_sample_and_only_in_training():
@@ -114,21 +131,39 @@ def test_dropout_silences_a_channel_in_all_tokens_of_a_sample_and_only_in_traini
     assert torch.equal(layer.eval()(values), values)
 
 
-@pytest.mark.parametrize(("name", "option"), [("cross_attention", "query"), ("co_attention", "guide")])
+@pytest.mark.parametrize(
+    ("name", "option"), [("cross_attention", "query"), ("co_attention", "guide")]
+)
 @pytest.mark.parametrize("side", ["ct", "ehr", "both"])
-def test_attention_maps_are_named_by_direction_and_sum_to_one_over_what_is_there(name, option, side):
-    fusion = FUSIONS.create(name, FusionDims(WIDTH, 0.0, dict.fromkeys(Modality, 5)), **{option: side}).eval()
-    ct_valid, ehr_valid = masks([1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]), masks([1, 1, 1], [0, 0, 0], [1, 1, 0])
-    ct, ehr = Tokens(torch.randn(3, 4, WIDTH), ct_valid), Tokens(torch.randn(3, 3, WIDTH), ehr_valid)
+def test_attention_maps_are_named_by_direction_and_sum_to_one_over_what_is_there(
+    name, option, side
+):
+    fusion = FUSIONS.create(
+        name, FusionDims(WIDTH, 0.0, dict.fromkeys(Modality, 5)), **{option: side}
+    ).eval()
+    ct_valid, ehr_valid = (
+        masks([1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]),
+        masks([1, 1, 1], [0, 0, 0], [1, 1, 0]),
+    )
+    ct, ehr = (
+        Tokens(torch.randn(3, 4, WIDTH), ct_valid),
+        Tokens(torch.randn(3, 3, WIDTH), ehr_valid),
+    )
     attention = fusion(Pair(ct, ehr)).attention
     directions = {"ct": ["ct->ehr"], "ehr": ["ehr->ct"], "both": ["ct->ehr", "ehr->ct"]}[side]
     pooled = [f"pool->{direction.partition('->')[0]}" for direction in directions]
-    assert list(attention) == [name for both in zip(directions, pooled, strict=True) for name in both]
-    assert [key.value for key in fusion.attends_to] == [direction.partition("->")[2] for direction in directions]
+    assert list(attention) == [
+        name for both in zip(directions, pooled, strict=True) for name in both
+    ]
+    assert [key.value for key in fusion.attends_to] == [
+        direction.partition("->")[2] for direction in directions
+    ]
     for direction in directions:
         weights = attention[direction]
         query, key = (ct, ehr) if direction == "ct->ehr" else (ehr, ct)
-        assert weights.shape == (3, query.valid.shape[1] + 1, key.valid.shape[1]), "row 0 is the learned token"
+        assert weights.shape == (3, query.valid.shape[1] + 1, key.valid.shape[1]), (
+            "row 0 is the learned token"
+        )
         expected = key.present.float()[:, None].expand(-1, query.valid.shape[1] + 1)
         torch.testing.assert_close(weights.sum(2), expected)
         assert (weights * ~key.valid[:, None, :] == 0).all()

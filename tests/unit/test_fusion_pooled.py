@@ -17,7 +17,10 @@ DIMS = FusionDims(WIDTH, 0.0, {CT: 4, EHR: 5})
 
 
 def projected(valid, seed=0):
-    """Tokens as a projector leaves them: the pooled vector is zero where the modality is missing."""
+    """Tokens as a projector leaves them.
+
+    The pooled vector is zero where the modality is missing.
+    """
     rng = torch.Generator().manual_seed(seed)
     valid = torch.tensor(valid, dtype=torch.bool)
     pooled = torch.randn(len(valid), WIDTH, generator=rng) * valid.any(1, keepdim=True)
@@ -64,11 +67,20 @@ def test_each_view_of_late_fusion_is_a_function_of_its_modality_alone(combine):
 
 
 def linear_inputs():
-    """A scan with a pooled vector of its own, a record of codes, each in every pattern of availability."""
+    """A scan with a pooled vector of its own, a record of codes, each in every pattern of
+    availability.
+    """
     rng = torch.Generator().manual_seed(2)
-    ct = Tokens(torch.randn(4, 2, 3, generator=rng), PAIR.ct.valid, torch.randn(4, 4, generator=rng))
+    ct = Tokens(
+        torch.randn(4, 2, 3, generator=rng), PAIR.ct.valid, torch.randn(4, 4, generator=rng)
+    )
     valid = torch.tensor([[True, True], [False, False], [True, False], [False, False]])
-    return Pair(ct, CodeTokens(torch.tensor([[0, 3], [0, 0], [4, 0], [0, 0]]), torch.randn(4, 2, generator=rng), valid))
+    return Pair(
+        ct,
+        CodeTokens(
+            torch.tensor([[0, 3], [0, 0], [4, 0], [0, 0]]), torch.randn(4, 2, generator=rng), valid
+        ),
+    )
 
 
 def test_linear_is_the_sum_of_the_terms_of_what_is_there():
@@ -80,7 +92,10 @@ def test_linear_is_the_sum_of_the_terms_of_what_is_there():
     terms, weight = fusion.terms, pair.ehr.weight
     scan = pair.ct.pooled @ terms["ct"].coefficient + terms["ct"].present
     beta, there = terms["ehr"].coefficient, terms["ehr"].present
-    record = [weight[0, 0] * beta[0] + weight[0, 1] * beta[3] + there, weight[2, 0] * beta[4] + there]
+    record = [
+        weight[0, 0] * beta[0] + weight[0, 1] * beta[3] + there,
+        weight[2, 0] * beta[4] + there,
+    ]
     expected = torch.stack([scan[0] + record[0], scan[1], record[1], torch.zeros(())])
     torch.testing.assert_close(found.views[:, 0, 0], expected)
     assert found.view_valid[:, 0].tolist() == [True, True, True, False]
@@ -98,7 +113,12 @@ def test_the_features_of_a_scan_are_its_pooled_vector_or_else_the_mean_of_its_va
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
-    [("unimodal", {"modality": "ct"}, (CT,)), ("linear", {"modality": Modality.EHR}, (EHR,)), ("linear", {}, BOTH), ("late", {}, BOTH)],
+    [
+        ("unimodal", {"modality": "ct"}, (CT,)),
+        ("linear", {"modality": Modality.EHR}, (EHR,)),
+        ("linear", {}, BOTH),
+        ("late", {}, BOTH),
+    ],
 )
 def test_what_a_strategy_uses_is_known_before_it_is_built(name, options, expected):
     assert modalities_used(name, options) == build(name, **options).uses == expected

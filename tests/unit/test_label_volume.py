@@ -18,7 +18,10 @@ from concordant.core.volume import Volume
 from concordant.encoders.base import ENCODERS
 from concordant.encoders.label_volume import LabelVolume, find_parts
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "kits23"
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "kits23"
+)
 UNIT = (1.0, 1.0, 1.0)
 
 
@@ -43,14 +46,18 @@ def random_mask(seed, shape=(5, 6, 7), labels=3):
 
 def named(encoder, volume):
     embedding = encoder.encode([volume])[0]
-    tokens = [dict(zip(encoder.feature_names, token.tolist(), strict=True)) for token in embedding.tokens]
+    tokens = [
+        dict(zip(encoder.feature_names, token.tolist(), strict=True)) for token in embedding.tokens
+    ]
     return tokens, dict(zip(encoder.pooled_feature_names, embedding.pooled.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("spacing", [UNIT, (2.0, 1.0, 1.5)])
 def test_a_ball_has_the_measures_of_a_ball(spacing):
     radius = 16.0
-    tokens, pooled = named(LabelVolume(), mask((1, ball(radius, (30, 28, 33), spacing)), spacing=spacing))
+    tokens, pooled = named(
+        LabelVolume(), mask((1, ball(radius, (30, 28, 33), spacing)), spacing=spacing)
+    )
     token = tokens[0]
     assert len(tokens) == 1
     assert np.expm1(token["log_ml"]) == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.01)
@@ -77,7 +84,9 @@ def test_an_ellipsoid_has_its_own_axes_whatever_its_direction():
 
 
 def slow_faces(volume, labels):
-    """Face area in mm2 of each whole label against the background and each other label, voxel by voxel."""
+    """Face area in mm2 of each whole label against the background and each other label, voxel by
+    voxel.
+    """
     places = {label: place for place, label in enumerate(labels, 1)}
     values = np.pad(volume.voxels.astype(int), 1)
     area = np.zeros((len(labels) + 1, len(labels) + 1))
@@ -95,7 +104,9 @@ def slow_faces(volume, labels):
 
 
 def slow_parts(volume, label):
-    """Sizes of the parts of a label, largest first, by flooding from voxel to voxel, corners included."""
+    """Sizes of the parts of a label, largest first, by flooding from voxel to voxel, corners
+    included.
+    """
     left = {tuple(place) for place in np.argwhere(volume.voxels == label).tolist()}
     sizes = []
     while left:
@@ -120,8 +131,12 @@ def test_parts_and_faces_equal_a_slow_reference(seed):
     for place, label in enumerate(labels):
         own = parts.label == place
         np.testing.assert_allclose(parts.cm2[own].sum(0), expected[place])
-        np.testing.assert_allclose(parts.ml[own], np.array(slow_parts(volume, label)) * np.prod(volume.spacing_mm) / 1000)
-    assert parts.rank.tolist() == [rank for place in range(3) for rank in range((parts.label == place).sum())]
+        np.testing.assert_allclose(
+            parts.ml[own], np.array(slow_parts(volume, label)) * np.prod(volume.spacing_mm) / 1000
+        )
+    assert parts.rank.tolist() == [
+        rank for place in range(3) for rank in range((parts.label == place).sum())
+    ]
 
 
 def test_contact_tells_a_part_inside_the_organ_from_one_that_grows_out():
@@ -129,7 +144,9 @@ def test_contact_tells_a_part_inside_the_organ_from_one_that_grows_out():
     inside = mask((1, organ), (2, ball(6, (30, 30, 30))))
     outside = mask((1, organ), (2, ball(6, (30, 30, 48)) & ~organ))
     encoder = LabelVolume(labels=(1, 2))
-    deep, exophytic = (named(encoder, volume)[1]["2_contact_share_1"] for volume in (inside, outside))
+    deep, exophytic = (
+        named(encoder, volume)[1]["2_contact_share_1"] for volume in (inside, outside)
+    )
     assert deep == 1.0
     assert 0.1 < exophytic < 0.6
 
@@ -137,7 +154,9 @@ def test_contact_tells_a_part_inside_the_organ_from_one_that_grows_out():
 def test_offsets_point_away_from_the_organ():
     volume = mask((1, ball(10, (20, 30, 30))), (2, ball(4, (40, 30, 15))))
     token = next(token for token in named(LabelVolume(labels=(1, 2)), volume)[0] if token["is_2"])
-    assert [token[f"offset_dm_{axis}"] for axis in ("depth", "height", "width")] == pytest.approx([0.2, 0.0, -0.15], abs=1e-3)
+    assert [token[f"offset_dm_{axis}"] for axis in ("depth", "height", "width")] == pytest.approx(
+        [0.2, 0.0, -0.15], abs=1e-3
+    )
     assert np.expm1(token["log_mm_distance"]) == pytest.approx(25, abs=0.1)
 
 
@@ -146,7 +165,9 @@ def test_an_absent_label_is_all_zero_with_a_flag():
     encoder = LabelVolume(labels=(1, 2))
     tokens, pooled = named(encoder, volume)
     assert [token["is_1"] for token in tokens] == [1.0]
-    assert all(value == 0.0 for name, value in pooled.items() if name.startswith("2_") or "_2" in name)
+    assert all(
+        value == 0.0 for name, value in pooled.items() if name.startswith("2_") or "_2" in name
+    )
     assert pooled["1_present"] == 1.0
 
 
@@ -176,9 +197,14 @@ def test_ratios_compare_total_volumes():
 @settings(deadline=None, max_examples=15)
 def test_mirroring_and_padding_change_nothing_but_the_sign_of_offsets(flip, pad):
     volume = mask(
-        (1, ball(9, (12, 13, 14), size=30.0)), (2, ball(5, (14, 20, 20), size=30.0)), (2, ball(2, (3, 3, 3), size=30.0)), size=30.0
+        (1, ball(9, (12, 13, 14), size=30.0)),
+        (2, ball(5, (14, 20, 20), size=30.0)),
+        (2, ball(2, (3, 3, 3), size=30.0)),
+        size=30.0,
     )
-    mirrored = np.flip(np.pad(volume.voxels, [(n, 0) for n in pad]), [axis for axis in range(3) if flip[axis]])
+    mirrored = np.flip(
+        np.pad(volume.voxels, [(n, 0) for n in pad]), [axis for axis in range(3) if flip[axis]]
+    )
     encoder = LabelVolume(labels=(1, 2))
     one, other = encoder.encode([volume, Volume(np.ascontiguousarray(mirrored), volume.spacing_mm)])
     signs = np.ones(encoder.card.token_dim)
@@ -208,7 +234,10 @@ def test_a_batch_equals_the_loop_over_its_members():
 
 def test_names_are_unique_and_as_many_as_the_card_says():
     encoder = ENCODERS.create("label_volume", labels=(1, 2, 3))
-    for names, dim in ((encoder.feature_names, encoder.card.token_dim), (encoder.pooled_feature_names, encoder.card.pooled_dim)):
+    for names, dim in (
+        (encoder.feature_names, encoder.card.token_dim),
+        (encoder.pooled_feature_names, encoder.card.pooled_dim),
+    ):
         assert len(set(names)) == len(names) == dim
     assert encoder.card.max_tokens == 12
     assert ENCODERS.create("label_volume", max_parts=2).card.max_tokens == 2
@@ -232,7 +261,10 @@ def test_values_beyond_the_integers_are_refused():
         LabelVolume().encode([Volume(np.full((4, 4, 4), 1e20, np.float32), UNIT)])
 
 
-@pytest.mark.parametrize("options", [{"labels": []}, {"labels": [1, 1]}, {"labels": [0, 1]}, {"max_parts": 0}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"labels": []}, {"labels": [1, 1]}, {"labels": [0, 1]}, {"max_parts": 0}, {"max_tokens": 0}],
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError, match="label_volume"):
         ENCODERS.create("label_volume", **options)
@@ -246,18 +278,27 @@ def read_rows(path):
 def test_kidney_masks_alone_predict_survival():
     if not DATA.is_dir():
         pytest.skip("no development data: set CONCORDANT_DATA to the folder that holds kits23")
-    follow_up = {row["case_id"]: row for row in read_rows(DATA / "survival.csv") if float(row["time_days"]) > 0}
+    follow_up = {
+        row["case_id"]: row
+        for row in read_rows(DATA / "survival.csv")
+        if float(row["time_days"]) > 0
+    }
     with np.load(DATA / "mask_volumes_4mm.npz") as masks:
         case_ids, volumes = masks["case_id"].tolist(), masks["volume"]
     encoder = LabelVolume(labels=(1, 2, 3))
     ras = [
-        Volume(np.ascontiguousarray(voxels[::-1, ::-1, ::-1], dtype=np.float32), (4.0, 4.0, 4.0)) for voxels in volumes
+        Volume(np.ascontiguousarray(voxels[::-1, ::-1, ::-1], dtype=np.float32), (4.0, 4.0, 4.0))
+        for voxels in volumes
     ]  # from (I, P, L)
     pooled = dict(zip(case_ids, (one.pooled for one in encoder.encode(ras)), strict=True))
 
     values = []
     for repeat in range(5):
-        rows = [row for row in read_rows(DATA / "folds.csv") if int(row["repeat"]) == repeat and row["case_id"] in follow_up]
+        rows = [
+            row
+            for row in read_rows(DATA / "folds.csv")
+            if int(row["repeat"]) == repeat and row["case_id"] in follow_up
+        ]
         features = np.stack([pooled[row["case_id"]] for row in rows])
         event = np.array([follow_up[row["case_id"]]["event"] == "1" for row in rows])
         time = np.array([float(follow_up[row["case_id"]]["time_days"]) for row in rows])
@@ -265,7 +306,9 @@ def test_kidney_masks_alone_predict_survival():
         for fold in range(5):
             train, test = folds != fold, folds == fold
             scaler = StandardScaler().fit(features[train])
-            model = CoxPHSurvivalAnalysis(alpha=100).fit(scaler.transform(features[train]), Surv.from_arrays(event[train], time[train]))
+            model = CoxPHSurvivalAnalysis(alpha=100).fit(
+                scaler.transform(features[train]), Surv.from_arrays(event[train], time[train])
+            )
             risk = model.predict(scaler.transform(features[test]))
             values.append(concordance_index_censored(event[test], time[test], risk)[0])
     assert np.mean(values) >= 0.64

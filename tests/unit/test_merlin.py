@@ -1,4 +1,6 @@
-"""Merlin's network against a two-dimensional reference written out, both checkpoints, and golden values."""
+"""Merlin's network against a two-dimensional reference written out, both checkpoints, and golden
+values.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def prepared(seed=0):
 
 
 def batch_norm(values, state, name):
-    return functional.batch_norm(values, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+    return functional.batch_norm(
+        values,
+        *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")),
+    )
 
 
 def flat(state, name):
@@ -36,17 +41,27 @@ def flat(state, name):
 
 def two_dimensional(picture, state, blocks):
     """Run the ResNet on one grey picture, repeated as three colours."""
-    values = functional.conv2d(picture.expand(1, 3, -1, -1), flat(state, "conv1"), stride=2, padding=3)
+    values = functional.conv2d(
+        picture.expand(1, 3, -1, -1), flat(state, "conv1"), stride=2, padding=3
+    )
     values = functional.max_pool2d(functional.relu(batch_norm(values, state, "bn1")), 3, 2, 1)
     for stage, n_blocks in enumerate(blocks, 1):
         for block in range(n_blocks):
             name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            inner = functional.relu(batch_norm(functional.conv2d(values, flat(state, f"{name}.conv1")), state, f"{name}.bn1"))
+            inner = functional.relu(
+                batch_norm(
+                    functional.conv2d(values, flat(state, f"{name}.conv1")), state, f"{name}.bn1"
+                )
+            )
             inner = functional.conv2d(inner, flat(state, f"{name}.conv2"), stride=stride, padding=1)
             inner = functional.relu(batch_norm(inner, state, f"{name}.bn2"))
-            inner = batch_norm(functional.conv2d(inner, flat(state, f"{name}.conv3")), state, f"{name}.bn3")
+            inner = batch_norm(
+                functional.conv2d(inner, flat(state, f"{name}.conv3")), state, f"{name}.bn3"
+            )
             if block == 0:
-                values = functional.conv2d(values, flat(state, f"{name}.downsample.0"), stride=stride)
+                values = functional.conv2d(
+                    values, flat(state, f"{name}.downsample.0"), stride=stride
+                )
                 values = batch_norm(values, state, f"{name}.downsample.1")
             values = functional.relu(values + inner)
     return values[0]
@@ -81,7 +96,9 @@ def test_slices_are_mixed():
 
 def test_the_pooled_vector_is_the_mean_of_the_tokens(folder):
     embedding = Merlin(weights=folder).encode_prepared([prepared()])[0]
-    np.testing.assert_allclose(embedding.pooled, embedding.tokens.mean(0), atol=1e-5 * embedding.pooled.max())
+    np.testing.assert_allclose(
+        embedding.pooled, embedding.tokens.mean(0), atol=1e-5 * embedding.pooled.max()
+    )
 
 
 def test_the_five_year_checkpoint_has_no_prefix(folder, tmp_path):

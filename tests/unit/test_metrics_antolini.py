@@ -22,15 +22,21 @@ def cohort(seed, n=50, columns=4, *, ties=True, competing=False):
     if competing:
         event[generator.uniform(size=n) < 0.3] = 2
     time = np.minimum(time, censored) + 0.05
-    times = np.arange(1, columns + 1) * 2 / columns  # with ties also times at which someone's follow-up ends
+    times = (
+        np.arange(1, columns + 1) * 2 / columns
+    )  # with ties also times at which someone's follow-up ends
     hazard = np.exp(signal + generator.normal(size=n))
-    survival = np.exp(-hazard[:, None] * times ** generator.uniform(0.5, 2, (n, 1)))  # curves that cross
+    survival = np.exp(
+        -hazard[:, None] * times ** generator.uniform(0.5, 2, (n, 1))
+    )  # curves that cross
     if ties:
         time, survival = np.ceil(time * 6) / 6, survival.round(1)
     return time, event, survival, times
 
 
-def slow_antolini(time, event, survival, times, *, method="harrell", steps="post", weights=None, cluster=None):
+def slow_antolini(
+    time, event, survival, times, *, method="harrell", steps="post", weights=None, cluster=None
+):
     """Every ordered pair, one at a time; a code of 2 is a control for ever."""
     n = len(time)
     time = np.where(event == 2, np.inf, time)
@@ -55,7 +61,9 @@ def slow_antolini(time, event, survival, times, *, method="harrell", steps="post
 
 def pair_credit(i, j, time, observed, survival, times, method, steps):
     before, after = np.flatnonzero(times <= time[i]), np.flatnonzero(times >= time[i])
-    column = (before[-1] if before.size else 0) if steps == "post" else (after[0] if after.size else -1)
+    column = (
+        (before[-1] if before.size else 0) if steps == "post" else (after[0] if after.size else -1)
+    )
     mine, other = survival[i, column], survival[j, column]
     tied = {"harrell": 0.5, "antolini": 0.0, "adj_antolini": 0.5}[method]
     harrell = observed[i] and (time[i] < time[j] or (time[i] == time[j] and not observed[j]))
@@ -64,25 +72,46 @@ def pair_credit(i, j, time, observed, survival, times, method, steps):
     if method == "adj_antolini" and time[i] == time[j] and observed[j]:
         if observed[i]:
             return 1.0 if mine == other else 0.5
-        return 1.0 if mine > other else tied if mine == other else 0.0  # the same pair, met in its other order
+        return (
+            1.0 if mine > other else tied if mine == other else 0.0
+        )  # the same pair, met in its other order
     return None
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", ["post", "pre"])
-@pytest.mark.parametrize("kind", ["plain", "weighted", "clustered", "weighted and clustered", "competing", "no ties"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "weighted", "clustered", "weighted and clustered", "competing", "no ties"]
+)
 def test_equals_the_pairwise_definition(method, steps, kind):
     for seed in range(3):
-        time, event, survival, times = cohort(seed, ties=kind != "no ties", competing=kind == "competing")
+        time, event, survival, times = cohort(
+            seed, ties=kind != "no ties", competing=kind == "competing"
+        )
         generator = np.random.default_rng(seed + 100)
         weights = generator.uniform(0.2, 3, len(time)) if "weighted" in kind else None
         cluster = generator.integers(0, 12, len(time)) if "clustered" in kind else None
         cause = 1 if kind == "competing" else None
         result = concordance_index_antolini(
-            time, event, survival, times, method=method, steps=steps, weights=weights, cluster=cluster, cause=cause
+            time,
+            event,
+            survival,
+            times,
+            method=method,
+            steps=steps,
+            weights=weights,
+            cluster=cluster,
+            cause=cause,
         )
         estimate, influence, count = slow_antolini(
-            time, event, survival, times, method=method, steps=steps, weights=weights, cluster=cluster
+            time,
+            event,
+            survival,
+            times,
+            method=method,
+            steps=steps,
+            weights=weights,
+            cluster=cluster,
         )
         np.testing.assert_allclose(result.estimate, estimate, rtol=0, atol=1e-14)
         np.testing.assert_allclose(result.influence, influence, rtol=0, atol=1e-14)
@@ -98,15 +127,21 @@ def test_influence_is_the_derivative_by_the_weights(method):
     weights = np.random.default_rng(2).uniform(0.5, 2, len(time))
 
     def value(w):
-        return concordance_index_antolini(time, event, survival, times, method=method, weights=w, cause=1).estimate
+        return concordance_index_antolini(
+            time, event, survival, times, method=method, weights=w, cause=1
+        ).estimate
 
-    result = concordance_index_antolini(time, event, survival, times, method=method, weights=weights, cause=1)
+    result = concordance_index_antolini(
+        time, event, survival, times, method=method, weights=weights, cause=1
+    )
     step = 1e-5
     for k in range(len(time)):
         up, down = weights.copy(), weights.copy()
         up[k] += step
         down[k] -= step
-        assert result.influence[k] == pytest.approx(weights[k] * (value(up) - value(down)) / (2 * step), abs=1e-9)
+        assert result.influence[k] == pytest.approx(
+            weights[k] * (value(up) - value(down)) / (2 * step), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -116,7 +151,11 @@ def test_standard_error_is_near_the_leave_one_out_jackknife(method):
     left_out = []
     for k in range(n):
         rows = np.delete(np.arange(n), k)
-        left_out.append(concordance_index_antolini(time[rows], event[rows], survival[rows], times, method=method).estimate)
+        left_out.append(
+            concordance_index_antolini(
+                time[rows], event[rows], survival[rows], times, method=method
+            ).estimate
+        )
     jackknife = np.sqrt((n - 1) / n * np.square(left_out - np.mean(left_out)).sum())
     result = concordance_index_antolini(time, event, survival, times, method=method)
     assert result.standard_error / jackknife == pytest.approx(0.985, abs=0.025)
@@ -134,7 +173,9 @@ def test_proportional_hazards_give_harrells_c(ties):
         time, risk = np.ceil(time * 5) / 5, risk.round(1)
     harrell = concordance_index(time, event, risk)
     times = np.unique(time)
-    levels, level = np.unique(risk, return_inverse=True)  # so that equal risks have equal curves to the last bit
+    levels, level = np.unique(
+        risk, return_inverse=True
+    )  # so that equal risks have equal curves to the last bit
     survival = np.exp(-np.outer(np.exp(levels), times) / 100)[level]
     for steps in ("post", "pre"):
         result = concordance_index_antolini(time, event, survival, times, steps=steps)
@@ -150,14 +191,19 @@ def test_a_coarse_grid_of_curves_that_saturate_loses_what_harrells_c_sees():
     risk = -np.log(time) + np.random.default_rng(6).normal(size=300)
     times = np.linspace(0, time.max(), 5)
     survival = np.exp(-np.outer(np.exp(5 + 3 * risk), times)).round(3)
-    assert concordance_index_antolini(time, event, survival, times).estimate < concordance_index(time, event, risk).estimate - 0.05
+    assert (
+        concordance_index_antolini(time, event, survival, times).estimate
+        < concordance_index(time, event, risk).estimate - 0.05
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_first_column_of_ones_is_not_read(method):
     time, event, survival, times = cohort(7)
     with_start = np.column_stack([np.ones(len(time)), survival])
-    result = concordance_index_antolini(time, event, with_start, np.append(0.0, times), method=method)
+    result = concordance_index_antolini(
+        time, event, with_start, np.append(0.0, times), method=method
+    )
     plain = concordance_index_antolini(time, event, survival, times, method=method)
     assert (result.estimate, result.n_times) == (plain.estimate, plain.n_times)
     np.testing.assert_array_equal(result.influence, plain.influence)
@@ -180,7 +226,9 @@ def test_times_between_and_outside_the_grid():
     survival, times = np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([2.0, 4.0])
 
     def single_pair(moment, steps):
-        return concordance_index_antolini(np.array([moment, 9.0]), np.array([1, 0]), survival, times, steps=steps).estimate
+        return concordance_index_antolini(
+            np.array([moment, 9.0]), np.array([1, 0]), survival, times, steps=steps
+        ).estimate
 
     assert [single_pair(moment, "post") for moment in (1.0, 2.0, 3.0, 4.0, 5.0)] == [0, 0, 0, 1, 1]
     assert [single_pair(moment, "pre") for moment in (1.0, 2.0, 3.0, 4.0, 5.0)] == [0, 0, 1, 1, 1]
@@ -190,10 +238,15 @@ def test_without_a_cause_competing_events_are_censored():
     time, event, survival, times = cohort(9, competing=True)
     plain = concordance_index_antolini(time, event, survival, times)
     assert plain.estimate == concordance_index_antolini(time, event == 1, survival, times).estimate
-    assert plain.estimate != concordance_index_antolini(time, event, survival, times, cause=1).estimate
+    assert (
+        plain.estimate != concordance_index_antolini(time, event, survival, times, cause=1).estimate
+    )
     other = np.array([0, 2, 1])[event]
     swapped = concordance_index_antolini(time, other, survival, times, cause=2)
-    assert swapped.estimate == concordance_index_antolini(time, event, survival, times, cause=1).estimate
+    assert (
+        swapped.estimate
+        == concordance_index_antolini(time, event, survival, times, cause=1).estimate
+    )
 
 
 @pytest.mark.parametrize("method", ["harrell", "antolini", "adj_antolini"])
@@ -211,7 +264,8 @@ def test_pairs_with_a_row_of_weight_zero_are_not_counted(method):
 def test_two_models_are_compared_by_their_influences():
     time, event, survival, times = cohort(10)
     difference = subtract(
-        concordance_index_antolini(time, event, survival, times), concordance_index_antolini(time, event, survival**2, times)
+        concordance_index_antolini(time, event, survival, times),
+        concordance_index_antolini(time, event, survival**2, times),
     )
     assert (difference.difference, difference.standard_error, difference.p_value) == (0, 0, 1)
 
@@ -219,7 +273,10 @@ def test_two_models_are_compared_by_their_influences():
 def test_the_memory_order_and_the_precision_of_the_curves_do_not_matter():
     time, event, survival, times = cohort(11)
     expected = concordance_index_antolini(time, event, survival.astype(np.float32), times).estimate
-    assert concordance_index_antolini(time, event, np.asfortranarray(survival), times).estimate == expected
+    assert (
+        concordance_index_antolini(time, event, np.asfortranarray(survival), times).estimate
+        == expected
+    )
 
 
 @st.composite
@@ -262,7 +319,9 @@ def test_the_order_of_the_rows_does_not_matter(cohort, random, method):
     time, event, survival, times = cohort
     order = np.array(random.sample(range(len(time)), len(time)))
     plain = concordance_index_antolini(time, event, survival, times, method=method)
-    permuted = concordance_index_antolini(time[order], event[order], survival[order], times, method=method)
+    permuted = concordance_index_antolini(
+        time[order], event[order], survival[order], times, method=method
+    )
     assert permuted.estimate == pytest.approx(plain.estimate, abs=1e-14)
     np.testing.assert_allclose(permuted.influence, plain.influence[order], rtol=0, atol=1e-14)
 
@@ -271,10 +330,16 @@ def test_the_order_of_the_rows_does_not_matter(cohort, random, method):
 @given(cohorts(), st.data(), st.sampled_from(METHODS), st.sampled_from([None, 1]))
 def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data, method, cause):
     time, event, survival, times = cohort
-    copies = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time))))
-    weighted = concordance_index_antolini(time, event, survival, times, method=method, weights=copies, cause=cause)
+    copies = np.array(
+        data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time)))
+    )
+    weighted = concordance_index_antolini(
+        time, event, survival, times, method=method, weights=copies, cause=cause
+    )
     rows = np.repeat(np.arange(len(time)), copies)
-    copied = concordance_index_antolini(time[rows], event[rows], survival[rows], times, method=method, cluster=rows, cause=cause)
+    copied = concordance_index_antolini(
+        time[rows], event[rows], survival[rows], times, method=method, cluster=rows, cause=cause
+    )
     assert weighted.estimate == pytest.approx(copied.estimate, abs=1e-14)
     assert weighted.standard_error == pytest.approx(copied.standard_error, abs=1e-14)
 

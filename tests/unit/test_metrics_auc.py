@@ -39,17 +39,34 @@ def censoring_at(time, censored, weights, at, *, left):
     return g
 
 
-def slow_auc(time, event, risk, t, *, convention="default", weights=None, cluster=None, cause=None, censoring=None):
+def slow_auc(
+    time,
+    event,
+    risk,
+    t,
+    *,
+    convention="default",
+    weights=None,
+    cluster=None,
+    cause=None,
+    censoring=None,
+):
     """Every pair of a case and a control, one at a time."""
     w = np.ones(len(time)) if weights is None else weights
     observed = event == (1 if cause is None else cause)
     censored = ~observed if cause is None else event == 0
-    curve = (time, censored, w) if censoring is None else (censoring[0], censoring[1] != 1, np.ones(len(censoring[0])))
+    curve = (
+        (time, censored, w)
+        if censoring is None
+        else (censoring[0], censoring[1] != 1, np.ones(len(censoring[0])))
+    )
 
     def inverse(i):
         if time[i] > t:
             return 1 / censoring_at(*curve, t, left=False)
-        return 0.0 if censored[i] else 1 / censoring_at(*curve, time[i], left=convention == "default")
+        return (
+            0.0 if censored[i] else 1 / censoring_at(*curve, time[i], left=convention == "default")
+        )
 
     credit, total = 0.0, 0.0
     cases = [i for i in range(len(time)) if observed[i] and time[i] <= t]
@@ -78,7 +95,18 @@ def slow_incidence(time, event, t, *, weights=None, cause=None):
 
 
 @pytest.mark.parametrize("convention", ["default", "sksurv"])
-@pytest.mark.parametrize("kind", ["plain", "weighted", "clustered", "weighted and clustered", "competing", "external", "no ties"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain",
+        "weighted",
+        "clustered",
+        "weighted and clustered",
+        "competing",
+        "external",
+        "no ties",
+    ],
+)
 def test_equals_the_pairwise_definition(convention, kind):
     time, event, risk = cohort(1, ties=kind != "no ties", competing=kind == "competing")
     generator = np.random.default_rng(2)
@@ -92,12 +120,23 @@ def test_equals_the_pairwise_definition(convention, kind):
     result = cumulative_dynamic_auc(time, event, risk, TIMES, **options)
     slow = np.array([slow_auc(time, event, risk, t, **options) for t in TIMES])
     np.testing.assert_allclose(result.estimate, slow, rtol=0, atol=1e-14)
-    reached = np.array([slow_incidence(time, event, t, weights=options["weights"], cause=options["cause"]) for t in TIMES])
-    assert result.mean.estimate == pytest.approx(np.diff(reached, prepend=0) @ slow / reached[-1], abs=1e-14)
+    reached = np.array(
+        [
+            slow_incidence(time, event, t, weights=options["weights"], cause=options["cause"])
+            for t in TIMES
+        ]
+    )
+    assert result.mean.estimate == pytest.approx(
+        np.diff(reached, prepend=0) @ slow / reached[-1], abs=1e-14
+    )
     for t, value, error in zip(TIMES, result.estimate, result.standard_error, strict=True):
         one = auc_at(time, event, risk, t, **options)
         assert (one.estimate, one.standard_error, one.horizon) == (value, error, t)
-    assert (result.mean.first_time, result.mean.last_time, result.mean.note) == (0.25, 1.0, "times 0.25 to 1")
+    assert (result.mean.first_time, result.mean.last_time, result.mean.note) == (
+        0.25,
+        1.0,
+        "times 0.25 to 1",
+    )
     assert result.unsupported.size == len(result.reasons) == 0
 
 
@@ -114,7 +153,10 @@ def test_influence_is_the_derivative_by_the_weights(convention, cause, clustered
     def results(w):
         options = {"convention": convention, "cause": cause, "weights": w, "cluster": cluster}
         one, other = (auc_at(time, event, risk, t, **options) for t in (0.5, 1.0))
-        means = (cumulative_dynamic_auc(time, event, values, TIMES, **options).mean for values in (risk, moving))
+        means = (
+            cumulative_dynamic_auc(time, event, values, TIMES, **options).mean
+            for values in (risk, moving)
+        )
         return [one, other, *means]
 
     influence = np.array([result.influence for result in results(weights)])
@@ -124,7 +166,10 @@ def test_influence_is_the_derivative_by_the_weights(convention, cause, clustered
         up, down = weights.copy(), weights.copy()
         up[k] += step
         down[k] -= step
-        slope = [(a.estimate - b.estimate) / (2 * step) for a, b in zip(results(up), results(down), strict=True)]
+        slope = [
+            (a.estimate - b.estimate) / (2 * step)
+            for a, b in zip(results(up), results(down), strict=True)
+        ]
         np.testing.assert_allclose(influence[:, k], weights[k] * np.array(slope), rtol=0, atol=1e-8)
 
 
@@ -140,24 +185,34 @@ def test_standard_errors_are_near_the_leave_one_out_jackknife(cause):
     left_out = np.array([values(np.delete(np.arange(n), k)) for k in range(n)])
     jackknife = np.sqrt((n - 1) / n * np.square(left_out - left_out.mean(axis=0)).sum(axis=0))
     curve = cumulative_dynamic_auc(time, event, risk, times, cause=cause)
-    ratios = np.array([curve.standard_error[3], curve.standard_error[-1], curve.mean.standard_error]) / jackknife
+    ratios = (
+        np.array([curve.standard_error[3], curve.standard_error[-1], curve.mean.standard_error])
+        / jackknife
+    )
     np.testing.assert_allclose(ratios, 0.985, atol=0.03)
 
 
 def test_an_external_curve_adds_its_own_variance():
     time, event, risk = cohort(6, n=100, ties=False)
     train_time, train_event, _ = cohort(7, n=400, ties=False)
-    full = cumulative_dynamic_auc(time, event, risk, TIMES, censoring=(train_time, train_event)).mean
+    full = cumulative_dynamic_auc(
+        time, event, risk, TIMES, censoring=(train_time, train_event)
+    ).mean
     one = auc_at(time, event, risk, 0.75, censoring=(train_time, train_event))
     changes = np.empty((2, 400))
     for k in range(400):
         without = np.delete(train_time, k), np.delete(train_event, k)
-        changes[0, k] = full.estimate - cumulative_dynamic_auc(time, event, risk, TIMES, censoring=without).mean.estimate
+        changes[0, k] = (
+            full.estimate
+            - cumulative_dynamic_auc(time, event, risk, TIMES, censoring=without).mean.estimate
+        )
         changes[1, k] = one.estimate - auc_at(time, event, risk, 0.75, censoring=without).estimate
     for result, change in zip((full, one), changes, strict=True):
         np.testing.assert_allclose(result.censoring_influence, change, rtol=0.03, atol=1e-7)
         assert np.corrcoef(result.censoring_influence, change)[0, 1] > 0.999
-        assert result.standard_error**2 == pytest.approx((result.influence**2).sum() + (result.censoring_influence**2).sum())
+        assert result.standard_error**2 == pytest.approx(
+            (result.influence**2).sum() + (result.censoring_influence**2).sum()
+        )
 
 
 def test_a_pooled_curve_of_a_cohort_with_itself_is_its_own_curve():
@@ -165,7 +220,9 @@ def test_a_pooled_curve_of_a_cohort_with_itself_is_its_own_curve():
     pooled = auc_at(time, event, risk, 0.5, censoring=(time, event), pooled=True)
     alone = auc_at(time, event, risk, 0.5)
     assert pooled.estimate == pytest.approx(alone.estimate, abs=1e-14)
-    np.testing.assert_allclose(pooled.influence + pooled.censoring_influence, alone.influence, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        pooled.influence + pooled.censoring_influence, alone.influence, rtol=0, atol=1e-14
+    )
 
 
 def test_without_censoring_it_is_the_area_under_the_roc_curve():
@@ -176,7 +233,9 @@ def test_without_censoring_it_is_the_area_under_the_roc_curve():
     assert result.estimate == pytest.approx((case[:, None] > control).mean(), abs=1e-15)
     assert (result.n_cases, result.n_controls) == (case.size, control.size)
     placement = (case[:, None] > control).mean(axis=1), (case[:, None] > control).mean(axis=0)
-    plain = sum(part.var() / part.size for part in placement)  # DeLong's variance, but for n and n - 1
+    plain = sum(
+        part.var() / part.size for part in placement
+    )  # DeLong's variance, but for n and n - 1
     assert result.standard_error == pytest.approx(np.sqrt(plain), rel=1e-12)
 
 
@@ -198,7 +257,12 @@ def test_times_that_are_not_supported_are_left_out_with_the_reason():
         np.testing.assert_array_equal(result.times, TIMES)
         np.testing.assert_array_equal(result.unsupported, [-1, early, late, 1e6])
         end = f"nobody is followed beyond it; follow-up ends at {late:g}"
-        assert result.reasons == ("nobody had the event by then", "nobody had the event by then", end, end)
+        assert result.reasons == (
+            "nobody had the event by then",
+            "nobody had the event by then",
+            end,
+            end,
+        )
         supported = cumulative_dynamic_auc(time, event, risk, TIMES)
         np.testing.assert_array_equal(result.estimate, supported.estimate)
         assert result.mean.estimate == supported.mean.estimate
@@ -214,13 +278,25 @@ def test_a_censoring_cohort_followed_for_less_time_shortens_the_range():
 
 def test_a_time_without_a_pair_of_two_clusters_is_not_supported():
     time, event = np.array([1.0, 2.0, 3.0]), np.array([1, 1, 0])
-    result = cumulative_dynamic_auc(time, event, np.array([3.0, 2.0, 4.0]), np.array([1.0, 2.0]), cluster=np.array(["a", "b", "b"]))
-    assert (result.times.tolist(), result.unsupported.tolist(), result.estimate.tolist()) == ([1, 2], [], [0.5, 0])
+    result = cumulative_dynamic_auc(
+        time,
+        event,
+        np.array([3.0, 2.0, 4.0]),
+        np.array([1.0, 2.0]),
+        cluster=np.array(["a", "b", "b"]),
+    )
+    assert (result.times.tolist(), result.unsupported.tolist(), result.estimate.tolist()) == (
+        [1, 2],
+        [],
+        [0.5, 0],
+    )
     same = np.array(["a", "a", "a"])
     with pytest.raises(MetricError, match="no case and control are of different clusters"):
         auc_at(time, event, np.array([3.0, 2.0, 4.0]), 1.0, cluster=same)
     with pytest.raises(MetricError, match="no time is supported; at 1 no case and control"):
-        cumulative_dynamic_auc(time, event, np.array([3.0, 2.0, 4.0]), np.array([1.0, 2.0]), cluster=same)
+        cumulative_dynamic_auc(
+            time, event, np.array([3.0, 2.0, 4.0]), np.array([1.0, 2.0]), cluster=same
+        )
 
 
 @pytest.mark.parametrize("cause", [None, 1])
@@ -241,7 +317,9 @@ def test_two_models_are_compared_by_their_influences():
 
 def test_risks_are_tied_only_when_they_are_equal():
     time, event, risk = cohort(15, ties=False)
-    assert auc_at(time, event, risk * 1e-12, 0.5).estimate == auc_at(time, event, risk, 0.5).estimate
+    assert (
+        auc_at(time, event, risk * 1e-12, 0.5).estimate == auc_at(time, event, risk, 0.5).estimate
+    )
 
 
 def test_interval_holds_the_estimate_in_its_middle():
@@ -249,7 +327,9 @@ def test_interval_holds_the_estimate_in_its_middle():
     result = cumulative_dynamic_auc(time, event, risk, TIMES)
     band = result.interval()
     np.testing.assert_allclose((band.low + band.high) / 2, result.estimate)
-    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error)
+    np.testing.assert_allclose(
+        band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error
+    )
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -280,7 +360,11 @@ CAUSES = st.sampled_from([None, 1])
 @given(cohorts(), CAUSES)
 def test_an_increasing_map_of_the_risk_changes_nothing(cohort, cause):
     time, event, risk = cohort
-    for plain, mapped in zip(both(time, event, risk, cause=cause), both(time, event, risk**3 - 7, cause=cause), strict=True):
+    for plain, mapped in zip(
+        both(time, event, risk, cause=cause),
+        both(time, event, risk**3 - 7, cause=cause),
+        strict=True,
+    ):
         assert plain.estimate == pytest.approx(mapped.estimate, abs=1e-14)
         np.testing.assert_allclose(plain.influence, mapped.influence, rtol=0, atol=1e-14)
 
@@ -289,7 +373,9 @@ def test_an_increasing_map_of_the_risk_changes_nothing(cohort, cause):
 @given(cohorts(), CAUSES)
 def test_turning_the_risk_round_mirrors_the_area(cohort, cause):
     time, event, risk = cohort
-    for plain, turned in zip(both(time, event, risk, cause=cause), both(time, event, -risk, cause=cause), strict=True):
+    for plain, turned in zip(
+        both(time, event, risk, cause=cause), both(time, event, -risk, cause=cause), strict=True
+    ):
         assert 0 <= plain.estimate <= 1
         assert turned.estimate == pytest.approx(1 - plain.estimate, abs=1e-13)
         np.testing.assert_allclose(turned.influence, -plain.influence, rtol=0, atol=1e-13)
@@ -310,10 +396,14 @@ def test_the_order_of_the_rows_does_not_matter(cohort, random, cause):
 @given(cohorts(), st.data(), CAUSES)
 def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data, cause):
     time, event, risk = cohort
-    copies = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time))))
+    copies = np.array(
+        data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time)))
+    )
     rows = np.repeat(np.arange(len(time)), copies)
     repeated = both(time[rows], event[rows], risk[rows], cluster=rows, cause=cause)
-    for weighted, copied in zip(both(time, event, risk, weights=copies, cause=cause), repeated, strict=True):
+    for weighted, copied in zip(
+        both(time, event, risk, weights=copies, cause=cause), repeated, strict=True
+    ):
         assert weighted.estimate == pytest.approx(copied.estimate, abs=1e-13)
         assert weighted.standard_error == pytest.approx(copied.standard_error, abs=1e-13)
 
@@ -329,9 +419,18 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data, cause):
         ({"risk": np.zeros((60, 4, 1))}, "risk has shape"),
         ({"times": np.array([0.2, 0.9, 0.5, 1.0])}, "strictly ascending"),
         ({"times": np.array([0.2, 0.9, np.nan])}, "finite"),
-        ({"times": np.array([1e6, 2e6])}, "no time is supported; at 1e\\+06 nobody is followed beyond it"),
-        ({"times": np.array([-2.0, -1.0])}, "no time is supported; at -2 nobody had the event by then"),
-        ({"event": np.zeros(60, int)}, "no time is supported; at 0.25 nobody had the event by then"),
+        (
+            {"times": np.array([1e6, 2e6])},
+            "no time is supported; at 1e\\+06 nobody is followed beyond it",
+        ),
+        (
+            {"times": np.array([-2.0, -1.0])},
+            "no time is supported; at -2 nobody had the event by then",
+        ),
+        (
+            {"event": np.zeros(60, int)},
+            "no time is supported; at 0.25 nobody had the event by then",
+        ),
         ({"event": np.zeros(59, int)}, "event has shape"),
         ({"time": np.zeros(60)}, "not finite and > 0"),
         ({"convention": "skurv"}, "Did you mean 'sksurv'"),

@@ -33,7 +33,12 @@ def slow_replicates(time, event, risks, *, replicates, cluster=None, weights=Non
     given_weights = np.ones(len(time)) if weights is None else weights
     return np.array(
         [
-            [concordance_index(time, event, risk, weights=m * given_weights, cluster=cluster).estimate for risk in risks.T]
+            [
+                concordance_index(
+                    time, event, risk, weights=m * given_weights, cluster=cluster
+                ).estimate
+                for risk in risks.T
+            ]
             for m in resamples(len(time), replicates=replicates, cluster=cluster, seed=seed)
         ]
     )
@@ -42,7 +47,9 @@ def slow_replicates(time, event, risks, *, replicates, cluster=None, weights=Non
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("clustered", [False, True])
-def test_every_replicate_is_the_concordance_with_multiplicities_as_weights(ties, weighted, clustered):
+def test_every_replicate_is_the_concordance_with_multiplicities_as_weights(
+    ties, weighted, clustered
+):
     time, event, risks = cohort(1, ties=ties)
     generator = np.random.default_rng(5)
     options = {
@@ -52,8 +59,15 @@ def test_every_replicate_is_the_concordance_with_multiplicities_as_weights(ties,
         "seed": 3,
     }
     result = bootstrap_concordance(time, event, risks, **options)
-    np.testing.assert_allclose(result.replicates, slow_replicates(time, event, risks, **options), rtol=0, atol=1e-12)
-    plain = [concordance_index(time, event, r, weights=options["weights"], cluster=options["cluster"]).estimate for r in risks.T]
+    np.testing.assert_allclose(
+        result.replicates, slow_replicates(time, event, risks, **options), rtol=0, atol=1e-12
+    )
+    plain = [
+        concordance_index(
+            time, event, r, weights=options["weights"], cluster=options["cluster"]
+        ).estimate
+        for r in risks.T
+    ]
     np.testing.assert_array_equal(result.estimate, plain)
 
 
@@ -64,31 +78,44 @@ def test_every_replicate_is_exact_in_small_cohorts_full_of_ties(data):
     time = np.array(data.draw(st.lists(st.integers(1, 5), min_size=n, max_size=n)), float)
     event = np.array(data.draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=n, max_size=n)))
     risk = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=n, max_size=n)), float)
-    cluster = data.draw(st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=n, max_size=n).map(np.array)))
+    cluster = data.draw(
+        st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=n, max_size=n).map(np.array))
+    )
     time[:4], event[:4] = [1.0, 9.0, 1.0, 9.0], [1, 0, 1, 0]
     if cluster is not None:
         cluster[:4] = [20, 21, 22, 23]
-    result = bootstrap_concordance(time, event, risk[:, None], replicates=66, cluster=cluster, max_failed=0.9)
+    result = bootstrap_concordance(
+        time, event, risk[:, None], replicates=66, cluster=cluster, max_failed=0.9
+    )
     expected = []
     for multiplicity in resamples(n, replicates=66, cluster=cluster):
         try:
-            expected.append(concordance_index(time, event, risk, weights=multiplicity, cluster=cluster).estimate)
+            expected.append(
+                concordance_index(time, event, risk, weights=multiplicity, cluster=cluster).estimate
+            )
         except MetricError:
             expected.append(np.nan)
     assert result.failed == np.isnan(expected).sum()
-    np.testing.assert_allclose(result.replicates[:, 0], np.array(expected)[~np.isnan(expected)], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        result.replicates[:, 0], np.array(expected)[~np.isnan(expected)], rtol=0, atol=1e-12
+    )
 
 
 def test_sums_beyond_int32_are_exact():
     time, event, risks = cohort(2, n=80_000, models=1, ties=False)
     result = bootstrap_concordance(time, event, risks, replicates=2)
-    np.testing.assert_allclose(result.replicates, slow_replicates(time, event, risks, replicates=2), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        result.replicates, slow_replicates(time, event, risks, replicates=2), rtol=0, atol=1e-12
+    )
 
 
 def test_maps_of_the_risk_act_on_every_replicate():
     time, event, risks = cohort(3)
     plain = bootstrap_concordance(time, event, risks, replicates=100)
-    np.testing.assert_array_equal(bootstrap_concordance(time, event, np.exp(risks) - 3, replicates=100).replicates, plain.replicates)
+    np.testing.assert_array_equal(
+        bootstrap_concordance(time, event, np.exp(risks) - 3, replicates=100).replicates,
+        plain.replicates,
+    )
     turned = bootstrap_concordance(time, event, -risks, replicates=100)
     np.testing.assert_allclose(turned.replicates, 1 - plain.replicates, rtol=0, atol=1e-13)
     constant = bootstrap_concordance(time, event, 0 * risks, replicates=100)
@@ -102,7 +129,9 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster():
     weights = np.random.default_rng(0).integers(1, 3, len(time))
     copies = np.repeat(np.arange(len(time)), weights)
     weighted = bootstrap_concordance(time, event, risks, weights=weights, replicates=80)
-    copied = bootstrap_concordance(time[copies], event[copies], risks[copies], cluster=copies, replicates=80)
+    copied = bootstrap_concordance(
+        time[copies], event[copies], risks[copies], cluster=copies, replicates=80
+    )
     np.testing.assert_allclose(copied.replicates, weighted.replicates, rtol=0, atol=1e-12)
 
 
@@ -111,15 +140,22 @@ def test_the_order_of_the_rows_does_not_matter_beyond_which_are_drawn():
     order = np.random.default_rng(1).permutation(len(time))
     cluster = np.arange(len(time))  # the labels say which rows are drawn, whatever their order
     plain = bootstrap_concordance(time, event, risks, cluster=cluster, replicates=70)
-    shuffled = bootstrap_concordance(time[order], event[order], risks[order], cluster=cluster[order], replicates=70)
+    shuffled = bootstrap_concordance(
+        time[order], event[order], risks[order], cluster=cluster[order], replicates=70
+    )
     np.testing.assert_allclose(shuffled.replicates, plain.replicates, rtol=0, atol=1e-12)
 
 
 def test_the_seed_decides_and_more_replicates_keep_the_first_ones():
     time, event, risks = cohort(6)
-    few, many = (bootstrap_concordance(time, event, risks, replicates=count).replicates for count in (65, 150))
+    few, many = (
+        bootstrap_concordance(time, event, risks, replicates=count).replicates
+        for count in (65, 150)
+    )
     np.testing.assert_array_equal(few, many[:65])
-    assert (bootstrap_concordance(time, event, risks, replicates=65, seed=1).replicates != few).any()
+    assert (
+        bootstrap_concordance(time, event, risks, replicates=65, seed=1).replicates != few
+    ).any()
 
 
 def test_resamples_draw_as_many_rows_or_clusters_as_there_are():
@@ -140,13 +176,17 @@ def test_standard_errors_are_close_to_those_of_the_influence_functions(clustered
     cluster = np.arange(600) // 2 if clustered else None
     result = bootstrap_concordance(time, event, risks, cluster=cluster, replicates=1500)
     paired = compare_concordance(time, event, *risks.T, cluster=cluster)
-    assert result.standard_error == pytest.approx([paired.a.standard_error, paired.b.standard_error], rel=0.07)
+    assert result.standard_error == pytest.approx(
+        [paired.a.standard_error, paired.b.standard_error], rel=0.07
+    )
     difference = result.difference(0, 1)
     assert difference.estimate == pytest.approx(paired.difference, abs=1e-14)
     assert difference.standard_error == pytest.approx(paired.standard_error, rel=0.07)
     assert difference.p_value == pytest.approx(paired.p_value, abs=0.03)
     contrast = np.array([1, -1])
-    assert contrast @ result.covariance @ contrast == pytest.approx(difference.standard_error**2, rel=1e-9)
+    assert contrast @ result.covariance @ contrast == pytest.approx(
+        difference.standard_error**2, rel=1e-9
+    )
     for method in ("percentile", "normal"):
         interval, influence = difference.interval(method=method), paired.interval()
         assert interval.low == pytest.approx(influence.low, abs=0.15 * paired.standard_error * 2)
@@ -174,7 +214,12 @@ def test_the_general_bootstrap_draws_the_same_resamples():
     cluster = np.arange(len(time)) // 3
     kernel = bootstrap_concordance(time, event, risks, cluster=cluster, replicates=70, seed=4)
     general = bootstrap(
-        lambda w: np.array([concordance_index(time, event, risk, weights=w, cluster=cluster).estimate for risk in risks.T]),
+        lambda w: np.array(
+            [
+                concordance_index(time, event, risk, weights=w, cluster=cluster).estimate
+                for risk in risks.T
+            ]
+        ),
         len(time),
         cluster=cluster,
         replicates=70,
@@ -189,7 +234,9 @@ def test_the_mean_has_its_textbook_standard_error():
     result = bootstrap(lambda w: float(w @ values / w.sum()), 100, replicates=4000)
     assert result.estimate == pytest.approx(values.mean())
     assert result.standard_error == pytest.approx(values.std() / 10, rel=0.05)
-    assert result.p_value == pytest.approx(2 * min((result.replicates <= 0).mean(), (result.replicates >= 0).mean()), abs=0.001)
+    assert result.p_value == pytest.approx(
+        2 * min((result.replicates <= 0).mean(), (result.replicates >= 0).mean()), abs=0.001
+    )
 
 
 def test_uno_s_censoring_curve_is_estimated_anew_in_every_resample():
@@ -203,10 +250,13 @@ def test_uno_s_censoring_curve_is_estimated_anew_in_every_resample():
     influence = concordance_index_ipcw(time, event, risks[:, 0], tau=tau)
     assert result.estimate == influence.estimate
     assert result.standard_error == pytest.approx(influence.standard_error, rel=0.12)
-    # Gathered rows, the copies of one subject in one cluster, give the same: G is that of the resample.
+    # Gathered rows, the copies of one subject in one cluster, give the same: G is that of the
+    # resample.
     first = next(iter(resamples(len(time), replicates=2)))
     rows = np.repeat(np.arange(len(time)), first)
-    gathered = concordance_index_ipcw(time[rows], event[rows], risks[rows, 0], tau=tau, cluster=rows)
+    gathered = concordance_index_ipcw(
+        time[rows], event[rows], risks[rows, 0], tau=tau, cluster=rows
+    )
     assert result.replicates[0] == pytest.approx(gathered.estimate, abs=1e-12)
 
 
@@ -248,12 +298,20 @@ def test_replicates_of_a_cause_are_the_concordance_of_that_cause(clustered):
     cluster = np.arange(len(time)) // 2 if clustered else None
     result = bootstrap_concordance(time, event, risks, replicates=66, cluster=cluster, cause=1)
     slow = [
-        [concordance_index(time, event, risk, weights=m, cluster=cluster, cause=1).estimate for risk in risks.T]
+        [
+            concordance_index(time, event, risk, weights=m, cluster=cluster, cause=1).estimate
+            for risk in risks.T
+        ]
         for m in resamples(len(time), replicates=66, cluster=cluster)
     ]
     np.testing.assert_allclose(result.replicates, slow, rtol=0, atol=1e-12)
-    assert result.estimate[0] == concordance_index(time, event, risks[:, 0], cluster=cluster, cause=1).estimate
-    assert result.estimate[0] != concordance_index(time, event, risks[:, 0], cluster=cluster).estimate
+    assert (
+        result.estimate[0]
+        == concordance_index(time, event, risks[:, 0], cluster=cluster, cause=1).estimate
+    )
+    assert (
+        result.estimate[0] != concordance_index(time, event, risks[:, 0], cluster=cluster).estimate
+    )
 
 
 def slow_bca(estimate, replicates, influence, level):
@@ -276,7 +334,9 @@ def test_bca_intervals_follow_efron_and_scipy():
     result = bootstrap(mean, 40, replicates=2000, jackknife=True)
     for level in (0.8, 0.95):
         interval = result.interval(level, "bca")
-        assert interval == pytest.approx(slow_bca(result.estimate, result.replicates, values - values.mean(), level), abs=1e-12)
+        assert interval == pytest.approx(
+            slow_bca(result.estimate, result.replicates, values - values.mean(), level), abs=1e-12
+        )
         theirs = scipy_bootstrap(
             (values,),
             np.mean,
@@ -309,7 +369,12 @@ def test_bca_of_the_concordance_uses_its_influences(clustered):
     slow = slow_bca(paired.difference, difference.replicates, summed(paired.influence), 0.9)
     assert difference.interval(0.9, "bca") == pytest.approx(slow, abs=1e-12)
     left_out = bootstrap(
-        lambda w: np.array([concordance_index(time, event, r, weights=w, cluster=cluster).estimate for r in risks.T]),
+        lambda w: np.array(
+            [
+                concordance_index(time, event, r, weights=w, cluster=cluster).estimate
+                for r in risks.T
+            ]
+        ),
         80,
         cluster=cluster,
         replicates=500,
@@ -321,25 +386,43 @@ def test_bca_of_the_concordance_uses_its_influences(clustered):
 def test_bca_follows_a_monotone_map_and_survives_what_does_not_vary():
     values = np.random.default_rng(4).exponential(size=30)
     plain, mapped = (
-        bootstrap(lambda w, power=power: float((w @ values / w.sum()) ** power), 30, replicates=999, jackknife=True) for power in (1, 3)
+        bootstrap(
+            lambda w, power=power: float((w @ values / w.sum()) ** power),
+            30,
+            replicates=999,
+            jackknife=True,
+        )
+        for power in (1, 3)
     )
-    assert mapped.interval(0.9, "bca").high == pytest.approx(plain.interval(0.9, "bca").high ** 3, rel=0.02)
+    assert mapped.interval(0.9, "bca").high == pytest.approx(
+        plain.interval(0.9, "bca").high ** 3, rel=0.02
+    )
     constant = bootstrap(lambda w: 0.5, 10, replicates=20, jackknife=True)
     assert constant.interval(method="bca") == (0.5, 0.5)
-    one_sided = Bootstrap(estimate=2.0, replicates=np.linspace(0, 1, 50), influence=np.array([1.0, -1.0]))
-    assert one_sided.interval(method="bca") == pytest.approx((1.0, 1.0), abs=0.01)  # as near as the replicates come
+    one_sided = Bootstrap(
+        estimate=2.0, replicates=np.linspace(0, 1, 50), influence=np.array([1.0, -1.0])
+    )
+    assert one_sided.interval(method="bca") == pytest.approx(
+        (1.0, 1.0), abs=0.01
+    )  # as near as the replicates come
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_replicates_that_differ_by_rounding_do_not_differ(seed):
     generator = np.random.default_rng(seed)
-    time, event, risk = generator.exponential(size=60), generator.integers(0, 2, 60), generator.normal(size=60)
+    time, event, risk = (
+        generator.exponential(size=60),
+        generator.integers(0, 2, 60),
+        generator.normal(size=60),
+    )
     late = np.argsort(time)[-12:]
     event[late] = 0  # never compared with each other
     risk[late] = np.median(risk) + 1e-9 * np.arange(12)
     turned = risk.copy()
     turned[late] = risk[late[::-1]]
-    both = bootstrap_concordance(time, event, np.column_stack([risk, turned]), replicates=100, weights=generator.random(60))
+    both = bootstrap_concordance(
+        time, event, np.column_stack([risk, turned]), replicates=100, weights=generator.random(60)
+    )
     same = both.difference(0, 1)
     assert not same.replicates.any()
     assert (same.estimate, same.standard_error, same.p_value) == (0.0, 0.0, 1.0)
@@ -357,10 +440,18 @@ def test_bca_covers_a_skewed_mean_better_than_percentiles():
     above = {"percentile": 0, "bca": 0}
     for seed in range(1000):
         values = generator.lognormal(size=40)
-        result = bootstrap(lambda w, v=values: float(w @ v / w.sum()), 40, replicates=400, seed=seed, jackknife=True)
+        result = bootstrap(
+            lambda w, v=values: float(w @ v / w.sum()),
+            40,
+            replicates=400,
+            seed=seed,
+            jackknife=True,
+        )
         for method in above:
             above[method] += result.interval(0.9, method).high < np.exp(0.5)
-    assert above["bca"] < above["percentile"] - 15  # both miss on this side more often than the 5 % asked for
+    assert (
+        above["bca"] < above["percentile"] - 15
+    )  # both miss on this side more often than the 5 % asked for
 
 
 def test_bad_input_is_refused():

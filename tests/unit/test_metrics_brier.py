@@ -36,7 +36,9 @@ def slow_brier(time, event, survival, t, *, convention="default"):
         if time[i] > t:
             total += (1 - survival[i]) ** 2 / censoring_at(time, event, t, left=False)
         elif event[i] == 1:
-            total += survival[i] ** 2 / censoring_at(time, event, time[i], left=convention == "default")
+            total += survival[i] ** 2 / censoring_at(
+                time, event, time[i], left=convention == "default"
+            )
     return total / len(time)
 
 
@@ -45,11 +47,19 @@ def slow_brier(time, event, survival, t, *, convention="default"):
 def test_brier_equals_the_definition(seed, convention):
     time, event, survival, times = cohort(seed)
     result = brier_score(time, event, survival, times, convention=convention)
-    slow = [slow_brier(time, event, survival[:, k], t, convention=convention) for k, t in enumerate(times)]
+    slow = [
+        slow_brier(time, event, survival[:, k], t, convention=convention)
+        for k, t in enumerate(times)
+    ]
     np.testing.assert_allclose(result.estimate, slow, rtol=0, atol=1e-13)
-    single = [brier_score_at(time, event, survival[:, k], t, convention=convention) for k, t in enumerate(times)]
+    single = [
+        brier_score_at(time, event, survival[:, k], t, convention=convention)
+        for k, t in enumerate(times)
+    ]
     np.testing.assert_array_equal(result.estimate, [one.estimate for one in single])
-    np.testing.assert_allclose(result.standard_error, [one.standard_error for one in single], rtol=1e-14)  # summed in another order
+    np.testing.assert_allclose(
+        result.standard_error, [one.standard_error for one in single], rtol=1e-14
+    )  # summed in another order
     assert all(abs(one.influence.sum()) < 1e-14 for one in single)
 
 
@@ -60,18 +70,30 @@ def test_brier_influence_is_the_derivative_by_the_weights(convention):
 
     def values(w):
         curve = brier_score(time, event, survival, times, convention=convention, weights=w)
-        whole = integrated_brier_score(time, event, survival, times, convention=convention, weights=w)
+        whole = integrated_brier_score(
+            time, event, survival, times, convention=convention, weights=w
+        )
         return np.append(curve.estimate, whole.estimate)
 
-    whole = integrated_brier_score(time, event, survival, times, convention=convention, weights=weights)
-    single = [brier_score_at(time, event, survival[:, k], t, convention=convention, weights=weights) for k, t in enumerate(times)]
+    whole = integrated_brier_score(
+        time, event, survival, times, convention=convention, weights=weights
+    )
+    single = [
+        brier_score_at(time, event, survival[:, k], t, convention=convention, weights=weights)
+        for k, t in enumerate(times)
+    ]
     influence = np.stack([*(one.influence for one in single), whole.influence])
     step = 1e-5
     for k in range(len(time)):
         up, down = weights.copy(), weights.copy()
         up[k] += step
         down[k] -= step
-        np.testing.assert_allclose(influence[:, k], weights[k] * (values(up) - values(down)) / (2 * step), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            influence[:, k],
+            weights[k] * (values(up) - values(down)) / (2 * step),
+            rtol=0,
+            atol=1e-8,
+        )
 
 
 def test_standard_error_is_near_the_leave_one_out_jackknife():
@@ -83,14 +105,18 @@ def test_standard_error_is_near_the_leave_one_out_jackknife():
 
     left_out = np.array([integrated(np.delete(np.arange(n), k)) for k in range(n)])
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    assert integrated_brier_score(time, event, survival, times).standard_error / jackknife == pytest.approx(0.985, abs=0.025)
+    assert integrated_brier_score(
+        time, event, survival, times
+    ).standard_error / jackknife == pytest.approx(0.985, abs=0.025)
 
 
 def test_integral_is_the_trapezoid_mean():
     time, event, survival, times = cohort(9)
     curve = brier_score(time, event, survival, times)
     whole = integrated_brier_score(time, event, survival, times)
-    assert whole.estimate == pytest.approx(np.trapezoid(curve.estimate, times) / (times[-1] - times[0]), abs=1e-15)
+    assert whole.estimate == pytest.approx(
+        np.trapezoid(curve.estimate, times) / (times[-1] - times[0]), abs=1e-15
+    )
     assert (whole.first_time, whole.last_time) == (0.2, 0.9)
     assert whole.note == "times 0.2 to 0.9"
 
@@ -102,7 +128,9 @@ def test_times_beyond_follow_up_are_left_out_and_named():
     result = brier_score(time, event, wide, late)
     np.testing.assert_array_equal(result.times, times)
     np.testing.assert_array_equal(result.unsupported, late[3:])
-    np.testing.assert_array_equal(result.estimate, brier_score(time, event, survival, times).estimate)
+    np.testing.assert_array_equal(
+        result.estimate, brier_score(time, event, survival, times).estimate
+    )
     short = SurvivalTarget(time[time < 0.8], event[time < 0.8])
     assert brier_score(time, event, survival, times, censoring=short).times[-1] == 0.5
 
@@ -113,20 +141,29 @@ def test_an_external_curve_adds_its_own_variance():
     train = SurvivalTarget(other_time, other_event)
     result = integrated_brier_score(time, event, survival, times, censoring=train)
     left_out = [
-        result.estimate - integrated_brier_score(time, event, survival, times, censoring=train.take(np.delete(np.arange(80), k))).estimate
+        result.estimate
+        - integrated_brier_score(
+            time, event, survival, times, censoring=train.take(np.delete(np.arange(80), k))
+        ).estimate
         for k in range(80)
     ]
     np.testing.assert_allclose(result.censoring_influence, left_out, rtol=0.05, atol=1e-5)
     assert np.corrcoef(result.censoring_influence, left_out)[0, 1] > 0.998
-    assert result.standard_error**2 == pytest.approx((result.influence**2).sum() + (result.censoring_influence**2).sum())
+    assert result.standard_error**2 == pytest.approx(
+        (result.influence**2).sum() + (result.censoring_influence**2).sum()
+    )
 
 
 def test_clusters_are_summed():
     time, event, survival, times = cohort(13)
     twice = [np.repeat(array, 2, axis=0) for array in (time, event, survival)]
     copies = brier_score(*twice, times, cluster=np.repeat(np.arange(len(time)), 2))
-    np.testing.assert_allclose(copies.estimate, brier_score(time, event, survival, times).estimate, rtol=1e-12)
-    np.testing.assert_allclose(copies.standard_error, brier_score(time, event, survival, times).standard_error, rtol=1e-12)
+    np.testing.assert_allclose(
+        copies.estimate, brier_score(time, event, survival, times).estimate, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        copies.standard_error, brier_score(time, event, survival, times).standard_error, rtol=1e-12
+    )
 
 
 def test_interval_holds_the_estimate_in_its_middle():
@@ -134,7 +171,9 @@ def test_interval_holds_the_estimate_in_its_middle():
     result = brier_score(time, event, survival, times)
     band = result.interval()
     np.testing.assert_allclose((band.low + band.high) / 2, result.estimate)
-    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error)
+    np.testing.assert_allclose(
+        band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +227,9 @@ def test_competing_events_are_known_not_to_be_cases():
     codes = np.where(np.random.default_rng(3).random(len(time)) < 0.4, 2 * event, event)
     for cause in (1, 2):
         result = brier_score(time, codes, survival, times, cause=cause)
-        slow = [slow_competing_brier(time, codes, survival[:, k], t, cause) for k, t in enumerate(times)]
+        slow = [
+            slow_competing_brier(time, codes, survival[:, k], t, cause) for k, t in enumerate(times)
+        ]
         np.testing.assert_allclose(result.estimate, slow, rtol=0, atol=1e-13)
     weights = np.random.default_rng(4).uniform(0.5, 2, len(time))
     whole = integrated_brier_score(time, codes, survival, times, cause=2, weights=weights)

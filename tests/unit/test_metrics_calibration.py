@@ -9,11 +9,21 @@ from scipy.stats import chi2
 
 from concordant.core.errors import MetricError
 from concordant.metrics.calibration import d_calibration, log_score, rao_scott
-from concordant.metrics.calibration_curve import integrated_calibration_index, kaplan_meier_calibration, one_calibration
+from concordant.metrics.calibration_curve import (
+    integrated_calibration_index,
+    kaplan_meier_calibration,
+    one_calibration,
+)
 from concordant.metrics.cox import fit_cox
 from concordant.metrics.inference import critical_value
 from concordant.metrics.inputs import checked_subjects
-from concordant.metrics.weak_calibration import CLIP, calibration_in_the_large, calibration_slope, observed_by, weighted_quantile
+from concordant.metrics.weak_calibration import (
+    CLIP,
+    calibration_in_the_large,
+    calibration_slope,
+    observed_by,
+    weighted_quantile,
+)
 from survival_fixture import jackknife
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
@@ -22,7 +32,9 @@ HORIZON = 0.75
 
 
 def cohort(seed, n=60, *, ties=True, competing=False):
-    """Outcomes of a proportional-hazards model, its true log hazard per row, and the codes 0, 1 and, where asked, 2."""
+    """Outcomes of a proportional-hazards model, its true log hazard per row, and the codes 0, 1
+    and, where asked, 2.
+    """
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)
     time, censored = generator.exponential(np.exp(-signal)), generator.exponential(2.0, size=n)
@@ -48,7 +60,9 @@ def derivative(values, weights, step=1e-5):
         up, down = weights.copy(), weights.copy()
         up[k] += step
         down[k] -= step
-        columns.append(weights[k] * (np.asarray(values(up)) - np.asarray(values(down))) / (2 * step))
+        columns.append(
+            weights[k] * (np.asarray(values(up)) - np.asarray(values(down))) / (2 * step)
+        )
     return np.stack(columns, axis=-1)
 
 
@@ -63,7 +77,10 @@ def slow_partial_likelihood(time, observed, weights, design, coefficient):
     total = 0.0
     for i in np.flatnonzero(observed):
         at_risk = time >= time[i]
-        total += weights[i] * (design[i] @ coefficient - np.log((weights * np.exp(design @ coefficient))[at_risk].sum()))
+        total += weights[i] * (
+            design[i] @ coefficient
+            - np.log((weights * np.exp(design @ coefficient))[at_risk].sum())
+        )
     return total
 
 
@@ -73,11 +90,17 @@ def test_cox_maximises_the_partial_likelihood_and_breslow_gives_the_baseline(see
     design = np.column_stack([signal, np.random.default_rng(9).normal(size=len(time))])
     weights = some_weights(len(time))
     fit = fit_cox(checked_subjects(time, event, weights=weights), design)
-    slow = minimize(lambda b: -slow_partial_likelihood(time, event == 1, weights, design, b), np.zeros(2), tol=1e-12)
+    slow = minimize(
+        lambda b: -slow_partial_likelihood(time, event == 1, weights, design, b),
+        np.zeros(2),
+        tol=1e-12,
+    )
     np.testing.assert_allclose(fit.coefficient, slow.x, rtol=0, atol=1e-5)
     relative = fit.relative_hazard(design)
     slow_hazard = sum(
-        weights[(time == t) & (event == 1)].sum() / (weights * relative)[time >= t].sum() for t in np.unique(time[event == 1]) if t <= 0.6
+        weights[(time == t) & (event == 1)].sum() / (weights * relative)[time >= t].sum()
+        for t in np.unique(time[event == 1])
+        if t <= 0.6
     )
     assert fit.baseline(0.6) == pytest.approx(slow_hazard, rel=1e-12)
     assert fit.baseline(0.01) == 0
@@ -91,10 +114,16 @@ def test_cox_influence_is_the_derivative_by_the_weights():
 
     def values(w):
         fit = fit_cox(checked_subjects(time, event, weights=w), design)
-        moved = (fit.centre - whole.centre) @ fit.coefficient + fit.shift - whole.shift  # of the same baseline subject
-        return np.concatenate([fit.coefficient, [fit.baseline(t) * np.exp(-moved) for t in (0.01, 0.3, 0.8, 9.0)]])
+        moved = (
+            (fit.centre - whole.centre) @ fit.coefficient + fit.shift - whole.shift
+        )  # of the same baseline subject
+        return np.concatenate(
+            [fit.coefficient, [fit.baseline(t) * np.exp(-moved) for t in (0.01, 0.3, 0.8, 9.0)]]
+        )
 
-    mine = np.vstack([whole.influence.T, *(whole.baseline_influence(t) for t in (0.01, 0.3, 0.8, 9.0))])
+    mine = np.vstack(
+        [whole.influence.T, *(whole.baseline_influence(t) for t in (0.01, 0.3, 0.8, 9.0))]
+    )
     np.testing.assert_allclose(mine, derivative(values, weights), rtol=0, atol=1e-8)
 
 
@@ -106,7 +135,10 @@ def test_cox_does_not_overflow_and_a_row_of_no_weight_has_no_part():
     offset = fit_cox(checked_subjects(time, event), np.zeros((len(time), 0)), offset=2000 + signal)
     assert np.isfinite(offset.cumulative_hazard).all()
     weights = np.append(np.ones(len(time)), 0)
-    ghost = fit_cox(checked_subjects(np.append(time, 0.1), np.append(event, 1), weights=weights), np.append(signal, 50.0)[:, None])
+    ghost = fit_cox(
+        checked_subjects(np.append(time, 0.1), np.append(event, 1), weights=weights),
+        np.append(signal, 50.0)[:, None],
+    )
     assert ghost.coefficient[0] == pytest.approx(plain.coefficient[0], abs=1e-12)
     assert ghost.influence[-1, 0] == 0
     assert ghost.baseline_influence(1.0)[-1] == 0
@@ -119,7 +151,10 @@ def test_cox_refuses_what_has_no_maximum():
     with pytest.raises(MetricError, match="no spread"):
         fit_cox(checked_subjects(time, np.ones(12)), np.full((12, 1), 0.1))
     with pytest.raises(MetricError, match="determine each other"):
-        fit_cox(checked_subjects(time, np.ones(12)), np.column_stack([np.sin(time), 3 - 2 * np.sin(time)]))
+        fit_cox(
+            checked_subjects(time, np.ones(12)),
+            np.column_stack([np.sin(time), 3 - 2 * np.sin(time)]),
+        )
     with pytest.raises(MetricError, match="needs an event"):
         fit_cox(checked_subjects(time, np.zeros(12)), np.sin(time)[:, None])
 
@@ -140,19 +175,25 @@ def slow_incidence(time, event, horizon):
 def test_observed_probability_and_its_influence(cause):
     time, event, _ = cohort(5, competing=True)
     codes = event if cause else (event == 1).astype(int)
-    assert observed_by(checked_subjects(time, event, cause=cause), HORIZON).value == pytest.approx(slow_incidence(time, codes, HORIZON))
+    assert observed_by(checked_subjects(time, event, cause=cause), HORIZON).value == pytest.approx(
+        slow_incidence(time, codes, HORIZON)
+    )
     weights = some_weights(len(time))
 
     def value(w, horizon=HORIZON):
         return observed_by(checked_subjects(time, event, weights=w, cause=cause), horizon).value
 
-    mine = observed_by(checked_subjects(time, event, weights=weights, cause=cause), HORIZON).influence
+    mine = observed_by(
+        checked_subjects(time, event, weights=weights, cause=cause), HORIZON
+    ).influence
     np.testing.assert_allclose(mine, derivative(value, weights), rtol=0, atol=1e-9)
 
 
 def test_observed_probability_once_everybody_has_had_the_event():
     time, event = np.array([1.0, 2.0, 2.0, 3.0]), np.array([1, 0, 1, 1])
-    result = observed_by(checked_subjects(time, event, weights=np.array([0.1, 0.2, 0.3, 0.7])), 99.0)
+    result = observed_by(
+        checked_subjects(time, event, weights=np.array([0.1, 0.2, 0.3, 0.7])), 99.0
+    )
     assert result.value == pytest.approx(1)
     np.testing.assert_allclose(result.influence, 0, atol=1e-15)
     with pytest.raises(MetricError, match=r"nobody .* followed to the horizon of 99"):
@@ -178,9 +219,13 @@ def test_in_the_large_and_slope_by_definition():
     assert ratio.estimate == pytest.approx(ratio.observed / ratio.expected)
     ended, until = np.minimum(time, HORIZON), ((event == 1) & (time <= HORIZON)).astype(int)
     slope = calibration_slope(time, event, chance(signal), HORIZON)
-    assert slope.estimate == pytest.approx(fit_cox(checked_subjects(ended, until), signal[:, None]).coefficient[0], rel=1e-6)
+    assert slope.estimate == pytest.approx(
+        fit_cox(checked_subjects(ended, until), signal[:, None]).coefficient[0], rel=1e-6
+    )
     assert slope.n_events == until.sum()
-    assert calibration_slope(time, event, chance(signal / 2), HORIZON).estimate == pytest.approx(slope.estimate * 2, rel=1e-6)
+    assert calibration_slope(time, event, chance(signal / 2), HORIZON).estimate == pytest.approx(
+        slope.estimate * 2, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("cause", [None, 1])
@@ -220,10 +265,17 @@ def test_standard_errors_are_near_the_jackknife():
 
     def values(rows):
         data = time[rows], event[rows], predicted[rows], HORIZON
-        return [calibration_in_the_large(*data).estimate, calibration_slope(*data).estimate, integrated_calibration_index(*data).estimate]
+        return [
+            calibration_in_the_large(*data).estimate,
+            calibration_slope(*data).estimate,
+            integrated_calibration_index(*data).estimate,
+        ]
 
     data = time, event, predicted, HORIZON
-    mine = [f(*data).standard_error for f in (calibration_in_the_large, calibration_slope, integrated_calibration_index)]
+    mine = [
+        f(*data).standard_error
+        for f in (calibration_in_the_large, calibration_slope, integrated_calibration_index)
+    ]
     np.testing.assert_allclose(mine / jackknife(values, len(time)), 0.985, atol=0.05)
 
 
@@ -238,7 +290,11 @@ def test_groups_and_the_published_statistic():
     total = 0.0
     for k, rows in enumerate(np.split(order, 5)):
         mean, observed = predicted[rows].mean(), slow_incidence(time[rows], event[rows], HORIZON)
-        assert (result.predicted[k], result.observed[k], result.n[k]) == (pytest.approx(mean), pytest.approx(observed), 40)
+        assert (result.predicted[k], result.observed[k], result.n[k]) == (
+            pytest.approx(mean),
+            pytest.approx(observed),
+            40,
+        )
         total += (40 * observed - 40 * mean) ** 2 / (40 * mean * (1 - mean))
     assert result.statistic == pytest.approx(total)
     assert result.degrees == 4
@@ -253,10 +309,14 @@ def test_group_influences_are_derivatives(cause):
     weights = some_weights(len(time))
 
     def values(w):
-        parts = kaplan_meier_calibration(time, event, chance(signal), HORIZON, groups=3, weights=w, cause=cause)
+        parts = kaplan_meier_calibration(
+            time, event, chance(signal), HORIZON, groups=3, weights=w, cause=cause
+        )
         return np.concatenate([parts.estimate, parts.predicted])
 
-    parts = kaplan_meier_calibration(time, event, chance(signal), HORIZON, groups=3, weights=weights, cause=cause)
+    parts = kaplan_meier_calibration(
+        time, event, chance(signal), HORIZON, groups=3, weights=weights, cause=cause
+    )
     mine = np.vstack([parts.influence, parts.predicted_influence])
     np.testing.assert_allclose(mine, derivative(values, weights), rtol=0, atol=1e-9)
 
@@ -265,17 +325,30 @@ def test_group_standard_errors_are_binomial_without_censoring():
     generator = np.random.default_rng(0)
     time, predicted = generator.exponential(size=100), generator.random(100)
     parts = kaplan_meier_calibration(time, np.ones(100), predicted, 1.0, groups=4)
-    np.testing.assert_allclose(parts.standard_error, np.sqrt(parts.estimate * (1 - parts.estimate) / 25))
+    np.testing.assert_allclose(
+        parts.standard_error, np.sqrt(parts.estimate * (1 - parts.estimate) / 25)
+    )
     band = parts.interval()
-    assert ((band.low > 0) & (band.low < parts.estimate) & (parts.estimate < band.high) & (band.high < 1)).all()
+    assert (
+        (band.low > 0)
+        & (band.low < parts.estimate)
+        & (parts.estimate < band.high)
+        & (band.high < 1)
+    ).all()
 
 
 def test_the_robust_group_test_sums_clusters():
     time, event, signal = cohort(12, n=120)
     rows = np.repeat(np.arange(120), 2)
     once = one_calibration(time, event, chance(signal), HORIZON, groups=4, test="robust")
-    twice = one_calibration(time[rows], event[rows], chance(signal)[rows], HORIZON, groups=4, cluster=rows)
-    assert (twice.statistic, twice.test, twice.degrees) == (pytest.approx(once.statistic), "robust", pytest.approx(once.degrees))
+    twice = one_calibration(
+        time[rows], event[rows], chance(signal)[rows], HORIZON, groups=4, cluster=rows
+    )
+    assert (twice.statistic, twice.test, twice.degrees) == (
+        pytest.approx(once.statistic),
+        "robust",
+        pytest.approx(once.degrees),
+    )
     np.testing.assert_allclose(twice.groups.standard_error, once.groups.standard_error)
     np.testing.assert_array_equal(twice.groups.n_known, once.groups.n_known)
 
@@ -284,7 +357,11 @@ def test_the_robust_group_test_takes_a_weight_for_so_many_copies():
     generator = np.random.default_rng(44)
     predicted = generator.uniform(0.1, 0.9, 120)
     time, censored = generator.exponential(-1 / np.log1p(-predicted)), generator.exponential(2, 120)
-    time, event, copies = np.minimum(time, censored), (time <= censored).astype(int), generator.integers(0, 4, 120)
+    time, event, copies = (
+        np.minimum(time, censored),
+        (time <= censored).astype(int),
+        generator.integers(0, 4, 120),
+    )
     rows = np.repeat(np.arange(120), copies)
     weighted = one_calibration(time, event, predicted, 1.0, groups=4, weights=copies)
     copied = one_calibration(time[rows], event[rows], predicted[rows], 1.0, groups=4, cluster=rows)
@@ -326,10 +403,20 @@ def test_ici_by_definition():
     def natural(k):
         return (np.maximum(x - k, 0) ** 3 - np.maximum(x - c, 0) ** 3) / (c - k)
 
-    design = np.column_stack([x, natural(a) - natural(b)])  # the textbook's basis of natural cubic splines
-    fit = minimize(lambda g: -slow_partial_likelihood(time, event == 1, np.ones(120), design, g), np.zeros(2), tol=1e-13)
+    design = np.column_stack(
+        [x, natural(a) - natural(b)]
+    )  # the textbook's basis of natural cubic splines
+    fit = minimize(
+        lambda g: -slow_partial_likelihood(time, event == 1, np.ones(120), design, g),
+        np.zeros(2),
+        tol=1e-13,
+    )
     relative = np.exp(design @ fit.x)
-    hazard = sum(((time == t) & (event == 1)).sum() / relative[time >= t].sum() for t in np.unique(time) if t <= HORIZON)
+    hazard = sum(
+        ((time == t) & (event == 1)).sum() / relative[time >= t].sum()
+        for t in np.unique(time)
+        if t <= HORIZON
+    )
     difference = np.abs(1 - np.exp(-hazard * relative) - predicted)
     result = integrated_calibration_index(time, event, predicted, HORIZON)
     assert result.estimate == pytest.approx(difference.mean(), abs=1e-5)
@@ -343,17 +430,29 @@ def test_ici_by_definition():
 @pytest.mark.parametrize("kind", ["spline", "line", "constant"])
 def test_ici_influence_is_the_derivative_by_the_weights(kind):
     time, event, signal = cohort(15)
-    base = {"spline": chance(0.5 * signal + 0.5), "line": np.where(signal > 0.7, 0.8, 0.3), "constant": np.full(60, 0.35)}[kind]
+    base = {
+        "spline": chance(0.5 * signal + 0.5),
+        "line": np.where(signal > 0.7, 0.8, 0.3),
+        "constant": np.full(60, 0.35),
+    }[kind]
     weights = some_weights(len(time))
     result = integrated_calibration_index(time, event, base, HORIZON, weights=weights)
     assert (len(result.knots), result.note == "") == ((3, True) if kind == "spline" else (0, False))
-    slow = derivative(lambda w: integrated_calibration_index(time, event, base, HORIZON, weights=w).estimate, weights, step=1e-6)
+    slow = derivative(
+        lambda w: integrated_calibration_index(time, event, base, HORIZON, weights=w).estimate,
+        weights,
+        step=1e-6,
+    )
     np.testing.assert_allclose(result.influence, slow, rtol=0, atol=1e-8)
 
 
 def test_ici_of_constant_predictions_is_one_difference():
     time, event, _ = cohort(16)
-    hazard = sum(((time == t) & (event == 1)).sum() / (time >= t).sum() for t in np.unique(time) if t <= HORIZON)
+    hazard = sum(
+        ((time == t) & (event == 1)).sum() / (time >= t).sum()
+        for t in np.unique(time)
+        if t <= HORIZON
+    )
     result = integrated_calibration_index(time, event, np.full(60, 0.3), HORIZON)
     assert result.estimate == pytest.approx(abs(1 - np.exp(-hazard) - 0.3))
     assert result.emax == pytest.approx(result.e50)
@@ -397,17 +496,30 @@ def test_d_calibration_influence_is_the_derivative_by_the_weights():
     time, event, signal = cohort(18)
     weights = some_weights(len(time))
     result = d_calibration(time, event, curves(signal), TIMES, bins=5, weights=weights)
-    slow = derivative(lambda w: d_calibration(time, event, curves(signal), TIMES, bins=5, weights=w).estimate, weights)
+    slow = derivative(
+        lambda w: d_calibration(time, event, curves(signal), TIMES, bins=5, weights=w).estimate,
+        weights,
+    )
     np.testing.assert_allclose(result.influence, slow, rtol=0, atol=1e-10)
     band = result.interval()
-    np.testing.assert_allclose(band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error)
+    np.testing.assert_allclose(
+        band.high - band.low, 2 * critical_value(0.95, len(time) - 1) * result.standard_error
+    )
 
 
 def test_d_calibration_at_the_edges():
     survival, times = np.array([[1.0, 0.5, 0.0]] * 4), np.array([1.0, 2.0, 3.0])
-    result = d_calibration(np.array([1.0, 2.0, 3.0, 3.0]), np.array([1, 1, 1, 0]), survival, times, bins=2)
+    result = d_calibration(
+        np.array([1.0, 2.0, 3.0, 3.0]), np.array([1, 1, 1, 0]), survival, times, bins=2
+    )
     np.testing.assert_allclose(result.estimate, [0.5, 0.5])
-    at_zero = d_calibration(np.array([0.5, 1.0]), np.array([1, 1]), np.array([[0.8, 0.4]] * 2), np.array([0.0, 1.0]), bins=5)
+    at_zero = d_calibration(
+        np.array([0.5, 1.0]),
+        np.array([1, 1]),
+        np.array([[0.8, 0.4]] * 2),
+        np.array([0.0, 1.0]),
+        bins=5,
+    )
     np.testing.assert_allclose(at_zero.estimate, [0, 0, 0.5, 0.5, 0])
 
 
@@ -418,17 +530,26 @@ def test_the_robust_d_calibration_test_sums_clusters_and_survives_empty_bins():
     twice = d_calibration(time[rows], event[rows], curves(signal)[rows], TIMES, cluster=rows)
     assert (twice.statistic, twice.test) == (pytest.approx(once.statistic), "robust")
     np.testing.assert_allclose(twice.standard_error, once.standard_error)
-    hopeless = d_calibration(np.full(50, 0.1), np.ones(50), np.full((50, 5), 0.99), TIMES, test="robust")
+    hopeless = d_calibration(
+        np.full(50, 0.1), np.ones(50), np.full((50, 5), 0.99), TIMES, test="robust"
+    )
     assert hopeless.estimate[-1] == pytest.approx(1)
     assert hopeless.p_value < 1e-10
 
 
 def test_the_correction_is_that_of_the_sum_of_chi_squares():
-    """Mean and variance of sum (difference^2 / variance), from draws of the differences themselves."""
+    """Mean and variance of sum (difference^2 / variance), from draws of the differences
+    themselves.
+    """
     generator = np.random.default_rng(0)
-    influence, variance = generator.normal(size=(4, 30)) * np.array([[1], [2], [0.5], [1]]), np.array([1.0, 9.0, 4.0, 2.0])
+    influence, variance = (
+        generator.normal(size=(4, 30)) * np.array([[1], [2], [0.5], [1]]),
+        np.array([1.0, 9.0, 4.0, 2.0]),
+    )
     sums = (np.square(generator.normal(size=(200_000, 30)) @ influence.T) / variance).sum(1)
-    found = rao_scott(np.sqrt(variance), variance, influence, None)  # every part is off by one: the sum is 4
+    found = rao_scott(
+        np.sqrt(variance), variance, influence, None
+    )  # every part is off by one: the sum is 4
     scale = 4 / found.statistic
     assert found.degrees * scale == pytest.approx(sums.mean(), rel=0.02)
     assert 2 * found.degrees * scale**2 == pytest.approx(sums.var(), rel=0.03)
@@ -438,7 +559,10 @@ def test_the_correction_is_that_of_the_sum_of_chi_squares():
 def test_the_robust_tests_change_nothing_where_the_published_ones_are_right():
     generator = np.random.default_rng(0)
     time, n = generator.exponential(size=20_000), 20_000
-    published, robust = (d_calibration(time, np.ones(n), curves(np.zeros(n)), TIMES, bins=3, test=test) for test in ("pearson", "robust"))
+    published, robust = (
+        d_calibration(time, np.ones(n), curves(np.zeros(n)), TIMES, bins=3, test=test)
+        for test in ("pearson", "robust")
+    )
     assert robust.statistic == pytest.approx(published.statistic, rel=0.02)
     assert robust.degrees == pytest.approx(2, rel=0.01)
 
@@ -453,7 +577,11 @@ def test_log_score_by_definition():
     loss = []
     for i in range(60):
         k = next((k for k, end in enumerate(TIMES) if time[i] <= end), len(TIMES))
-        seen = padded[i, k] - padded[i, k + 1] if event[i] == 1 else np.interp(time[i], edges, padded[i, :-1])
+        seen = (
+            padded[i, k] - padded[i, k + 1]
+            if event[i] == 1
+            else np.interp(time[i], edges, padded[i, :-1])
+        )
         loss.append(-np.log(seen))
     result = log_score(time, event, survival, TIMES)
     assert result.estimate == pytest.approx(np.mean(loss), abs=1e-13)
@@ -469,11 +597,15 @@ def test_log_score_floor_and_influence():
     assert "raised to 0.001" in result.note
     weights = some_weights(60)
     slow = derivative(lambda w: log_score(time, event, certain, TIMES, weights=w).estimate, weights)
-    np.testing.assert_allclose(log_score(time, event, certain, TIMES, weights=weights).influence, slow, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        log_score(time, event, certain, TIMES, weights=weights).influence, slow, rtol=0, atol=1e-8
+    )
 
 
 def two_causes(signal):
-    """One minus the incidence of the first of two proportional causes, and the probability of no event."""
+    """One minus the incidence of the first of two proportional causes, and the probability of no
+    event.
+    """
     hazard = np.exp(signal) + 0.5
     free = np.exp(-np.outer(hazard, TIMES))
     return 1 - (np.exp(signal) / hazard)[:, None] * (1 - free), free
@@ -482,7 +614,11 @@ def two_causes(signal):
 def of_two_causes(seed, n=60):
     generator = np.random.default_rng(seed)
     signal = generator.normal(size=n)
-    first, second, censored = generator.exponential(np.exp(-signal)), generator.exponential(2.0, n), generator.exponential(1.5, n)
+    first, second, censored = (
+        generator.exponential(np.exp(-signal)),
+        generator.exponential(2.0, n),
+        generator.exponential(1.5, n),
+    )
     time = np.minimum(np.minimum(first, second), censored)
     return time, np.select([time == first, time == second], [1, 2], 0), signal
 
@@ -505,7 +641,9 @@ def test_log_score_of_a_cause_by_definition():
     assert result.estimate == pytest.approx(np.mean(loss), abs=1e-12)
     np.testing.assert_allclose(result.influence, (loss - np.mean(loss)) / 60, rtol=0, atol=1e-14)
     second = log_score(time, event, 1 - (survival - free), TIMES, cause=2, event_free=free)
-    assert second.estimate == pytest.approx(result.estimate, abs=1e-12)  # the same likelihood, seen from the other cause
+    assert second.estimate == pytest.approx(
+        result.estimate, abs=1e-12
+    )  # the same likelihood, seen from the other cause
 
 
 def test_log_score_of_a_cause_is_lowest_for_the_truth():
@@ -520,7 +658,9 @@ def test_log_score_of_a_cause_is_lowest_for_the_truth():
 def test_a_cause_without_competing_events_changes_nothing():
     time, event, signal = cohort(32)
     for function in (log_score, d_calibration):
-        plain, of_cause = (function(time, event, curves(signal), TIMES, cause=cause) for cause in (None, 1))
+        plain, of_cause = (
+            function(time, event, curves(signal), TIMES, cause=cause) for cause in (None, 1)
+        )
         np.testing.assert_array_equal(plain.estimate, of_cause.estimate)
 
 
@@ -528,22 +668,39 @@ def test_what_one_cause_alone_cannot_say_is_refused():
     time, event, signal = of_two_causes(33)
     survival, free = two_causes(signal)
     competing = int((event == 2).sum())
-    with pytest.raises(MetricError, match=f"{competing} row.s. have a competing event, for which D-calibration"):
+    with pytest.raises(
+        MetricError, match=f"{competing} row.s. have a competing event, for which D-calibration"
+    ):
         d_calibration(time, event, survival, TIMES, cause=1)
-    with pytest.raises(MetricError, match=f"{competing} row.s. have a competing event; the log score then needs `event_free`"):
+    with pytest.raises(
+        MetricError,
+        match=f"{competing} row.s. have a competing event; the log score then needs `event_free`",
+    ):
         log_score(time, event, survival, TIMES, cause=1)
     with pytest.raises(MetricError, match="without a cause"):
         log_score(time, event, survival, TIMES, event_free=free)
     with pytest.raises(MetricError, match="event_free is above survival"):
         log_score(time, event, free, TIMES, cause=1, event_free=survival)
-    with pytest.raises(MetricError, match="survival rises"):  # the other causes' incidence would fall
-        log_score(time, event, survival, TIMES, cause=1, event_free=np.minimum(survival, 0.9 * survival[:, -1:]))
+    with pytest.raises(
+        MetricError, match="survival rises"
+    ):  # the other causes' incidence would fall
+        log_score(
+            time,
+            event,
+            survival,
+            TIMES,
+            cause=1,
+            event_free=np.minimum(survival, 0.9 * survival[:, -1:]),
+        )
 
 
 def test_log_score_is_lowest_for_the_truth():
     time, event, signal = cohort(22, n=4000, ties=False)
     truth = log_score(time, event, curves(signal), TIMES).estimate
-    assert all(truth < log_score(time, event, curves(other), TIMES).estimate for other in (signal + 0.3, 0.6 * signal, 1.6 * signal))
+    assert all(
+        truth < log_score(time, event, curves(other), TIMES).estimate
+        for other in (signal + 0.3, 0.6 * signal, 1.6 * signal)
+    )
 
 
 # --- all of them ---
@@ -595,7 +752,10 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster(function, seed):
 def test_the_order_of_the_rows_does_not_matter(function, seed):
     time, event, signal = cohort(seed, n=70)
     order = np.random.default_rng(seed).permutation(len(time))
-    plain, permuted = function(time, event, signal), function(time[order], event[order], signal[order])
+    plain, permuted = (
+        function(time, event, signal),
+        function(time[order], event[order], signal[order]),
+    )
     np.testing.assert_allclose(permuted.estimate, plain.estimate, rtol=1e-8)
     np.testing.assert_allclose(permuted.influence, plain.influence[..., order], rtol=0, atol=1e-8)
     np.testing.assert_allclose(plain.influence.sum(-1), 0, atol=1e-8)
@@ -616,7 +776,9 @@ def test_the_unit_of_time_does_not_matter(function, seed, factor):
         _bins: lambda: d_calibration(*late, survival, TIMES * factor, bins=4),
         _score: lambda: log_score(*late, survival, TIMES * factor),
     }[function]()
-    np.testing.assert_allclose(scaled.estimate, function(time, event, signal).estimate, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        scaled.estimate, function(time, event, signal).estimate, rtol=1e-8, atol=1e-12
+    )
 
 
 @ALL
@@ -639,7 +801,10 @@ def test_bad_input_is_refused(function, change, message):
         function(**arguments)
 
 
-@pytest.mark.parametrize("function", [calibration_in_the_large, calibration_slope, integrated_calibration_index, one_calibration])
+@pytest.mark.parametrize(
+    "function",
+    [calibration_in_the_large, calibration_slope, integrated_calibration_index, one_calibration],
+)
 def test_bad_horizons_and_predictions_are_refused(function):
     time, event, signal = cohort(24)
     for horizon in (0, -1.0, np.nan, np.inf):
@@ -714,4 +879,7 @@ def test_competing_events_are_refused_where_they_have_no_meaning():
         with pytest.raises(MetricError, match="does not know competing events"):
             function(time, event, chance(signal), HORIZON, cause=1)
         alone = np.where(event == 1, 3, 0)
-        assert function(time, alone, chance(signal), HORIZON, cause=3).estimate == function(time, event, chance(signal), HORIZON).estimate
+        assert (
+            function(time, alone, chance(signal), HORIZON, cause=3).estimate
+            == function(time, event, chance(signal), HORIZON).estimate
+        )

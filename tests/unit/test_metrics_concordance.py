@@ -35,8 +35,15 @@ def slow_concordance(time, event, risk, *, case_weight=None, weights=None, clust
     credit, total, count = np.zeros(n), np.zeros(n), 0
     for i in range(n):
         for j in range(n):
-            comparable = event[i] == 1 and (time[i] < time[j] or (time[i] == time[j] and event[j] != 1))
-            if i == j or not comparable or (cluster is not None and cluster[i] == cluster[j]) or v[i] == 0:
+            comparable = event[i] == 1 and (
+                time[i] < time[j] or (time[i] == time[j] and event[j] != 1)
+            )
+            if (
+                i == j
+                or not comparable
+                or (cluster is not None and cluster[i] == cluster[j])
+                or v[i] == 0
+            ):
                 continue
             count += 1
             c = 1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
@@ -59,7 +66,12 @@ def slow_censoring(time, event, at, weights=None):
 
 
 def inverse_squared(time, event, tau=np.inf):
-    return np.array([1 / slow_censoring(time, event, t) ** 2 if e == 1 and t < tau else 0.0 for t, e in zip(time, event, strict=True)])
+    return np.array(
+        [
+            1 / slow_censoring(time, event, t) ** 2 if e == 1 and t < tau else 0.0
+            for t, e in zip(time, event, strict=True)
+        ]
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -71,7 +83,9 @@ def test_harrell_equals_the_pairwise_definition(seed, weighted, clustered):
     weights = generator.uniform(0.2, 3, len(time)) if weighted else None
     cluster = generator.integers(0, 15, len(time)) if clustered else None
     result = concordance_index(time, event, risk, weights=weights, cluster=cluster)
-    estimate, influence, count = slow_concordance(time, event, risk, weights=weights, cluster=cluster)
+    estimate, influence, count = slow_concordance(
+        time, event, risk, weights=weights, cluster=cluster
+    )
     np.testing.assert_allclose(result.estimate, estimate, rtol=0, atol=1e-14)
     np.testing.assert_allclose(result.influence, influence, rtol=0, atol=1e-14)
     assert result.n_pairs == count
@@ -88,11 +102,15 @@ def test_uno_with_a_known_censoring_curve_equals_the_pairwise_definition(tau, cl
     itself = SurvivalTarget(time, event)  # as another cohort: its part of the influence comes apart
     result = concordance_index_ipcw(time, event, risk, tau=tau, censoring=itself, cluster=cluster)
     weight = inverse_squared(time, event, np.inf if tau is None else tau)
-    estimate, influence, count = slow_concordance(time, event, risk, case_weight=weight, cluster=cluster)
+    estimate, influence, count = slow_concordance(
+        time, event, risk, case_weight=weight, cluster=cluster
+    )
     np.testing.assert_allclose(result.estimate, estimate, rtol=0, atol=1e-13)
     np.testing.assert_allclose(result.influence, influence, rtol=0, atol=1e-13)
     assert result.n_pairs == count
-    assert result.pairs_kept == pytest.approx(count / slow_concordance(time, event, risk, cluster=cluster)[2])
+    assert result.pairs_kept == pytest.approx(
+        count / slow_concordance(time, event, risk, cluster=cluster)[2]
+    )
     assert result.tau == (np.inf if tau is None else tau)
 
 
@@ -104,9 +122,13 @@ def test_uno_influence_is_the_derivative_by_the_weights(convention, tau):
     weights = np.random.default_rng(2).uniform(0.5, 2, len(time))
 
     def value(w):
-        return concordance_index_ipcw(time, event, risk, tau=tau, convention=convention, weights=w).estimate
+        return concordance_index_ipcw(
+            time, event, risk, tau=tau, convention=convention, weights=w
+        ).estimate
 
-    result = concordance_index_ipcw(time, event, risk, tau=tau, convention=convention, weights=weights)
+    result = concordance_index_ipcw(
+        time, event, risk, tau=tau, convention=convention, weights=weights
+    )
     step = 1e-5
     for k in range(len(time)):
         up, down = weights.copy(), weights.copy()
@@ -132,9 +154,17 @@ def test_standard_errors_are_near_the_leave_one_out_jackknife(seed):
         return concordance_index_ipcw(time[rows], event[rows], risk[rows], tau=tau).estimate
 
     n = len(time)
-    assert concordance_index(time, event, risk).standard_error / jackknife(harrell, n) == pytest.approx(0.985, abs=0.025)
-    assert compare_concordance(time, event, risk, other).standard_error / jackknife(difference, n) == pytest.approx(0.985, abs=0.025)
-    assert 0.95 < concordance_index_ipcw(time, event, risk, tau=tau).standard_error / jackknife(uno, n) < 1.03
+    assert concordance_index(time, event, risk).standard_error / jackknife(
+        harrell, n
+    ) == pytest.approx(0.985, abs=0.025)
+    assert compare_concordance(time, event, risk, other).standard_error / jackknife(
+        difference, n
+    ) == pytest.approx(0.985, abs=0.025)
+    assert (
+        0.95
+        < concordance_index_ipcw(time, event, risk, tau=tau).standard_error / jackknife(uno, n)
+        < 1.03
+    )
 
 
 def test_an_external_censoring_curve_adds_its_own_variance():
@@ -144,10 +174,15 @@ def test_an_external_censoring_curve_adds_its_own_variance():
     left_out = []
     for k in range(400):
         without = train.take(np.delete(np.arange(400), k))
-        left_out.append(result.estimate - concordance_index_ipcw(time, event, risk, tau=1.2, censoring=without).estimate)
+        left_out.append(
+            result.estimate
+            - concordance_index_ipcw(time, event, risk, tau=1.2, censoring=without).estimate
+        )
     np.testing.assert_allclose(result.censoring_influence, left_out, rtol=0.03, atol=1e-6)
     assert np.corrcoef(result.censoring_influence, left_out)[0, 1] > 0.998
-    assert result.standard_error**2 == pytest.approx((result.influence**2).sum() + (result.censoring_influence**2).sum())
+    assert result.standard_error**2 == pytest.approx(
+        (result.influence**2).sum() + (result.censoring_influence**2).sum()
+    )
 
 
 def test_a_pooled_curve_of_a_cohort_with_itself_is_its_own_curve():
@@ -156,18 +191,24 @@ def test_a_pooled_curve_of_a_cohort_with_itself_is_its_own_curve():
     pooled = concordance_index_ipcw(time, event, risk, censoring=itself, pooled=True)
     alone = concordance_index_ipcw(time, event, risk)
     assert pooled.estimate == pytest.approx(alone.estimate, abs=1e-13)
-    np.testing.assert_allclose(pooled.influence + pooled.censoring_influence, alone.influence, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        pooled.influence + pooled.censoring_influence, alone.influence, rtol=0, atol=1e-13
+    )
 
 
 def test_longer_follow_up_than_the_censoring_cohort_is_cut_and_reported():
     time, event, risk = cohort(34, n=80, ties=False)
     short = time < 1.2
-    result = concordance_index_ipcw(time, event, risk, censoring=SurvivalTarget(time[short], event[short]))
+    result = concordance_index_ipcw(
+        time, event, risk, censoring=SurvivalTarget(time[short], event[short])
+    )
     late = time[(event == 1) & (time > time[short].max())]
     assert result.tau == late.min()
     assert 0 < result.pairs_kept < 1
     assert "of comparable pairs" in result.note
-    again = concordance_index_ipcw(time, event, risk, tau=result.tau, censoring=SurvivalTarget(time[short], event[short]))
+    again = concordance_index_ipcw(
+        time, event, risk, tau=result.tau, censoring=SurvivalTarget(time[short], event[short])
+    )
     assert again.estimate == result.estimate
 
 
@@ -182,8 +223,14 @@ def test_without_censoring_uno_is_harrell():
 def test_competing_events_count_as_censored():
     time, event, risk = cohort(36)
     competing = np.where((event == 0) & (np.arange(len(time)) % 2 == 0), 2, event)
-    assert concordance_index(time, competing, risk).estimate == concordance_index(time, event, risk).estimate
-    assert concordance_index(time, event == 1, risk).estimate == concordance_index(time, event, risk).estimate
+    assert (
+        concordance_index(time, competing, risk).estimate
+        == concordance_index(time, event, risk).estimate
+    )
+    assert (
+        concordance_index(time, event == 1, risk).estimate
+        == concordance_index(time, event, risk).estimate
+    )
 
 
 @pytest.mark.parametrize("function", [concordance_index, concordance_index_ipcw])
@@ -200,12 +247,16 @@ def test_comparison_is_the_difference_of_the_two():
     result = compare_concordance(time, event, risk, other)
     joint = concordance_covariance(time, event, np.column_stack([risk, other]))
     assert result.difference == result.a.estimate - result.b.estimate
-    assert joint.contrast(np.array([1.0, -1.0])).standard_error == pytest.approx(result.standard_error, rel=1e-12)
+    assert joint.contrast(np.array([1.0, -1.0])).standard_error == pytest.approx(
+        result.standard_error, rel=1e-12
+    )
     variance = joint.covariance[0, 0] + joint.covariance[1, 1] - 2 * joint.covariance[0, 1]
     assert np.sqrt(variance) == pytest.approx(result.standard_error, rel=1e-10)
     low, high = result.interval(0.9)
     assert (low + high) / 2 == pytest.approx(result.difference)
-    assert (high - low) / result.standard_error == pytest.approx(2 * critical_value(0.9, len(time) - 1))
+    assert (high - low) / result.standard_error == pytest.approx(
+        2 * critical_value(0.9, len(time) - 1)
+    )
 
 
 def test_a_model_does_not_differ_from_a_monotone_map_of_itself():
@@ -216,11 +267,19 @@ def test_a_model_does_not_differ_from_a_monotone_map_of_itself():
 
 def test_risks_are_tied_only_when_they_are_equal():
     time, event, risk = cohort(40, ties=False)
-    assert concordance_index(time, event, risk * 1e-12).estimate == concordance_index(time, event, risk).estimate
+    assert (
+        concordance_index(time, event, risk * 1e-12).estimate
+        == concordance_index(time, event, risk).estimate
+    )
 
 
 def test_scans_of_one_subject_are_not_compared_with_each_other():
-    result = concordance_index(np.array([1.0, 2.0, 3.0]), np.array([1, 0, 0]), np.array([1.0, 5.0, 0.0]), cluster=np.array(["a", "a", "b"]))
+    result = concordance_index(
+        np.array([1.0, 2.0, 3.0]),
+        np.array([1, 0, 0]),
+        np.array([1.0, 5.0, 0.0]),
+        cluster=np.array(["a", "a", "b"]),
+    )
     assert (result.estimate, result.n_pairs) == (1.0, 1)
 
 
@@ -253,8 +312,13 @@ def test_pairs_with_a_row_of_weight_zero_are_not_counted(function, cause):
     generator = np.random.default_rng(42)
     time, event = generator.integers(1, 9, 50).astype(float), generator.integers(0, 3, 50)
     risk, kept = generator.normal(size=50), generator.random(50) < 0.6
-    options = {"cause": cause, "tau": 6.0} if function is concordance_index_ipcw else {"cause": cause}
-    whole, part = function(time, event, risk, weights=kept, **options), function(time[kept], event[kept], risk[kept], **options)
+    options = (
+        {"cause": cause, "tau": 6.0} if function is concordance_index_ipcw else {"cause": cause}
+    )
+    whole, part = (
+        function(time, event, risk, weights=kept, **options),
+        function(time[kept], event[kept], risk[kept], **options),
+    )
     assert (whole.n_pairs, whole.pairs_kept) == (part.n_pairs, part.pairs_kept)
     assert whole.estimate == pytest.approx(part.estimate, abs=1e-14)
 
@@ -276,7 +340,9 @@ def test_other_bad_options_are_refused():
     with pytest.raises(MetricError, match=r"expected \(subject, model\)"):
         concordance_covariance(time, event, np.zeros((len(time), 0)))
     with pytest.raises(MetricError, match="1 coefficient"):
-        concordance_covariance(time, event, np.column_stack([risk, -risk])).contrast(np.array([1.0]))
+        concordance_covariance(time, event, np.column_stack([risk, -risk])).contrast(
+            np.array([1.0])
+        )
     with pytest.raises(MetricError, match="level is 95"):
         concordance_index(time, event, risk).interval(95)
 
@@ -298,18 +364,26 @@ def test_a_competing_event_makes_a_control_of_every_case(cause):
     generator = np.random.default_rng(11)
     time, event = generator.integers(1, 12, 60).astype(float), generator.integers(0, 4, 60)
     risk, weights = generator.integers(0, 9, 60).astype(float), generator.uniform(0.5, 2, 60)
-    assert concordance_index(time, event, risk, cause=cause).estimate == pytest.approx(slow_competing(time, event, risk, cause), abs=1e-14)
+    assert concordance_index(time, event, risk, cause=cause).estimate == pytest.approx(
+        slow_competing(time, event, risk, cause), abs=1e-14
+    )
     result = concordance_index(time, event, risk, cause=cause, weights=weights)
     step = 1e-5
     for k in range(0, 60, 7):
         moved = [
-            concordance_index(time, event, risk, cause=cause, weights=weights + sign * step * (np.arange(60) == k)).estimate
+            concordance_index(
+                time, event, risk, cause=cause, weights=weights + sign * step * (np.arange(60) == k)
+            ).estimate
             for sign in (1, -1)
         ]
-        assert result.influence[k] == pytest.approx(weights[k] * (moved[0] - moved[1]) / (2 * step), abs=1e-8)
+        assert result.influence[k] == pytest.approx(
+            weights[k] * (moved[0] - moved[1]) / (2 * step), abs=1e-8
+        )
 
 
-@pytest.mark.parametrize("event", [np.array([1, -1, 0]), np.array([1, 0.5, 0]), np.array(["yes", "no", "no"])])
+@pytest.mark.parametrize(
+    "event", [np.array([1, -1, 0]), np.array([1, 0.5, 0]), np.array(["yes", "no", "no"])]
+)
 def test_event_codes_outside_the_declared_set_are_refused(event):
     with pytest.raises(MetricError, match=r"event (has|holds)"):
         concordance_index(np.array([1.0, 2.0, 3.0]), event, np.zeros(3))
@@ -322,8 +396,17 @@ def test_a_cause_that_is_no_event_is_refused():
 
 def test_another_cohort_is_a_pair_or_a_target():
     generator = np.random.default_rng(12)
-    time, event, risk = generator.exponential(size=50), generator.integers(0, 2, 50), generator.normal(size=50)
+    time, event, risk = (
+        generator.exponential(size=50),
+        generator.integers(0, 2, 50),
+        generator.normal(size=50),
+    )
     pair = concordance_index_ipcw(time, event, risk, censoring=(time * 2, event))
-    assert pair.estimate == concordance_index_ipcw(time, event, risk, censoring=SurvivalTarget(time * 2, event)).estimate
+    assert (
+        pair.estimate
+        == concordance_index_ipcw(
+            time, event, risk, censoring=SurvivalTarget(time * 2, event)
+        ).estimate
+    )
     with pytest.raises(MetricError, match="pair of another cohort"):
         concordance_index_ipcw(time, event, risk, censoring=time)

@@ -41,7 +41,9 @@ RISK = np.array([3.0, 2.0, 2.5, 1.0, 0.5, 0.0])
 )
 def test_numbers_of_any_kind_are_read(as_given):
     expected = concordance_index_ipcw(TIME, EVENT, RISK)
-    found = concordance_index_ipcw(as_given(TIME), as_given(EVENT), as_given(RISK), weights=as_given(np.ones(6)))
+    found = concordance_index_ipcw(
+        as_given(TIME), as_given(EVENT), as_given(RISK), weights=as_given(np.ones(6))
+    )
     assert found.estimate == expected.estimate
     np.testing.assert_allclose(found.influence, expected.influence, rtol=0, atol=1e-15)
 
@@ -53,8 +55,14 @@ def test_numbers_of_any_kind_are_read(as_given):
         (np.array(["1.0", 2.0, 3.0, 4.0, 5.0, 6.0], dtype=object), "holds text values"),
         (RISK + 1j, "holds complex128 values"),
         (TIME.astype("m8[D]"), r"holds timedelta64\[D\] values"),
-        (np.array([1.0, object(), 3.0, 4.0, 5.0, 6.0], dtype=object), "holds values that are no numbers"),
-        (np.array([1.0, 10**400, 3.0, 4.0, 5.0, 6.0], dtype=object), "holds values that are no numbers"),
+        (
+            np.array([1.0, object(), 3.0, 4.0, 5.0, 6.0], dtype=object),
+            "holds values that are no numbers",
+        ),
+        (
+            np.array([1.0, 10**400, 3.0, 4.0, 5.0, 6.0], dtype=object),
+            "holds values that are no numbers",
+        ),
         ([[1.0], [1.0, 2.0]], "cannot be made an array of numbers"),
         (torch.ones(6, requires_grad=True), "cannot be made an array of numbers"),
         (np.ma.array(TIME, mask=TIME < 2), "has masked values"),
@@ -109,7 +117,9 @@ def test_a_code_too_large_to_be_one_is_refused():
         np.array(["a", "a", "b", "b", None, None], dtype=object),
         np.array([0, 0, 1, 1, np.nan, np.nan], dtype=object),
         np.array(["a", "a", "b", "b", 1, 1], dtype=object),
-        np.array(["2020-01-01", "2020-01-01", "2020-01-02", "2020-01-02", "NaT", "NaT"], dtype="M8[D]"),
+        np.array(
+            ["2020-01-01", "2020-01-01", "2020-01-02", "2020-01-02", "NaT", "NaT"], dtype="M8[D]"
+        ),
         np.ma.array([0, 0, 1, 1, 2, 2], mask=[0, 0, 0, 0, 1, 1]),
     ],
 )

@@ -11,7 +11,12 @@ FEW = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 @FEW
-@given(st.lists(st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, np.inf, -np.inf, 5e-324]), max_size=60))
+@given(
+    st.lists(
+        st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, np.inf, -np.inf, 5e-324]),
+        max_size=60,
+    )
+)
 def test_any_numbers_are_brought_into_order(values):
     given_values = np.array(values, np.float64)
     rows = ascending(given_values)
@@ -26,7 +31,9 @@ def test_any_numbers_are_brought_into_order(values):
         lambda g, n: g.normal(size=n),
         lambda g, n: np.round(g.normal(size=n), 1) + 0.0,  # without -0.0
         lambda g, n: np.exp(30 * g.normal(size=n)),
-        lambda g, n: 1 + g.integers(0, 50, n) * np.finfo(float).eps,  # agree in all leading bits: out of order without the second pass
+        lambda g, n: (
+            1 + g.integers(0, 50, n) * np.finfo(float).eps
+        ),  # agree in all leading bits: out of order without the second pass
         lambda g, n: 1 + g.permutation(n) * np.finfo(float).eps,
         lambda g, n: np.zeros(n),
     ],

@@ -49,7 +49,12 @@ def test_it_is_the_area_under_the_curve(seed, tau):
     result = restricted_mean(time, event, tau, weights=weights)
     assert result.estimate == pytest.approx(slow_area(time, event, tau, weights), rel=1e-13)
     assert abs(result.influence.sum()) < 1e-12
-    assert (result.tau, result.note, result.n, result.n_events) == (tau, f"until {tau:g}", 60, (event == 1).sum())
+    assert (result.tau, result.note, result.n, result.n_events) == (
+        tau,
+        f"until {tau:g}",
+        60,
+        (event == 1).sum(),
+    )
 
 
 @pytest.mark.parametrize("tau", [7.0, 12.5, 60.0])
@@ -66,9 +71,13 @@ def test_influence_is_the_derivative_by_the_weights(tau):
 def test_standard_error_is_near_the_leave_one_out_jackknife():
     time, event, _, _ = cohort(5, n=150)
     n = len(time)
-    left_out = np.array([slow_area(np.delete(time, k), np.delete(event, k), 15.0) for k in range(n)])
+    left_out = np.array(
+        [slow_area(np.delete(time, k), np.delete(event, k), 15.0) for k in range(n)]
+    )
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    assert restricted_mean(time, event, 15.0).standard_error / jackknife == pytest.approx(1, abs=0.02)
+    assert restricted_mean(time, event, 15.0).standard_error / jackknife == pytest.approx(
+        1, abs=0.02
+    )
 
 
 def test_without_censoring_it_is_the_mean_of_the_times_cut_at_tau():
@@ -77,7 +86,9 @@ def test_without_censoring_it_is_the_mean_of_the_times_cut_at_tau():
     cut = np.minimum(time, 9.0)
     assert result.estimate == pytest.approx(cut.mean(), rel=1e-14)
     assert result.standard_error == pytest.approx(cut.std() / np.sqrt(60), rel=1e-12)
-    assert restricted_mean(time, np.ones(60, int), 1000.0).estimate == pytest.approx(time.mean(), rel=1e-14)  # the curve has reached 0
+    assert restricted_mean(time, np.ones(60, int), 1000.0).estimate == pytest.approx(
+        time.mean(), rel=1e-14
+    )  # the curve has reached 0
 
 
 def test_nobody_with_the_event_lives_until_tau():
@@ -87,10 +98,14 @@ def test_nobody_with_the_event_lives_until_tau():
 
 def test_a_difference_is_that_of_two_separate_cohorts():
     time, event, group, _ = cohort(7)
-    result = restricted_mean_difference(time, event, np.where(group == 1, "treated", "control"), 12.0)
+    result = restricted_mean_difference(
+        time, event, np.where(group == 1, "treated", "control"), 12.0
+    )
     control, treated = (restricted_mean(time[group == k], event[group == k], 12.0) for k in (0, 1))
     assert result.difference == pytest.approx(treated.estimate - control.estimate, rel=1e-12)
-    assert result.standard_error == pytest.approx(np.hypot(treated.standard_error, control.standard_error), rel=1e-12)
+    assert result.standard_error == pytest.approx(
+        np.hypot(treated.standard_error, control.standard_error), rel=1e-12
+    )
     assert (result.tau, result.n, result.n_events) == (12.0, 60, (event == 1).sum())
 
 
@@ -105,7 +120,11 @@ def test_clusters_shared_across_groups_are_summed():
         )
 
     by_cluster = [
-        (difference(weights * (1 + 1e-5 * (cluster == one))) - difference(weights * (1 - 1e-5 * (cluster == one)))) / 2e-5
+        (
+            difference(weights * (1 + 1e-5 * (cluster == one)))
+            - difference(weights * (1 - 1e-5 * (cluster == one)))
+        )
+        / 2e-5
         for one in np.unique(cluster)
     ]
     assert result.standard_error == pytest.approx(np.sqrt(np.square(by_cluster).sum()), rel=1e-7)
@@ -136,7 +155,10 @@ def test_tau_is_by_default_the_largest_that_both_groups_support():
 @given(cohorts(), st.floats(0.1, 10))
 def test_another_unit_of_time_scales_it(cohort, unit):
     time, event, group = cohort
-    plain, scaled = restricted_mean_difference(time, event, group), restricted_mean_difference(time * unit, event, group)
+    plain, scaled = (
+        restricted_mean_difference(time, event, group),
+        restricted_mean_difference(time * unit, event, group),
+    )
     assert scaled.tau == plain.tau * unit
     assert scaled.difference == pytest.approx(plain.difference * unit, abs=1e-12)
     np.testing.assert_allclose(scaled.influence, plain.influence * unit, rtol=0, atol=1e-12)
@@ -147,7 +169,10 @@ def test_another_unit_of_time_scales_it(cohort, unit):
 def test_the_order_of_the_rows_does_not_matter(cohort, random):
     time, event, group = cohort
     order = np.array(random.sample(range(len(time)), len(time)))
-    plain, permuted = restricted_mean_difference(time, event, group), restricted_mean_difference(time[order], event[order], group[order])
+    plain, permuted = (
+        restricted_mean_difference(time, event, group),
+        restricted_mean_difference(time[order], event[order], group[order]),
+    )
     assert permuted.difference == pytest.approx(plain.difference, abs=1e-13)
     np.testing.assert_allclose(permuted.influence, plain.influence[order], rtol=0, atol=1e-13)
 
@@ -156,7 +181,9 @@ def test_the_order_of_the_rows_does_not_matter(cohort, random):
 @given(cohorts(), st.data())
 def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data):
     time, event, group = cohort
-    copies = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time))))
+    copies = np.array(
+        data.draw(st.lists(st.integers(1, 3), min_size=len(time), max_size=len(time)))
+    )
     rows = np.repeat(np.arange(len(time)), copies)
     weighted = restricted_mean_difference(time, event, group, weights=copies)
     copied = restricted_mean_difference(time[rows], event[rows], group[rows], cluster=rows)
@@ -170,7 +197,9 @@ def test_a_weight_of_two_is_two_copies_in_one_cluster(cohort, data):
 
 def test_bad_input_is_refused():
     time, event, group, _ = cohort(12)
-    with pytest.raises(MetricError, match="tau is 61, but follow-up ends earlier; the largest tau supported is 60"):
+    with pytest.raises(
+        MetricError, match="tau is 61, but follow-up ends earlier; the largest tau supported is 60"
+    ):
         restricted_mean(time, event, 61.0)
     time[(group == 0) & (time == 60)] = 45.0
     with pytest.raises(MetricError, match="the largest tau supported by all 2 groups is 45"):

@@ -8,7 +8,14 @@ import torch
 from concordant.core.modality import Modality
 from concordant.core.tokens import CodeTokens, Pair, Tokens
 from concordant.fusion import FUSIONS
-from concordant.model import CodeProjector, InputDims, ModelOutput, ModelSpec, TokenProjector, TTEModel
+from concordant.model import (
+    CodeProjector,
+    InputDims,
+    ModelOutput,
+    ModelSpec,
+    TokenProjector,
+    TTEModel,
+)
 
 CT, EHR = Modality.CT, Modality.EHR
 INPUTS = {CT: InputDims("tokens", 5, 3), EHR: InputDims("codes", 30, None, 4.0)}
@@ -23,14 +30,20 @@ def build(name, inputs=INPUTS, width=16, **options):
 
 def tokens(batch=4, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    valid = torch.tensor([[True, True, False], [True, False, False], [False] * 3, [True] * 3])[:batch]
-    return Tokens(torch.randn(batch, 3, 5, generator=rng), valid, torch.randn(batch, 3, generator=rng))
+    valid = torch.tensor([[True, True, False], [True, False, False], [False] * 3, [True] * 3])[
+        :batch
+    ]
+    return Tokens(
+        torch.randn(batch, 3, 5, generator=rng), valid, torch.randn(batch, 3, generator=rng)
+    )
 
 
 def codes():
     valid = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
     return CodeTokens(
-        torch.tensor([[3, 7], [7, 0], [0, 0], [29, 3]]), torch.tensor([[1.0, -2.0], [0.5, 9.0], [9.0, 9.0], [3.0, 1.0]]), valid
+        torch.tensor([[3, 7], [7, 0], [0, 0], [29, 3]]),
+        torch.tensor([[1.0, -2.0], [0.5, 9.0], [9.0, 9.0], [3.0, 1.0]]),
+        valid,
     )
 
 
@@ -38,7 +51,9 @@ def test_tokens_are_mapped_one_by_one_and_their_pooled_vector_by_a_map_of_its_ow
     projector, given = TokenProjector(INPUTS[CT], 6), tokens()
     found = projector(given, False)
     for row, place in given.valid.nonzero():
-        torch.testing.assert_close(found.values[row, place], projector.token(given.values[row, place]))
+        torch.testing.assert_close(
+            found.values[row, place], projector.token(given.values[row, place])
+        )
     assert (found.values[~given.valid] == 0).all()
     torch.testing.assert_close(found.pooled[0], projector.pooled(given.pooled[0]))
     assert (found.pooled[2] == 0).all()
@@ -50,7 +65,9 @@ def test_without_a_pooled_vector_the_mean_of_the_projected_tokens_stands_in():
     found = projector(given, False)
     for row in range(4):
         there = given.valid[row]
-        expected = projector.token(given.values[row][there]).mean(0) if there.any() else torch.zeros(6)
+        expected = (
+            projector.token(given.values[row][there]).mean(0) if there.any() else torch.zeros(6)
+        )
         torch.testing.assert_close(found.pooled[row], expected)
 
 
@@ -70,7 +87,10 @@ def test_leaving_the_tokens_out_leaves_the_pooled_vectors_as_they_are(kind):
     if kind == "codes":
         projector, given = CodeProjector(INPUTS[EHR], 6), codes()
     else:
-        projector, given = TokenProjector(InputDims("tokens", 5, 3 if kind == "pooled" else None), 6), tokens()
+        projector, given = (
+            TokenProjector(InputDims("tokens", 5, 3 if kind == "pooled" else None), 6),
+            tokens(),
+        )
     whole, short = projector(given, False), projector(given, True)
     assert torch.equal(whole.pooled, short.pooled)
     assert torch.equal(whole.valid, short.valid)
@@ -101,25 +121,35 @@ def test_linear_maps_start_orthogonal():
     for name, module in [*model.fusion.named_modules(), *model.projectors.named_modules()]:
         if isinstance(module, torch.nn.Linear):
             weight = module.weight if module.out_features <= module.in_features else module.weight.T
-            torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), rtol=0, atol=1e-5, msg=name)
+            torch.testing.assert_close(
+                weight @ weight.T, torch.eye(len(weight)), rtol=0, atol=1e-5, msg=name
+            )
 
 
 @pytest.mark.parametrize("norm", [4.0, 100.0])
 @pytest.mark.parametrize("vocabulary", [8, 64, 400])
-def test_a_typical_record_starts_with_the_variance_of_a_linear_map_whatever_its_length(norm, vocabulary):
-    """A third: that of a map with uniform weights within 1 / sqrt(inputs), on standardised inputs."""
+def test_a_typical_record_starts_with_the_variance_of_a_linear_map_whatever_its_length(
+    norm, vocabulary
+):
+    """A third: that of a map with uniform weights within 1 / sqrt(inputs), on standardised
+    inputs.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         projector = CodeProjector(InputDims("codes", vocabulary, None, norm), 64)
         weight = torch.randn(1000, vocabulary) * (norm / vocabulary) ** 0.5
     index = torch.arange(vocabulary).expand(1000, -1)
-    pooled = projector(CodeTokens(index, weight, torch.ones_like(index, dtype=torch.bool)), True).pooled.detach()
+    pooled = projector(
+        CodeTokens(index, weight, torch.ones_like(index, dtype=torch.bool)), True
+    ).pooled.detach()
     assert float(pooled.var()) == pytest.approx(1 / 3, rel=0.1)
 
 
 def test_an_empty_vocabulary_builds_and_says_nothing():
     model = build("late", {CT: InputDims("tokens", 5, 3), EHR: InputDims("codes", 0)})
-    nothing = CodeTokens(torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 1), torch.zeros(4, 1, dtype=torch.bool))
+    nothing = CodeTokens(
+        torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 1), torch.zeros(4, 1, dtype=torch.bool)
+    )
     assert not model(Pair(tokens(), nothing)).view_valid[:, 1].any()
 
 
@@ -147,7 +177,11 @@ def test_each_view_of_late_fusion_owns_its_parameters_and_no_others():
     assert first | second == {name for name, _ in model.named_parameters()}
     loss = model(Pair(tokens(), codes())).log_hazard[:, 0].sum()
     loss.backward()
-    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()}
+    reached = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
     assert reached <= first
 
 
@@ -170,7 +204,9 @@ def two_views(combine):
     return model
 
 
-@pytest.mark.parametrize(("combine", "expected"), [("stack", [3.5, 3.0, 0.5, 0.125]), ("mean", [1.75, 3.0, 0.5, 0.125])])
+@pytest.mark.parametrize(
+    ("combine", "expected"), [("stack", [3.5, 3.0, 0.5, 0.125]), ("mean", [1.75, 3.0, 0.5, 0.125])]
+)
 def test_several_views_are_standardised_weighed_and_summed_or_averaged(combine, expected):
     hazard = [[3.0, 0.0]] * 4  # standardised: 1 and 2; weighed: 3 and 0.5
     valid = [[True, True], [True, False], [False, True], [False, False]]

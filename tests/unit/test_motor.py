@@ -24,18 +24,26 @@ def test_motor_encodes_with_its_own_checkpoint(tmp_path):
 def test_each_encoder_refuses_the_other_ones_checkpoint_and_names_it(tmp_path):
     write_motor(tmp_path / "motor")
     write_clmbr(tmp_path / "clmbr", task="clmbr")
-    with pytest.raises(WeightsError, match="task_type is 'motor'; give these weights to the encoder 'motor'"):
+    with pytest.raises(
+        WeightsError, match="task_type is 'motor'; give these weights to the encoder 'motor'"
+    ):
         Clmbr(weights=tmp_path / "motor").encode([RECORD])
-    with pytest.raises(WeightsError, match="task_type is 'clmbr'; give these weights to the encoder 'clmbr'"):
+    with pytest.raises(
+        WeightsError, match="task_type is 'clmbr'; give these weights to the encoder 'clmbr'"
+    ):
         Motor(weights=tmp_path / "clmbr").encode([RECORD])
 
 
 def test_a_hierarchical_vocabulary_needs_the_parents_of_codes(tmp_path):
     write_clmbr(tmp_path, entries=BAGS, is_hierarchical=True, task="motor")
-    with pytest.raises(WeightsError, match=r"the vocabulary is hierarchical.*give the option `ontology`"):
+    with pytest.raises(
+        WeightsError, match=r"the vocabulary is hierarchical.*give the option `ontology`"
+    ):
         Motor(weights=tmp_path).encode([RECORD])
     parents = tmp_path / "codes.parquet"
-    pl.DataFrame({"code": ["local/4", "LAB//9"], "parent_codes": [["LAB//4"], ["LAB//10"]]}).write_parquet(parents)
+    pl.DataFrame(
+        {"code": ["local/4", "LAB//9"], "parent_codes": [["LAB//4"], ["LAB//10"]]}
+    ).write_parquet(parents)
     mapped = events((400.0, "MEDS_BIRTH"), (3.0, "LAB//3"), (2.0, "local/4"), (1.0, "LAB//1"))
     plain = events((400.0, "MEDS_BIRTH"), (3.0, "LAB//3"), (2.0, "LAB//4"), (1.0, "LAB//1"))
     encoder = Motor(weights=tmp_path, ontology=parents)

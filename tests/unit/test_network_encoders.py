@@ -1,4 +1,6 @@
-"""What all encoders with a network share, tried with the smallest one, and errors of loading, tried with each."""
+"""What all encoders with a network share, tried with the smallest one, and errors of loading,
+tried with each.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,23 @@ from concordant.encoders.base import ENCODERS
 from concordant.encoders.network import Prepared, pool_grid, tokens_in
 from concordant.encoders.tiny_ct import TinyCT, TinyCTNetwork
 
-WRITERS = {"tiny_ct": fixture.write_tiny_ct, "colipri": fixture.write_colipri, "ctfm": fixture.write_ctfm, "merlin": fixture.write_merlin}
+WRITERS = {
+    "tiny_ct": fixture.write_tiny_ct,
+    "colipri": fixture.write_colipri,
+    "ctfm": fixture.write_ctfm,
+    "merlin": fixture.write_merlin,
+}
 
 
 def scans(n=5):
     generator = np.random.default_rng(0)
-    return [Volume(generator.normal(0, 300, (20, 24, 28)).astype(np.float32), tuple(generator.uniform(3, 9, 3).tolist())) for _ in range(n)]
+    return [
+        Volume(
+            generator.normal(0, 300, (20, 24, 28)).astype(np.float32),
+            tuple(generator.uniform(3, 9, 3).tolist()),
+        )
+        for _ in range(n)
+    ]
 
 
 def assert_same(one, other, tolerance=1e-5):
@@ -37,7 +50,9 @@ def test_the_halves_make_the_whole_whatever_the_batches(tmp_path):
     volumes = scans()
     whole = TinyCT(weights=tmp_path).encode(volumes)
     halves = TinyCT(weights=tmp_path, batch_size=2)
-    for one, other in zip(whole, halves.encode_prepared([halves.prepare(volume) for volume in volumes]), strict=True):
+    for one, other in zip(
+        whole, halves.encode_prepared([halves.prepare(volume) for volume in volumes]), strict=True
+    ):
         assert_same(one, other)
 
 
@@ -56,15 +71,25 @@ def test_tokens_are_what_the_network_says(tmp_path):
 
 def test_a_scan_as_stored_is_prepared_like_one_in_hounsfield_units(tmp_path):
     fixture.write_tiny_ct(tmp_path)
-    stored = StoredVolume(np.random.default_rng(0).integers(0, 3000, (12, 30, 30)).astype(np.int16), 1.0, -1024.0, (5.0, 4.0, 4.0))
+    stored = StoredVolume(
+        np.random.default_rng(0).integers(0, 3000, (12, 30, 30)).astype(np.int16),
+        1.0,
+        -1024.0,
+        (5.0, 4.0, 4.0),
+    )
     encoder = TinyCT(weights=tmp_path)
-    np.testing.assert_allclose(encoder.prepare(stored).voxels, encoder.prepare(stored.to_volume()).voxels, atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.prepare(stored).voxels, encoder.prepare(stored.to_volume()).voxels, atol=1e-6
+    )
 
 
 def test_scans_of_several_sizes_come_back_in_order(tmp_path):
     fixture.write_tiny_ct(tmp_path)
     generator = np.random.default_rng(0)
-    prepared = [Prepared(generator.normal(size=(side,) * 3).astype(np.float32)) for side in (16, 16, 24, 16, 24, 24)]
+    prepared = [
+        Prepared(generator.normal(size=(side,) * 3).astype(np.float32))
+        for side in (16, 16, 24, 16, 24, 24)
+    ]
     encoder = TinyCT(weights=tmp_path, batch_size=2)
     together = encoder.encode_prepared(prepared)
     assert [len(one.tokens) for one in together] == [8, 8, 27, 8, 27, 27]
@@ -82,7 +107,8 @@ def test_encoder_and_prepared_scan_can_be_sent_without_the_network(tmp_path, nam
     encoder = ENCODERS.create(name, weights=tmp_path)
     volume = scans(1)[0]
     encoder.encode([volume])
-    sent, prepared = pickle.loads(pickle.dumps((encoder, encoder.prepare(volume))))  # noqa: S301 # what this test made itself
+    # what this test made itself
+    sent, prepared = pickle.loads(pickle.dumps((encoder, encoder.prepare(volume))))  # noqa: S301
     assert len(pickle.dumps(encoder)) < 5_000
     assert_same(sent.encode_prepared([prepared])[0], encoder.encode([volume])[0], tolerance=0)
 
@@ -91,7 +117,9 @@ def test_weights_are_loaded_once_until_they_change(tmp_path, monkeypatch):
     fixture.write_tiny_ct(tmp_path, seed=1)
     loads = []
     load = TinyCT.load
-    monkeypatch.setattr(TinyCT, "load", staticmethod(lambda *given: loads.append(given) or load(*given)))
+    monkeypatch.setattr(
+        TinyCT, "load", staticmethod(lambda *given: loads.append(given) or load(*given))
+    )
     volume = scans(1)[0]
     first = [TinyCT(weights=tmp_path).encode([volume])[0] for _ in range(3)]
     assert len(loads) == 1
@@ -118,7 +146,10 @@ def test_the_card_declares_the_pooled_grid(tmp_path, name):
     WRITERS[name](tmp_path)
     for token_grid in (1, 2, None):
         encoder = ENCODERS.create(name, weights=tmp_path, token_grid=token_grid)
-        large = Volume(np.random.default_rng(0).normal(0, 300, (60, 70, 80)).astype(np.float32), (6.0, 5.0, 5.0))
+        large = Volume(
+            np.random.default_rng(0).normal(0, 300, (60, 70, 80)).astype(np.float32),
+            (6.0, 5.0, 5.0),
+        )
         embedding = encoder.encode([large])[0]
         assert embedding.tokens.shape == (encoder.card.max_tokens, encoder.card.token_dim)
         assert embedding.tokens.dtype == embedding.pooled.dtype == np.float32
@@ -126,11 +157,22 @@ def test_the_card_declares_the_pooled_grid(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "tokens", "token_dim", "pooled_dim", "licence"),
-    [("colipri", 216, 768, 768, "MIT"), ("ctfm", 216, 512, 512, "Apache-2.0"), ("merlin", 490, 2048, 2048, "MIT")],
+    [
+        ("colipri", 216, 768, 768, "MIT"),
+        ("ctfm", 216, 512, 512, "Apache-2.0"),
+        ("merlin", 490, 2048, 2048, "MIT"),
+    ],
 )
-def test_the_released_networks_declare_their_sizes_before_their_weights_are_there(tmp_path, name, tokens, token_dim, pooled_dim, licence):
+def test_the_released_networks_declare_their_sizes_before_their_weights_are_there(
+    tmp_path, name, tokens, token_dim, pooled_dim, licence
+):
     card = ENCODERS.create(name, weights=tmp_path / "absent").card
-    assert (card.max_tokens, card.token_dim, card.pooled_dim, card.licence) == (tokens, token_dim, pooled_dim, licence)
+    assert (card.max_tokens, card.token_dim, card.pooled_dim, card.licence) == (
+        tokens,
+        token_dim,
+        pooled_dim,
+        licence,
+    )
     assert card.training_data
 
 
@@ -149,12 +191,16 @@ def test_weights_of_other_sizes_are_refused(tmp_path, name):
         encoder.encode_prepared([Prepared(np.zeros((32, 32, 32), np.float32))])
 
 
-@pytest.mark.parametrize(("name", "other"), [("colipri", "ctfm"), ("ctfm", "tiny_ct"), ("tiny_ct", "colipri")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("colipri", "ctfm"), ("ctfm", "tiny_ct"), ("tiny_ct", "colipri")]
+)
 def test_weights_of_another_network_are_refused(tmp_path, name, other):
     WRITERS[other](tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"not the weights of this network: .*missing"):
-        ENCODERS.create(name, weights=tmp_path).encode_prepared([Prepared(np.zeros((32, 32, 32), np.float32))])
+        ENCODERS.create(name, weights=tmp_path).encode_prepared(
+            [Prepared(np.zeros((32, 32, 32), np.float32))]
+        )
 
 
 def test_a_tensor_too_many_is_refused(tmp_path):
@@ -198,7 +244,9 @@ def test_a_broken_config_is_refused(tmp_path):
 @pytest.mark.parametrize("wrong", [0, -8, "48", [48], True, None, 48.5])
 def test_a_size_that_is_none_is_refused(tmp_path, wrong):
     (tmp_path / "config.json").write_text(json.dumps({"input_size": wrong}))
-    with pytest.raises(ConfigError, match=r"config\.json: input_size is .*, expected numbers above 0 such as 48"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json: input_size is .*, expected numbers above 0 such as 48"
+    ):
         TinyCT(weights=tmp_path)
 
 
@@ -241,10 +289,23 @@ def test_half_precision_weights_are_computed_with_in_full(tmp_path):
 
 
 def test_no_upstream_package_is_imported():
-    code = "import sys, concordant.encoders; print([name for name in ('monai', 'timm', 'torchvision', 'torchio') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, concordant.encoders; print([name for name in ('monai', 'timm', 'torchvision', "
+        "'torchio') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_config_json_of_the_released_ctfm_is_understood(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"blocks_down": [1, 2, 2, 4, 4], "init_filters": 32, "in_channels": 1}))
-    assert ENCODERS.create("ctfm", weights=tmp_path).sizes == ENCODERS.create("ctfm", weights=tmp_path / "absent").sizes
+    (tmp_path / "config.json").write_text(
+        json.dumps({"blocks_down": [1, 2, 2, 4, 4], "init_filters": 32, "in_channels": 1})
+    )
+    assert (
+        ENCODERS.create("ctfm", weights=tmp_path).sizes
+        == ENCODERS.create("ctfm", weights=tmp_path / "absent").sizes
+    )

@@ -17,7 +17,12 @@ def grid_boxes(shape=SHAPE, grid=GRID):
     """Cut a scan into equal boxes, depth slowest."""
     edges = [np.linspace(0, size, n + 1) for size, n in zip(shape, grid, strict=True)]
     places = [(z, y, x) for z in range(grid[0]) for y in range(grid[1]) for x in range(grid[2])]
-    return np.array([[[edges[axis][place[axis] + side] for axis in range(3)] for side in (0, 1)] for place in places])
+    return np.array(
+        [
+            [[edges[axis][place[axis] + side] for axis in range(3)] for side in (0, 1)]
+            for place in places
+        ]
+    )
 
 
 def weights_at(**heights):
@@ -43,7 +48,9 @@ def colourful(pixels):
 
 def test_slices_go_through_the_most_attended_boxes_and_no_layer_twice():
     boxes = grid_boxes()
-    weights = weights_at(t20=9, t19=8, t6=7, t13=6, t1=5)  # layers 3, 3, 1, 2, 0, each of three slices and six tokens
+    weights = weights_at(
+        t20=9, t19=8, t6=7, t13=6, t1=5
+    )  # layers 3, 3, 1, 2, 0, each of three slices and six tokens
     assert most_attended(boxes, weights, SHAPE) == (Cut(0, 4), Cut(0, 7), Cut(0, 10), Cut(1, 9))
 
 
@@ -60,7 +67,8 @@ def test_a_box_of_padding_is_never_shown():
 def test_only_the_attended_box_is_coloured_and_on_the_right_side():
     picture = attention_picture(volume(), grid_boxes(), weights_at(t0=4), title="highest risk 1")
     found = colourful(tile(picture, 0, 1))
-    # token 0 is low, at the back and to the left: below and on the viewer's right; the slice is 18 x 24 voxels, 192 x 256 pixels
+    # token 0 is low, at the back and to the left: below and on the viewer's right; the slice is 18
+    # x 24 voxels, 192 x 256 pixels
     expected = np.zeros((TILE, TILE), bool)
     expected[32 + 128 : 32 + 192, 128:] = True
     assert (found == expected).all()
@@ -71,7 +79,9 @@ def test_the_coronal_slice_is_upright_and_of_equal_millimetres():
     picture = attention_picture(volume(), grid_boxes(), weights_at(t0=4), title="")
     found = colourful(tile(picture, 3, 1))
     rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
-    assert (rows[0], rows[-1]) == (192, 255), "24 mm x 24 mm fill the tile, the lowest quarter is at the bottom"
+    assert (rows[0], rows[-1]) == (192, 255), (
+        "24 mm x 24 mm fill the tile, the lowest quarter is at the bottom"
+    )
     assert (columns[0], columns[-1]) == (128, 255)
 
 
@@ -79,28 +89,45 @@ def test_the_window_decides_what_is_black_and_white():
     stored = np.full(SHAPE, 40, np.int16)
     stored[:, :, :12] = -1000  # the patient's left
     seen = StoredVolume(stored, 1.0, 0.0, (2.0, 1.0, 1.0))
-    plain = tile(attention_picture(seen, grid_boxes(), weights_at(), title="", window_hu=(-160.0, 240.0)), 0, 0)
+    plain = tile(
+        attention_picture(seen, grid_boxes(), weights_at(), title="", window_hu=(-160.0, 240.0)),
+        0,
+        0,
+    )
     assert (plain[100, 40] == 128).all()
     assert (plain[100, 200] == 0).all()
     scaled = StoredVolume((stored + 1024).astype(np.int16), 1.0, -1024.0, (2.0, 1.0, 1.0))
-    other = tile(attention_picture(scaled, grid_boxes(), weights_at(), title="", window_hu=(-160.0, 240.0)), 0, 0)
+    other = tile(
+        attention_picture(scaled, grid_boxes(), weights_at(), title="", window_hu=(-160.0, 240.0)),
+        0,
+        0,
+    )
     assert (plain == other).all(), "slope and intercept are applied"
 
 
 def test_even_attention_has_no_colour_and_slight_differences_stay_pale():
     even = attention_picture(volume(), grid_boxes(), weights_at(), title="")
     assert not colourful(tile(even, 0, 1)).any()
-    slight, strong = (attention_picture(volume(), grid_boxes(), weights_at(t0=height), title="") for height in (1.05, 4))
+    slight, strong = (
+        attention_picture(volume(), grid_boxes(), weights_at(t0=height), title="")
+        for height in (1.05, 4)
+    )
     at = (230, 200)
     grey, pale, bright = (tile(one, 0, 1)[210, 200] for one in (even, slight, strong))
     assert np.abs(pale - grey).sum() < np.abs(bright - grey).sum() / 2, at
 
 
 def test_overlapping_boxes_are_averaged():
-    whole = np.array([[[0.0, 0, 0], [12, 18, 16]], [[0, 0, 8], [12, 18, 24]], [[12, 18, 24], [12, 18, 24]]])
+    whole = np.array(
+        [[[0.0, 0, 0], [12, 18, 16]], [[0, 0, 8], [12, 18, 24]], [[12, 18, 24], [12, 18, 24]]]
+    )
     picture = attention_picture(volume(), whole, np.array([0.6, 0.2, 0.2]), title="")
     row = tile(picture, 0, 1)[128]
-    right, middle, left = row[40], row[128], row[230]  # patient's right (high width) is on the viewer's left
+    right, middle, left = (
+        row[40],
+        row[128],
+        row[230],
+    )  # patient's right (high width) is on the viewer's left
     grey = tile(picture, 0, 0)[128, 128]
     assert (right == grey).all()
     assert 0 < np.abs(middle - grey).sum() < np.abs(left - grey).sum()
@@ -120,11 +147,18 @@ def test_lightness_rises_evenly_along_the_colours():
 def test_attention_beyond_the_scan_is_told_in_the_legend():
     boxes = grid_boxes()
     boxes[20, :, 2] = 24.0
-    with_padding, without = (attention_picture(volume(), boxes, weights_at(t20=height, t0=4), title="") for height in (9, 0))
+    with_padding, without = (
+        attention_picture(volume(), boxes, weights_at(t20=height, t0=4), title="")
+        for height in (9, 0)
+    )
     assert len(with_padding) > len(without)
     ink = lettered("beyond the scan")
     row = with_padding[len(without) : len(without) + ink.shape[0]]
-    hits = [start for start in range(row.shape[1] - ink.shape[1]) if ((row[:, start : start + ink.shape[1], 0] == 150) == ink).all()]
+    hits = [
+        start
+        for start in range(row.shape[1] - ink.shape[1])
+        if ((row[:, start : start + ink.shape[1], 0] == 150) == ink).all()
+    ]
     assert len(hits) == 1
 
 

@@ -1,4 +1,6 @@
-"""Preprocessing against an obvious reference, on scans whose values say where they lie, and in every layout of memory."""
+"""Preprocessing against an obvious reference, on scans whose values say where they lie, and in
+every layout of memory.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ from hypothesis import strategies as st
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.preprocessing import Preprocessing, preprocess, samples_along
 
-ORIENTATIONS = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)]
+ORIENTATIONS = [
+    "".join(letters)
+    for axes in itertools.permutations(("RL", "AP", "SI"))
+    for letters in itertools.product(*axes)
+]
 WIDE = {"window_hu": (-4096.0, 4096.0), "target": (-4096.0, 4096.0)}
 
 
 def scan(shape=(9, 11, 13), spacing=(2.5, 0.8, 1.1), seed=0):
-    return StoredVolume(np.random.default_rng(seed).integers(-1024, 2000, shape).astype(np.int16), 1.0, 0.0, spacing)
+    return StoredVolume(
+        np.random.default_rng(seed).integers(-1024, 2000, shape).astype(np.int16), 1.0, 0.0, spacing
+    )
 
 
 def reference(volume, steps):
@@ -78,7 +86,9 @@ def cropped_or_padded(values, axis, size, pad, convention):
     seed=st.integers(0, 9),
 )
 @settings(max_examples=100, deadline=None)
-def test_one_pass_equals_the_steps_one_after_another(shape, spacing, wanted, size, orientation, convention, pad, window, seed):
+def test_one_pass_equals_the_steps_one_after_another(
+    shape, spacing, wanted, size, orientation, convention, pad, window, seed
+):
     volume = scan(shape, spacing, seed)
     steps = Preprocessing(orientation, window, (-1.0, 1.0), wanted, size, pad, convention)
     tensor = preprocess(volume, steps)
@@ -96,33 +106,54 @@ def test_values_that_say_where_they_lie_come_out_where_they_should(orientation):
     depth, height, width = np.indices((30, 60, 50), dtype=np.float32)
     letters = "SAR"
     for axis, coordinate in enumerate((depth, height, width)):
-        volume = Volume(coordinate * np.float32(spacing[axis]), spacing)  # millimetres from the first voxel: linear, so exact
-        steps = Preprocessing(orientation, spacing_mm=(1.7, 1.3, 2.1), size=(15, 16, 17), convention="torchio", **WIDE)
+        volume = Volume(
+            coordinate * np.float32(spacing[axis]), spacing
+        )  # millimetres from the first voxel: linear, so exact
+        steps = Preprocessing(
+            orientation, spacing_mm=(1.7, 1.3, 2.1), size=(15, 16, 17), convention="torchio", **WIDE
+        )
         tensor = preprocess(volume, steps)
-        place = next(i for i, letter in enumerate(orientation) if letter in {"S": "SI", "A": "AP", "R": "RL"}[letters[axis]])
+        place = next(
+            i
+            for i, letter in enumerate(orientation)
+            if letter in {"S": "SI", "A": "AP", "R": "RL"}[letters[axis]]
+        )
         along = np.moveaxis(tensor, place, 0)[:, 5, 5]
         sign = 1 if orientation[place] in letters else -1
         np.testing.assert_allclose(np.diff(along), sign * steps.spacing_mm[place], rtol=1e-4)
-        middle, centre = (along[0] + along[-1]) / 2, (coordinate.shape[axis] - 1) / 2 * spacing[axis]
-        assert abs(middle - centre) <= steps.spacing_mm[place]  # an odd number is cropped with one voxel more on one side
+        middle, centre = (
+            (along[0] + along[-1]) / 2,
+            (coordinate.shape[axis] - 1) / 2 * spacing[axis],
+        )
+        assert (
+            abs(middle - centre) <= steps.spacing_mm[place]
+        )  # an odd number is cropped with one voxel more on one side
 
 
 def test_a_resampled_scan_keeps_its_first_voxel_or_its_centre():
     volume = Volume(np.broadcast_to(np.arange(11, dtype=np.float32), (4, 4, 11)), (1.0, 1.0, 1.0))
     monai, torchio = (
-        preprocess(volume, Preprocessing("SAR", spacing_mm=(1.0, 1.0, 2.0), convention=convention, **WIDE))[0, 0]
+        preprocess(
+            volume, Preprocessing("SAR", spacing_mm=(1.0, 1.0, 2.0), convention=convention, **WIDE)
+        )[0, 0]
         for convention in ("monai", "torchio")
     )
     np.testing.assert_allclose(monai, [0, 2, 4, 6, 8, 10], atol=1e-3)
     np.testing.assert_allclose(torchio, [1, 3, 5, 7, 9], atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "<i2", ">i2", "u2", "i4", "f4", ">f4", "f8", "i8", "f2"])
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "i2", "<i2", ">i2", "u2", "i4", "f4", ">f4", "f8", "i8", "f2"]
+)
 def test_any_type_of_number_is_read(dtype):
     values = np.random.default_rng(0).integers(0, 100, (6, 7, 8))
-    steps = Preprocessing("RAS", spacing_mm=(1.5, 1.5, 1.5), size=(5, 6, 7), window_hu=(0.0, 100.0), target=(0.0, 1.0))
+    steps = Preprocessing(
+        "RAS", spacing_mm=(1.5, 1.5, 1.5), size=(5, 6, 7), window_hu=(0.0, 100.0), target=(0.0, 1.0)
+    )
     expected = preprocess(Volume(values.astype(np.float32), (2.0, 1.0, 1.0)), steps)
-    np.testing.assert_array_equal(preprocess(StoredVolume(values.astype(dtype), 1.0, 0.0, (2.0, 1.0, 1.0)), steps), expected)
+    np.testing.assert_array_equal(
+        preprocess(StoredVolume(values.astype(dtype), 1.0, 0.0, (2.0, 1.0, 1.0)), steps), expected
+    )
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "SRA", "SAR"])
@@ -136,19 +167,25 @@ def test_any_layout_of_memory_gives_the_same_tensor(orientation):
     for axes in itertools.permutations(range(3)):
         turned = np.ascontiguousarray(volume.stored.transpose(axes)).transpose(np.argsort(axes))
         layouts[f"axes {axes}"] = turned
-        layouts[f"axes {axes}, backwards"] = np.ascontiguousarray(turned[::-1, :, ::-1])[::-1, :, ::-1]
+        layouts[f"axes {axes}, backwards"] = np.ascontiguousarray(turned[::-1, :, ::-1])[
+            ::-1, :, ::-1
+        ]
     for name, layout in layouts.items():
         np.testing.assert_array_equal(layout, volume.stored)
         layout.flags.writeable = False
         given_ = StoredVolume(layout, 1.0, 0.0, volume.spacing_mm)
-        np.testing.assert_allclose(preprocess(given_, steps), expected, atol=2e-3, err_msg=name)  # the order of additions differs
+        np.testing.assert_allclose(
+            preprocess(given_, steps), expected, atol=2e-3, err_msg=name
+        )  # the order of additions differs
 
 
 def test_stored_numbers_and_hounsfield_units_give_the_same_tensor():
     stored = np.random.default_rng(1).integers(0, 4000, (7, 8, 9)).astype(np.uint16)
     volume = StoredVolume(stored, 0.5, -1024.0, (1.0, 1.3, 0.9))
     steps = Preprocessing("RAS", (-1000.0, 1000.0), (-1.0, 1.0), (1.1, 1.1, 1.1), (8, 8, 8))
-    np.testing.assert_allclose(preprocess(volume, steps), preprocess(volume.to_volume(), steps), atol=1e-6)
+    np.testing.assert_allclose(
+        preprocess(volume, steps), preprocess(volume.to_volume(), steps), atol=1e-6
+    )
 
 
 def test_padding_is_the_minimum_of_the_whole_scan_even_where_that_is_cropped_away():
@@ -181,6 +218,14 @@ def test_the_scan_is_not_changed():
 
 
 def test_spacing_in_the_order_of_a_volume():
-    assert Preprocessing("RAS", spacing_mm=(1.0, 2.0, 3.0), **WIDE).volume_spacing_mm == (3.0, 2.0, 1.0)
-    assert Preprocessing("SPL", spacing_mm=(3.0, 1.0, 2.0), **WIDE).volume_spacing_mm == (3.0, 1.0, 2.0)
+    assert Preprocessing("RAS", spacing_mm=(1.0, 2.0, 3.0), **WIDE).volume_spacing_mm == (
+        3.0,
+        2.0,
+        1.0,
+    )
+    assert Preprocessing("SPL", spacing_mm=(3.0, 1.0, 2.0), **WIDE).volume_spacing_mm == (
+        3.0,
+        1.0,
+        2.0,
+    )
     assert Preprocessing("SPL", **WIDE).volume_spacing_mm is None

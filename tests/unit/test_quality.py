@@ -52,9 +52,14 @@ def nifti(path: Path, voxels: np.ndarray, spacing=(4.0, 4.0, 3.0)) -> Path:
 
 
 def phantom_nifti(path: Path, n_slices: int = 30) -> Path:
-    """The phantom with its planes as `write_series` lays them: rows run to posterior, columns to left."""
+    """The phantom with its planes as `write_series` lays them.
+
+    Rows run to posterior, columns to left.
+    """
     planes = np.stack([phantom(index) for index in range(n_slices)])
-    return nifti(path, np.ascontiguousarray(planes[:, ::-1, ::-1].transpose(2, 1, 0)).astype(np.int16))
+    return nifti(
+        path, np.ascontiguousarray(planes[:, ::-1, ::-1].transpose(2, 1, 0)).astype(np.int16)
+    )
 
 
 def table_of(folder: Path, **options):
@@ -66,12 +71,22 @@ def test_geometry_and_intensity_of_a_series(tmp_path):
     write_series(tmp_path / "scan", LONG, edit=with_body(ConvolutionKernel="B30f"), series="1.5")
     (row,) = table_of(tmp_path).to_dicts()
     assert row["ct_path"] == "scan"
-    assert (row["format"], row["status"], row["reason"], row["doubts"]) == ("dicom", "usable", None, [])
+    assert (row["format"], row["status"], row["reason"], row["doubts"]) == (
+        "dicom",
+        "usable",
+        None,
+        [],
+    )
     assert (row["n_depth"], row["n_height"], row["n_width"]) == (30, 24, 24)
     assert row["spacing_depth_mm"] == pytest.approx(3.0)
     assert row["extent_depth_mm"] == pytest.approx(90.0)
     assert row["extent_width_mm"] == pytest.approx(96.0)
-    assert (row["axes"], row["obliquity_degrees"], row["even"], row["n_slices"]) == ("LPS", 0.0, True, 30)
+    assert (row["axes"], row["obliquity_degrees"], row["even"], row["n_slices"]) == (
+        "LPS",
+        0.0,
+        True,
+        30,
+    )
     assert (row["kernel"], row["thickness_mm"]) == ("B30f", 2.0)
     assert row["air_peak_hu"] == pytest.approx(-1000, abs=10)
     assert row["soft_tissue_peak_hu"] == pytest.approx(45, abs=10)
@@ -87,12 +102,21 @@ def test_copies_are_found_across_formats_and_names(tmp_path):
     assert table["ct_path"].to_list() == ["a", "b.nii.gz", "c/again.nii", "d.nii.gz"]
     first = table["scan"][0]
     assert table["duplicate_of"].to_list() == [None, first, first, None]
-    np.testing.assert_array_equal(read_volume(tmp_path / "a").voxels, read_volume(tmp_path / "b.nii.gz").voxels)
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "a").voxels, read_volume(tmp_path / "b.nii.gz").voxels
+    )
 
 
 def test_what_a_person_should_look_at(tmp_path):
-    write_series(tmp_path / "gap", LONG, keep=[k for k in range(30) if k != 7] + [9], edit=body, series="1.1")
-    uneven = Geometry(rows=24, columns=24, spacing=(4.0, 4.0), heights=(*LONG.heights[:10], 28.6, *LONG.heights[11:]))
+    write_series(
+        tmp_path / "gap", LONG, keep=[k for k in range(30) if k != 7] + [9], edit=body, series="1.1"
+    )
+    uneven = Geometry(
+        rows=24,
+        columns=24,
+        spacing=(4.0, 4.0),
+        heights=(*LONG.heights[:10], 28.6, *LONG.heights[11:]),
+    )
     write_series(tmp_path / "uneven", uneven, edit=body, series="1.2")
     tilt = tilted(10.0, rows=24, columns=24, spacing=(4.0, 4.0), heights=LONG.heights)
     write_series(tmp_path / "tilt", tilt, edit=body, series="1.3")
@@ -111,10 +135,21 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(tmp_path):
     mask = np.zeros((20, 20, 20), np.uint8)
     mask[5:9, 5:9, 5:9] = 1
     nifti(tmp_path / "mask.nii.gz", mask)
-    nifti(tmp_path / "raw.nii.gz", np.random.default_rng(0).integers(0, 4096, (20, 20, 20)).astype(np.uint16))
-    nifti(tmp_path / "air.nii.gz", np.random.default_rng(0).normal(-1000, 10, (20, 20, 20)).astype(np.int16))
-    nifti(tmp_path / "series.nii.gz", np.random.default_rng(0).normal(-1000, 10, (20, 20, 20, 4)).astype(np.int16))
-    phantom_nifti(tmp_path / "cut.nii.gz").write_bytes(phantom_nifti(tmp_path / "whole.nii.gz").read_bytes()[:-9])
+    nifti(
+        tmp_path / "raw.nii.gz",
+        np.random.default_rng(0).integers(0, 4096, (20, 20, 20)).astype(np.uint16),
+    )
+    nifti(
+        tmp_path / "air.nii.gz",
+        np.random.default_rng(0).normal(-1000, 10, (20, 20, 20)).astype(np.int16),
+    )
+    nifti(
+        tmp_path / "series.nii.gz",
+        np.random.default_rng(0).normal(-1000, 10, (20, 20, 20, 4)).astype(np.int16),
+    )
+    phantom_nifti(tmp_path / "cut.nii.gz").write_bytes(
+        phantom_nifti(tmp_path / "whole.nii.gz").read_bytes()[:-9]
+    )
     write_series(tmp_path / "two", LONG, keep=range(2), edit=body, series="1.1")
     write_series(tmp_path / "mr", LONG, edit=with_body(Modality="MR"), series="1.2")
     (tmp_path / "broken.dcm").write_bytes(b"DIC")
@@ -145,7 +180,9 @@ def test_no_column_but_the_path_names_anyone(tmp_path):
 
 def test_series_that_share_a_folder_get_index_files_on_request(tmp_path):
     write_series(tmp_path / "study" / "x", LONG, edit=body, series="1.1")
-    for number, file in enumerate(write_series(tmp_path / "new", THIN, edit=body, series="1.2").files):
+    for number, file in enumerate(
+        write_series(tmp_path / "new", THIN, edit=body, series="1.2").files
+    ):
         file.rename(tmp_path / "study" / "x" / f"thin{number}.dcm")
     before = table_of(tmp_path)
     by_depth = dict(zip(before["n_depth"], before["ct_path"], strict=True))
@@ -215,7 +252,9 @@ def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):
     ]
 
 
-def test_a_folder_that_cannot_be_read_is_listed_and_refuses_the_scan_that_it_may_belong_to(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_listed_and_refuses_the_scan_that_it_may_belong_to(
+    tmp_path, monkeypatch
+):
     folder = write_series(tmp_path / "series", LONG, edit=body).folder
     phantom_nifti(tmp_path / "other" / "good.nii.gz")
     (folder / "closed").mkdir()

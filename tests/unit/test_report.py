@@ -46,7 +46,11 @@ def page(finished) -> str:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory) -> RunFolder:
-    return write_run_folder(tmp_path_factory.mktemp("few") / "run", sizes={"held_out": 90, "mayo_florida": 60}, strategies=FEW)
+    return write_run_folder(
+        tmp_path_factory.mktemp("few") / "run",
+        sizes={"held_out": 90, "mayo_florida": 60},
+        strategies=FEW,
+    )
 
 
 @pytest.fixture
@@ -127,7 +131,16 @@ def test_page_needs_no_network(page):
 
 def test_sections_come_in_the_order_of_a_reader(page):
     sections = [attributes["id"] for tag, attributes in read(page).tags if tag == "section"]
-    assert sections[:8] == ["forest", "strategies", "gains", "gap", "survival", "calibration", "decision", "cohorts"]
+    assert sections[:8] == [
+        "forest",
+        "strategies",
+        "gains",
+        "gap",
+        "survival",
+        "calibration",
+        "decision",
+        "cohorts",
+    ]
     assert sections[8:] == ["availability", "left-out", "audit", "reading", "provenance"]
 
 
@@ -142,18 +155,30 @@ def test_labels_cannot_smuggle_markup_into_the_page(small, tmp_path):
     evil, bad_cohort = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
     for path in (small.results, small.contrasts, small.subgroups):
         renamed = pl.col("fusion").replace("concat", evil)
-        change_table(path, fusion=renamed, cohort=pl.col("cohort").replace("mayo_florida", bad_cohort))
-    study = json.loads(small.study.read_text().replace("mayo_florida", "EVIL").replace('"concat"', '"SCRIPT"'))
+        change_table(
+            path, fusion=renamed, cohort=pl.col("cohort").replace("mayo_florida", bad_cohort)
+        )
+    study = json.loads(
+        small.study.read_text().replace("mayo_florida", "EVIL").replace('"concat"', '"SCRIPT"')
+    )
     text = json.dumps(study).replace("EVIL", bad_cohort.replace('"', '\\"')).replace("SCRIPT", evil)
     small.study.write_text(text)
     change_json(small.study, name=evil, versions={evil: evil}, train={evil: evil}, fingerprint=evil)
     change_json(small.audit, checks=[{"name": evil, "passed": True, "detail": evil}])
     for file in small.path.glob("*/predictions/mayo_florida.parquet"):
         file.rename(small.member(file.parts[-3]).predictions(bad_cohort))
-    for text in (write_report(small).read_text(), write_forest_svg(small, tmp_path / "forest.svg").read_text()):
+    for text in (
+        write_report(small).read_text(),
+        write_forest_svg(small, tmp_path / "forest.svg").read_text(),
+    ):
         tags = {tag for tag, _ in read(text).tags}
         assert not tags & {"script", "img"}
-        assert not [name for _, attributes in read(text).tags for name in attributes if name.startswith("on")]
+        assert not [
+            name
+            for _, attributes in read(text).tags
+            for name in attributes
+            if name.startswith("on")
+        ]
         assert "&lt;script&gt;" in text
 
 
@@ -173,8 +198,14 @@ def test_report_needs_no_torch():
 
 
 def test_headline_is_judged_by_tuning_and_not_by_the_test(small):
-    results = pl.read_parquet(small.results).filter(pl.col("metric") == "concordance_index", pl.col("cohort") == "held_out")
-    scores = dict(results.filter(pl.col("fusion").is_in(["concat", "contrastive"])).select("fusion", "value").iter_rows())
+    results = pl.read_parquet(small.results).filter(
+        pl.col("metric") == "concordance_index", pl.col("cohort") == "held_out"
+    )
+    scores = dict(
+        results.filter(pl.col("fusion").is_in(["concat", "contrastive"]))
+        .select("fusion", "value")
+        .iter_rows()
+    )
     worse = min(scores, key=lambda fusion: scores[fusion])
     members = json.loads(small.study.read_text())["members"]
     for member in members:
@@ -188,16 +219,26 @@ def test_headline_is_judged_by_tuning_and_not_by_the_test(small):
 
 
 def test_numbers_of_the_headline_are_those_of_the_tables(finished, page):
-    results = pl.read_parquet(finished.results).filter(pl.col("metric") == "concordance_index", pl.col("fusion") == "contrastive")
+    results = pl.read_parquet(finished.results).filter(
+        pl.col("metric") == "concordance_index", pl.col("fusion") == "contrastive"
+    )
     contrasts = pl.read_parquet(finished.contrasts).filter(
-        pl.col("fusion") == "contrastive", pl.col("metric") == "concordance_index", pl.col("family").is_not_null()
+        pl.col("fusion") == "contrastive",
+        pl.col("metric") == "concordance_index",
+        pl.col("family").is_not_null(),
     )
     top = " ".join(headline(read_run(finished)).paragraphs)
     for row in contrasts.iter_rows(named=True):
-        assert f"{wording.signed(row['difference'])} {wording.interval(row['ci_low'], row['ci_high'])}" in top
+        assert (
+            f"{wording.signed(row['difference'])} {wording.interval(row['ci_low'], row['ci_high'])}"
+            in top
+        )
         assert wording.p_equation(row["p_adjusted"]) in top
     inside = results.row(by_predicate=pl.col("cohort") == "held_out", named=True)
-    assert f"{wording.number(inside['value'])} {wording.interval(inside['ci_low'], inside['ci_high'])}" in top
+    assert (
+        f"{wording.number(inside['value'])} {wording.interval(inside['ci_low'], inside['ci_high'])}"
+        in top
+    )
     assert top.replace(wording.KEEP, " ")[:200] in text_of(page)
 
 
@@ -223,7 +264,9 @@ def test_verdict_follows_the_adjusted_p_value(small, difference, p_adjusted, exp
         small.contrasts,
         difference=pl.lit(difference, dtype=pl.Float64),
         p_value=pl.lit(0.001),
-        p_adjusted=pl.when(pl.col("family").is_not_null()).then(pl.lit(p_adjusted, dtype=pl.Float64)),
+        p_adjusted=pl.when(pl.col("family").is_not_null()).then(
+            pl.lit(p_adjusted, dtype=pl.Float64)
+        ),
     )
     top = headline(read_run(small))
     assert top.verdict == expected
@@ -235,21 +278,37 @@ def test_verdict_follows_the_adjusted_p_value(small, difference, p_adjusted, exp
 
 def test_cohorts_may_disagree(small):
     shown = pl.when(pl.col("cohort") == "held_out").then(0.01).otherwise(0.4)
-    change_table(small.contrasts, difference=pl.lit(0.03), p_adjusted=pl.when(pl.col("family").is_not_null()).then(shown))
-    assert headline(read_run(small)).verdict == "Contrastive beats CT alone on held_out, but was not shown to beat it on mayo_florida."
+    change_table(
+        small.contrasts,
+        difference=pl.lit(0.03),
+        p_adjusted=pl.when(pl.col("family").is_not_null()).then(shown),
+    )
+    assert (
+        headline(read_run(small)).verdict
+        == "Contrastive beats CT alone on held_out, but was not shown to beat it on mayo_florida."
+    )
 
 
 def test_distance_to_the_joint_oracle(finished):
-    results = pl.read_parquet(finished.results).filter(pl.col("metric") == "concordance_index", pl.col("cohort") == "held_out")
+    results = pl.read_parquet(finished.results).filter(
+        pl.col("metric") == "concordance_index", pl.col("cohort") == "held_out"
+    )
     values = dict(results.select("fusion", "value").iter_rows())
     sentence = headline(read_run(finished)).paragraphs[-1]
     gap = values["oracle(both)"] - values["contrastive"]
-    assert f"{abs(gap):.3f} {'below' if gap > 0 else 'above'} it ({values['oracle(both)']:.3f}) on held_out" in sentence
+    assert (
+        f"{abs(gap):.3f} {'below' if gap > 0 else 'above'} it ({values['oracle(both)']:.3f}) on "
+        "held_out" in sentence
+    )
 
 
 def test_a_study_without_fusion_or_without_unimodal_models_says_so(tmp_path):
-    alone = write_run_folder(tmp_path / "alone", sizes={"held_out": 60}, strategies=FEW[:2], oracle=False)
-    fused = write_run_folder(tmp_path / "fused", sizes={"held_out": 60}, strategies=FEW[2:], oracle=False)
+    alone = write_run_folder(
+        tmp_path / "alone", sizes={"held_out": 60}, strategies=FEW[:2], oracle=False
+    )
+    fused = write_run_folder(
+        tmp_path / "fused", sizes={"held_out": 60}, strategies=FEW[2:], oracle=False
+    )
     assert headline(read_run(alone)).verdict.startswith("No fusion was fitted")
     assert headline(read_run(fused)).verdict.startswith("No model of one modality alone was fitted")
     for run in (alone, fused):
@@ -258,7 +317,13 @@ def test_a_study_without_fusion_or_without_unimodal_models_says_so(tmp_path):
 
 
 def test_failed_audit_is_on_top(small):
-    checks = [{"name": "subjects_disjoint_across_splits", "passed": False, "detail": "3 subjects are in two splits"}]
+    checks = [
+        {
+            "name": "subjects_disjoint_across_splits",
+            "passed": False,
+            "detail": "3 subjects are in two splits",
+        }
+    ]
     change_json(small.audit, passed=False, checks=checks)
     words = text_of(render_report(read_run(small)))
     assert words.index("The audit of the data failed") < words.index("Contrastive")
@@ -273,13 +338,15 @@ def test_what_was_left_out_is_shown(page):
 
 
 def test_missing_modalities_have_their_own_table(finished, page):
-    rows = pl.read_parquet(finished.subgroups).filter(pl.col("fusion") == "late", pl.col("metric") == "concordance_index")
+    rows = pl.read_parquet(finished.subgroups).filter(
+        pl.col("fusion") == "late", pl.col("metric") == "concordance_index"
+    )
     assert set(rows["level"]) == {"both", "ct", "ehr"}
     words = text_of(page)
     for row in rows.iter_rows(named=True):
-        assert f"{row['value']:.3f} {wording.interval(row['ci_low'], row['ci_high'])}".replace(wording.KEEP, " ") in words.replace(
-            wording.MINUS, "-"
-        )
+        assert f"{row['value']:.3f} {wording.interval(row['ci_low'], row['ci_high'])}".replace(
+            wording.KEEP, " "
+        ) in words.replace(wording.MINUS, "-")
 
 
 def test_optional_facts_may_be_absent(small):
@@ -296,7 +363,9 @@ def test_optional_facts_may_be_absent(small):
 def test_seeds_are_read_averaged(tmp_path):
     run = write_run_folder(tmp_path / "run", sizes={"held_out": 80}, strategies=FEW, seeds=(0, 1))
     tables = read_run(run)
-    results = pl.read_parquet(run.results).filter(pl.col("fusion") == "concat", pl.col("metric") == "concordance_index")
+    results = pl.read_parquet(run.results).filter(
+        pl.col("fusion") == "concat", pl.col("metric") == "concordance_index"
+    )
     assert results["seed"].to_list() == [0, 1, None]
     concat = next(model for model in tables.models if model.fusion == "concat")
     estimate = tables.estimate("held_out", concat)
@@ -306,23 +375,41 @@ def test_seeds_are_read_averaged(tmp_path):
 
 
 def test_several_seeds_without_their_average_are_an_error(tmp_path):
-    run = write_run_folder(tmp_path / "run", sizes={"held_out": 60}, strategies=FEW[:3], seeds=(0, 1), oracle=False)
+    run = write_run_folder(
+        tmp_path / "run", sizes={"held_out": 60}, strategies=FEW[:3], seeds=(0, 1), oracle=False
+    )
     pl.read_parquet(run.results).filter(pl.col("seed").is_not_null()).write_parquet(run.results)
     with pytest.raises(ConcordantError, match="no row averaged over them"):
         read_run(run)
 
 
 def test_two_record_encoders_make_two_groups(tmp_path):
-    run = write_run_folder(tmp_path / "run", sizes={"held_out": 80}, strategies=FEW, ehr_encoders=("one_hot", "clmbr"), oracle=False)
+    run = write_run_folder(
+        tmp_path / "run",
+        sizes={"held_out": 80},
+        strategies=FEW,
+        ehr_encoders=("one_hot", "clmbr"),
+        oracle=False,
+    )
     tables = read_run(run)
     (panel,) = concordance_panels(tables, headline(tables).featured)
     titles = [group.title for group in panel.groups]
-    assert titles == ["One modality alone", "Fused: volume_features + one_hot", "Fused: volume_features + clmbr"]
+    assert titles == [
+        "One modality alone",
+        "Fused: volume_features + one_hot",
+        "Fused: volume_features + clmbr",
+    ]
     assert [len(group.rows) for group in panel.groups] == [3, 2, 2]
 
 
 def test_cross_validation_compares_with_the_modality_chosen_per_fold(tmp_path):
-    run = write_run_folder(tmp_path / "run", sizes={"development": 160, "mayo_florida": 60}, strategies=FEW, folds=4, oracle=False)
+    run = write_run_folder(
+        tmp_path / "run",
+        sizes={"development": 160, "mayo_florida": 60},
+        strategies=FEW,
+        folds=4,
+        oracle=False,
+    )
     tables = read_run(run)
     words = text_of(render_report(tables))
     assert "the single modality chosen on tuning within each fold" in words
@@ -331,10 +418,16 @@ def test_cross_validation_compares_with_the_modality_chosen_per_fold(tmp_path):
     assert tables.internal("development")
     assert not tables.internal("mayo_florida")
     panel = concordance_panels(tables, None)[0]
-    contrast = next(gain for gain in tables.gains if gain.cohort == "development" and gain.metric == "concordance_index")
+    contrast = next(
+        gain
+        for gain in tables.gains
+        if gain.cohort == "development" and gain.metric == "concordance_index"
+    )
     fused = tables.estimate("development", contrast.model)
     assert fused is not None
-    assert panel.groups[0].line == pytest.approx(panel.axis.place(fused.value - contrast.difference))
+    assert panel.groups[0].line == pytest.approx(
+        panel.axis.place(fused.value - contrast.difference)
+    )
 
 
 # artifacts that cannot be used
@@ -398,16 +491,26 @@ def test_curves_are_kaplan_meier_of_the_thirds_of_risk(finished):
     figure = survival_figure(tables, headline(tables).featured)
     assert [panel.cohort for panel in figure.panels] == ["held_out", "mayo_florida"]
     for panel in figure.panels:
-        predictions = read_predictions(next(finished.path.glob(f"contrastive-volume*/predictions/{panel.cohort}.parquet")))
-        target, thirds = predictions.target, np.argsort(np.argsort(predictions.risk)) * 3 // len(predictions.risk)
+        predictions = read_predictions(
+            next(finished.path.glob(f"contrastive-volume*/predictions/{panel.cohort}.parquet"))
+        )
+        target, thirds = (
+            predictions.target,
+            np.argsort(np.argsort(predictions.risk)) * 3 // len(predictions.risk),
+        )
         for number, stratum in enumerate(panel.strata):
             own = target.take(np.flatnonzero(thirds == number))
             assert stratum.size == f"n = {len(own)}, {own.observed.sum()} events"
             curve = kaplan_meier(own.time, own.event)
             for day in np.linspace(1, min(panel.horizontal.high, own.time.max()) - 1, 25):
                 drawn = (1000 - step_value(stratum.curve, 10 * panel.horizontal.place(day))) / 1000
-                steps_near = np.abs(curve.times[curve.n_events > 0] - day).min() < panel.horizontal.high / 400
-                assert drawn == pytest.approx(float(curve.at(np.array(day))), abs=0.05 if steps_near else 1e-3)
+                steps_near = (
+                    np.abs(curve.times[curve.n_events > 0] - day).min()
+                    < panel.horizontal.high / 400
+                )
+                assert drawn == pytest.approx(
+                    float(curve.at(np.array(day))), abs=0.05 if steps_near else 1e-3
+                )
             at_risk = [(own.time >= tick.value).sum() for tick in panel.horizontal.ticks]
             assert list(stratum.at_risk) == [f"{one:,}" for one in at_risk]
         test = risk_groups(target.time, target.event, predictions.risk).log_rank
@@ -417,7 +520,9 @@ def test_curves_are_kaplan_meier_of_the_thirds_of_risk(finished):
 def test_equal_risks_leave_the_curves_out_with_a_reason(small):
     for file in small.path.glob("contrastive-*/predictions/mayo_florida.parquet"):
         predictions = read_predictions(file)
-        type(predictions)(predictions.table.with_columns(risk=pl.lit(0.0)), predictions.survival_times_days).write(file)
+        type(predictions)(
+            predictions.table.with_columns(risk=pl.lit(0.0)), predictions.survival_times_days
+        ).write(file)
     tables = read_run(small)
     figure = survival_figure(tables, headline(tables).featured)
     assert [panel.cohort for panel in figure.panels] == ["held_out"]
@@ -441,8 +546,17 @@ def test_forest_places_follow_the_table_and_tell_kinds_apart(finished):
 def test_hollow_marks_are_differences_that_were_not_shown(finished):
     tables = read_run(finished)
     panels = gain_panels(tables, None)
-    shown = {(gain.cohort, gain.model.title): gain.shown for gain in tables.gains if gain.metric == "concordance_index"}
-    drawn = {(panel.cohort, row.label): row.filled for panel in panels for group in panel.groups for row in group.rows}
+    shown = {
+        (gain.cohort, gain.model.title): gain.shown
+        for gain in tables.gains
+        if gain.metric == "concordance_index"
+    }
+    drawn = {
+        (panel.cohort, row.label): row.filled
+        for panel in panels
+        for group in panel.groups
+        for row in group.rows
+    }
     assert drawn == shown
     assert set(shown.values()) == {True, False}
 
@@ -457,7 +571,9 @@ def test_scatter_is_gain_against_gap(finished):
     gap = abs(alone[0].value - alone[1].value)
     assert figure.points[0].x == pytest.approx(figure.horizontal.place(gap))
     for point in figure.points:
-        gain = float(re.search(r"gain ([+\u2212.\d]+)", point.description)[1].replace(wording.MINUS, "-"))
+        gain = float(
+            re.search(r"gain ([+\u2212.\d]+)", point.description)[1].replace(wording.MINUS, "-")
+        )
         assert (point.y < figure.zero) == (gain > 0)
 
 
@@ -466,7 +582,11 @@ def test_stand_alone_forest_is_valid_and_whole(finished, tmp_path):
     root = ET.fromstring(path.read_text())  # noqa: S314 - the file was written by the line above
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     words = " ".join(root.itertext())
-    for row in pl.read_parquet(finished.results).filter(pl.col("metric") == "concordance_index").iter_rows(named=True):
+    for row in (
+        pl.read_parquet(finished.results)
+        .filter(pl.col("metric") == "concordance_index")
+        .iter_rows(named=True)
+    ):
         assert f"{row['value']:.3f}" in words
     assert float(root.get("width")) <= 1000
 
@@ -511,7 +631,10 @@ def test_time_axes_start_at_zero_and_do_not_crowd(last_day):
         ("unimodal(modality=ehr)", "Record alone"),
         ("unimodal(chosen per fold)", "The single modality chosen per fold"),
         ("cross_attention(query=ehr)", "Cross-attention (query: record)"),
-        ("contrastive(regime=two_stage,align_weight=0.5)", "Contrastive (regime: two-stage, align weight: 0.5)"),
+        (
+            "contrastive(regime=two_stage,align_weight=0.5)",
+            "Contrastive (regime: two-stage, align weight: 0.5)",
+        ),
         ("late", "Late"),
         ("oracle(both)", "Oracle (both)"),
         ("PESI score, 2011", "PESI score, 2011"),
@@ -540,7 +663,15 @@ def test_times_in_words(days, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0004, "< 0.001"), (0.0496, "0.050"), (0.03, "0.030"), (0.2, "0.20"), (1.0, "1.00"), (None, "\u2013"), (float("nan"), "\u2013")],
+    [
+        (0.0004, "< 0.001"),
+        (0.0496, "0.050"),
+        (0.03, "0.030"),
+        (0.2, "0.20"),
+        (1.0, "1.00"),
+        (None, "\u2013"),
+        (float("nan"), "\u2013"),
+    ],
 )
 def test_p_values_in_print(value, text):
     assert wording.p_value(value) == text

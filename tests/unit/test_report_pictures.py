@@ -44,7 +44,12 @@ def test_a_run_without_pictures_has_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"source": "guess"}, {"pictures": [{"file": "gone.png", "group": "lowest", "rank": 1}]}, {"window_hu": None}]
+    "changes",
+    [
+        {"source": "guess"},
+        {"pictures": [{"file": "gone.png", "group": "lowest", "rank": 1}]},
+        {"window_hu": None},
+    ],
 )
 def test_a_damaged_folder_is_named(tmp_path, changes):
     with pytest.raises(StoreError, match=r"pictures: not readable .* run the study again"):
@@ -54,4 +59,8 @@ def test_a_damaged_folder_is_named(tmp_path, changes):
 def test_nothing_outside_the_folder_is_read(tmp_path):
     (tmp_path / "secret.png").write_bytes(b"secret")
     with pytest.raises(StoreError, match="not readable"):
-        read_pictures(write_folder(tmp_path, pictures=[{"file": "../../secret.png", "group": "lowest", "rank": 1}]))
+        read_pictures(
+            write_folder(
+                tmp_path, pictures=[{"file": "../../secret.png", "group": "lowest", "rank": 1}]
+            )
+        )

@@ -64,7 +64,9 @@ def cohort_of(folder, *numbers):
     paths = [None if number is None else f"{number}.nii.gz" for number in numbers]
     pl.DataFrame(
         {
-            "sample_id": [f"s{row}" if number is None else f"n{number}" for row, number in enumerate(numbers)],
+            "sample_id": [
+                f"s{row}" if number is None else f"n{number}" for row, number in enumerate(numbers)
+            ],
             "subject_id": range(len(numbers)),
             "prediction_time": [datetime(2020, 1, 1)] * len(numbers),
             "time_days": [1.0] * len(numbers),
@@ -88,7 +90,15 @@ def scans(tmp_path):
 
 def embed_noting(cohort, root, *, encoder=None, **options):
     source = Noting(cohort.path.parent) if encoder is None else encoder
-    return embed(cohort, Modality.CT, source, root, name="noting", options={}, **{"max_quarantined": 0.5, "shard_size": 4} | options)
+    return embed(
+        cohort,
+        Modality.CT,
+        source,
+        root,
+        name="noting",
+        options={},
+        **{"max_quarantined": 0.5, "shard_size": 4} | options,
+    )
 
 
 def encoded(folder):
@@ -113,7 +123,9 @@ def as_from_nothing(store, cohort, scans, **options):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_only_scans_that_are_new_are_encoded_and_the_bytes_are_the_same(scans, caplog, dtype, workers):
+def test_only_scans_that_are_new_are_encoded_and_the_bytes_are_the_same(
+    scans, caplog, dtype, workers
+):
     options = {"encoder": Noting(scans, dtype), "engine": ShardEngine(workers=workers)}
     embed_noting(cohort_of(scans, *range(N), None), scans / "e", **options)
     assert encoded(scans) == N - 1
@@ -132,7 +144,13 @@ def test_the_environment_changes_in_the_main_thread_alone(scans, monkeypatch):
     changing = []
     for name in ("putenv", "unsetenv"):
         change = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *given, change=change: changing.append(threading.current_thread()) or change(*given))
+        monkeypatch.setattr(
+            os,
+            name,
+            lambda *given, change=change: (
+                changing.append(threading.current_thread()) or change(*given)
+            ),
+        )
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     before = dict(os.environ)
     embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", engine=ShardEngine(workers=2))
@@ -148,7 +166,9 @@ def test_what_another_kind_of_device_made_is_made_again(scans, caplog):
     encoder.device = "cuda"  # as an encoder says that finds a GPU; its digits are others
     store = embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", encoder=encoder)
     assert encoded(scans) == 3
-    assert "what was encoded on cpu is encoded again, as the encoder works on cuda here" in caplog.text
+    assert (
+        "what was encoded on cpu is encoded again, as the encoder works on cuda here" in caplog.text
+    )
     assert pl.read_parquet(store.folder / "index-00000.parquet")["device"].to_list() == ["cuda"] * 3
     embed_noting(cohort_of(scans, 0, 1, 2, 3), scans / "e", encoder=encoder)
     assert encoded(scans) == 1
@@ -214,7 +234,10 @@ def test_a_shard_without_its_index_is_no_shard(scans, index):
 
 
 def test_whole_shards_of_a_store_that_was_never_finished_are_taken_over(scans):
-    """Mending the scans that too many of are damaged makes a new store: of the old one, all others are kept."""
+    """Mending the scans that too many of are damaged makes a new store.
+
+    Of the old one, all others are kept.
+    """
     with pytest.raises(StoreError, match="cannot be encoded"):
         embed_noting(cohort_of(scans, *range(N)), scans / "e", max_quarantined=0.0)
     (before,) = (scans / "e" / "A").iterdir()
@@ -240,10 +263,18 @@ def test_a_quarantined_scan_is_taken_over_unless_it_is_to_be_tried_again(scans):
     assert as_from_nothing(store, grown, scans)
 
 
-@pytest.mark.parametrize(("trouble", "workers", "reason"), [("no memory", 0, "unexpected MemoryError"), ("die", 1, "died twice")])
+@pytest.mark.parametrize(
+    ("trouble", "workers", "reason"),
+    [("no memory", 0, "unexpected MemoryError"), ("die", 1, "died twice")],
+)
 def test_a_reason_that_is_of_the_machine_is_not_taken_over(scans, trouble, workers, reason):
     (scans / trouble).touch()
-    before = embed_noting(cohort_of(scans, 0, 1), scans / "e", max_quarantined=1.0, engine=ShardEngine(workers=workers))
+    before = embed_noting(
+        cohort_of(scans, 0, 1),
+        scans / "e",
+        max_quarantined=1.0,
+        engine=ShardEngine(workers=workers),
+    )
     assert before.quarantine["reason"].str.contains(reason).to_list() == [True, True]
     (scans / trouble).unlink()
     grown = cohort_of(scans, 0, 1, 2)
@@ -278,12 +309,23 @@ def test_a_run_that_is_killed_while_it_takes_over_comes_to_the_same_bytes(scans)
 
 
 @pytest.mark.parametrize(("batch_size", "taken"), [(1, 7), (2, 6), (4, 4)])
-def test_a_network_takes_over_whole_batches_so_that_the_bytes_are_those_of_the_same_company(scans, caplog, batch_size, taken):
+def test_a_network_takes_over_whole_batches_so_that_the_bytes_are_those_of_the_same_company(
+    scans, caplog, batch_size, taken
+):
     options = {"weights": write_tiny_ct(scans / "weights"), "batch_size": batch_size}
 
     def embedded(cohort, root):
         encoder = ENCODERS.create("tiny_ct", **options)
-        return embed(cohort, Modality.CT, encoder, root, name="tiny_ct", options=options, shard_size=4, max_quarantined=0.5)
+        return embed(
+            cohort,
+            Modality.CT,
+            encoder,
+            root,
+            name="tiny_ct",
+            options=options,
+            shard_size=4,
+            max_quarantined=0.5,
+        )
 
     embedded(cohort_of(scans, *range(N)), scans / "e")
     flipped = cohort_of(scans, 0, 1, 2, 3, 4, 5, 7, 10)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding, TokenTable
 from concordant.core.errors import StoreError
-from concordant.embeddings.shards import Encoded, EncodedShard, Layout, read_index_part, shard_path, write_shard
+from concordant.embeddings.shards import (
+    Encoded,
+    EncodedShard,
+    Layout,
+    read_index_part,
+    shard_path,
+    write_shard,
+)
 from concordant.embeddings.store import EmbeddingStore, read_parts, reopen, seal, write_quarantine
 
 TOKENS = Layout("tokens", token_dim=3, pooled_dim=2, max_tokens=4)
@@ -25,7 +32,11 @@ def tokens(n_tokens, *, start=0.0, pooled=True):
 
 def codes(**weights):
     names = tuple(sorted(weights))
-    return CodeEmbedding(names, np.array([weights[name] for name in names], np.float32), np.array([name == "age" for name in names], bool))
+    return CodeEmbedding(
+        names,
+        np.array([weights[name] for name in names], np.float32),
+        np.array([name == "age" for name in names], bool),
+    )
 
 
 def build(folder, encoded, layout, *, shard_size=2):
@@ -33,7 +44,13 @@ def build(folder, encoded, layout, *, shard_size=2):
     ids = [f"s{place}" for place in range(len(encoded))]
     starts = range(0, len(ids), shard_size)
     for shard, start in enumerate(starts):
-        write_shard(folder, shard, ids[start : start + shard_size], EncodedShard.of(encoded[start : start + shard_size]), layout)
+        write_shard(
+            folder,
+            shard,
+            ids[start : start + shard_size],
+            EncodedShard.of(encoded[start : start + shard_size]),
+            layout,
+        )
     parts = read_parts(folder, len(starts))
     write_quarantine(folder, parts)
     seal(folder, parts, layout, FACTS)
@@ -42,13 +59,25 @@ def build(folder, encoded, layout, *, shard_size=2):
 
 @pytest.fixture
 def token_store(tmp_path):
-    encoded = [Encoded(tokens(2)), Encoded(None), Encoded(tokens(1, start=5)), Encoded(None, "truncated file"), Encoded(tokens(3, start=9))]
+    encoded = [
+        Encoded(tokens(2)),
+        Encoded(None),
+        Encoded(tokens(1, start=5)),
+        Encoded(None, "truncated file"),
+        Encoded(tokens(3, start=9)),
+    ]
     return build(tmp_path / "store", encoded, TOKENS)
 
 
 @pytest.fixture
 def code_store(tmp_path):
-    encoded = [Encoded(codes(a=1, b=2)), Encoded(codes(b=1, z=3)), Encoded(codes(age=60, c=1)), Encoded(None), Encoded(codes(a=4))]
+    encoded = [
+        Encoded(codes(a=1, b=2)),
+        Encoded(codes(b=1, z=3)),
+        Encoded(codes(age=60, c=1)),
+        Encoded(None),
+        Encoded(codes(a=4)),
+    ]
     return build(tmp_path / "store", encoded, CODES)
 
 
@@ -63,7 +92,13 @@ def test_a_folder_tells_what_it_holds(token_store):
     assert manifest["complete"] is True
     assert (manifest["n_samples"], manifest["n_missing"], manifest["max_tokens"]) == (5, 2, 4)
     assert token_store.layout == TOKENS
-    assert token_store.index.rows() == [("s0", 0, 0, 2), ("s1", 0, 2, 0), ("s2", 1, 0, 1), ("s3", 1, 1, 0), ("s4", 2, 0, 3)]
+    assert token_store.index.rows() == [
+        ("s0", 0, 0, 2),
+        ("s1", 0, 2, 0),
+        ("s2", 1, 0, 1),
+        ("s3", 1, 1, 0),
+        ("s4", 2, 0, 3),
+    ]
     assert token_store.quarantine.rows() == [("s3", "truncated file")]
     assert token_store.record_counts is None
 
@@ -72,9 +107,16 @@ def test_tokens_come_back_in_the_order_asked_for(token_store):
     table = token_store.read(["s4", "unknown", "s0", "s3", "s2", "s0"])
     assert isinstance(table, TokenTable)
     np.testing.assert_array_equal(table.lengths, [3, 0, 2, 0, 1, 2])
-    expected = [tokens(3, start=9).tokens, tokens(2).tokens, tokens(1, start=5).tokens, tokens(2).tokens]
+    expected = [
+        tokens(3, start=9).tokens,
+        tokens(2).tokens,
+        tokens(1, start=5).tokens,
+        tokens(2).tokens,
+    ]
     np.testing.assert_array_equal(table.values, np.concatenate(expected))
-    np.testing.assert_array_equal(table.pooled, [[9, -9], [np.nan] * 2, [0, 0], [np.nan] * 2, [5, -5], [0, 0]])
+    np.testing.assert_array_equal(
+        table.pooled, [[9, -9], [np.nan] * 2, [0, 0], [np.nan] * 2, [5, -5], [0, 0]]
+    )
     assert table.values.dtype == np.float32
     assert type(table.values) is np.ndarray
 
@@ -85,11 +127,19 @@ def test_codes_of_shards_are_joined_by_code(code_store):
     assert isinstance(table, CodeTable)
     assert table.codes == ("a", "age", "b", "c", "z")
     np.testing.assert_array_equal(table.numeric, [False, True, False, False, False])
-    rows = [dict(zip([table.codes[i] for i in table.index[a:b]], table.weight[a:b].tolist(), strict=True)) for a, b in bounds(table)]
+    rows = [
+        dict(
+            zip([table.codes[i] for i in table.index[a:b]], table.weight[a:b].tolist(), strict=True)
+        )
+        for a, b in bounds(table)
+    ]
     assert rows == [{"a": 4}, {"age": 60, "c": 1}, {}, {"b": 1, "z": 3}, {"a": 1, "b": 2}]
     vocabulary = pl.read_parquet(shard_path(code_store.folder, "vocabulary", 0))
     assert vocabulary["code"].to_list() == ["a", "b", "z"]
-    assert pl.read_parquet(shard_path(code_store.folder, "codes", 0)).schema == {"code": pl.Int32, "weight": pl.Float32}
+    assert pl.read_parquet(shard_path(code_store.folder, "codes", 0)).schema == {
+        "code": pl.Int32,
+        "weight": pl.Float32,
+    }
 
 
 def bounds(table):
@@ -114,7 +164,11 @@ def test_nobody_known_or_nobody_asked_is_an_empty_table(name, request):
 )
 def test_reading_equals_a_dictionary(tmp_path_factory, lengths, asked, shard_size):
     layout = Layout("tokens", token_dim=3, max_tokens=4)
-    embeddings = {f"s{place}": tokens(n, start=100 * place, pooled=False) for place, n in enumerate(lengths) if n}
+    embeddings = {
+        f"s{place}": tokens(n, start=100 * place, pooled=False)
+        for place, n in enumerate(lengths)
+        if n
+    }
     encoded = [Encoded(embeddings.get(f"s{place}")) for place in range(len(lengths))]
     store = build(tmp_path_factory.mktemp("store"), encoded, layout, shard_size=shard_size)
     table = store.read([f"s{place}" for place in asked])
@@ -136,13 +190,21 @@ def test_float16_is_kept_and_its_overflow_is_an_error(tmp_path):
     assert np.load(store.folder / "00000.npy").dtype == np.float16
     assert store.read(["s0"]).values.dtype == np.float32
     with pytest.raises(StoreError, match=r"2 value\(s\) overflow float16 .* declare dtype float32"):
-        write_shard(tmp_path / "over", 0, ["s"], EncodedShard.of([Encoded(TokenEmbedding(np.array([[1, 7e4, -7e4]], np.float32)))]), layout)
+        write_shard(
+            tmp_path / "over",
+            0,
+            ["s"],
+            EncodedShard.of([Encoded(TokenEmbedding(np.array([[1, 7e4, -7e4]], np.float32)))]),
+            layout,
+        )
     assert read_index_part(tmp_path / "over", 0) is None
 
 
 def test_missing_values_and_their_policy_are_kept(tmp_path):
     layout = Layout("tokens", token_dim=2, max_tokens=1, missing="median")
-    store = build(tmp_path / "store", [Encoded(TokenEmbedding(np.array([[1, np.nan]], np.float32)))], layout)
+    store = build(
+        tmp_path / "store", [Encoded(TokenEmbedding(np.array([[1, np.nan]], np.float32)))], layout
+    )
     assert store.read(["s0"]).missing == "median"
     np.testing.assert_array_equal(store.read(["s0"]).values, [[1, np.nan]])
 
@@ -187,17 +249,33 @@ def replace_by_objects(path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda path: path.unlink(), truncate, replace_by_other_rows, replace_by_objects, lambda path: path.write_bytes(b"")]
+    "damage",
+    [
+        lambda path: path.unlink(),
+        truncate,
+        replace_by_other_rows,
+        replace_by_objects,
+        lambda path: path.write_bytes(b""),
+    ],
 )
 def test_a_damaged_shard_is_named(token_store, damage):
     damage(token_store.folder / "00001.npy")
-    with pytest.raises(StoreError, match=r"shard 00001 is missing or damaged.*delete the folder and run again"):
+    with pytest.raises(
+        StoreError, match=r"shard 00001 is missing or damaged.*delete the folder and run again"
+    ):
         token_store.read(["s2"])
     assert token_store.read(["s0", "s4"]).lengths.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("part", ["codes", "vocabulary"])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), truncate, lambda path: pl.read_parquet(path).head(1).write_parquet(path)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        truncate,
+        lambda path: pl.read_parquet(path).head(1).write_parquet(path),
+    ],
+)
 def test_a_damaged_shard_of_codes_is_named(code_store, part, damage):
     damage(shard_path(code_store.folder, part, 0))
     with pytest.raises(StoreError, match="shard 00000 is missing or damaged"):
@@ -221,7 +299,11 @@ def test_reopening_forgets_only_the_shards_with_a_quarantined_sample(token_store
     reopen(token_store.folder, 3)
     with pytest.raises(StoreError, match="no complete embedding store"):
         EmbeddingStore.open(token_store.folder)
-    assert [read_index_part(token_store.folder, shard) is None for shard in range(3)] == [False, True, False]
+    assert [read_index_part(token_store.folder, shard) is None for shard in range(3)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_damaged_quarantine_is_named(token_store):

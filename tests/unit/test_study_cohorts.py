@@ -1,4 +1,6 @@
-"""The data of a study: cohorts and their labels, folds drawn or given, inputs checked before anything slow."""
+"""The data of a study: cohorts and their labels, folds drawn or given, inputs checked before
+anything slow.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from concordant.core.modality import Modality
 from concordant.data.features import FeatureOptions
 from concordant.embeddings.making import ShardEngine
 from concordant.encoders.base import ENCODERS
-from concordant.study.cohorts import audit_data, check_inputs, counted_records, embed_all, read_data, records_of, shard_size
+from concordant.study.cohorts import (
+    audit_data,
+    check_inputs,
+    counted_records,
+    embed_all,
+    read_data,
+    records_of,
+    shard_size,
+)
 from study_fixture import alter, small_study, with_value, write_tables
 
 
@@ -28,7 +38,10 @@ def taking_part(folder: Path) -> pl.DataFrame:
 def assignment(folder: Path, *, folds: int = 3, repeats: int = 2) -> pl.DataFrame:
     samples = taking_part(folder).select("sample_id", "household")
     return pl.concat(
-        [samples.with_columns(repeat=pl.lit(repeat), fold=(pl.col("household") + repeat) % folds) for repeat in range(repeats)]
+        [
+            samples.with_columns(repeat=pl.lit(repeat), fold=(pl.col("household") + repeat) % folds)
+            for repeat in range(repeats)
+        ]
     ).drop("household")
 
 
@@ -37,20 +50,31 @@ def test_cohorts_come_with_their_labels(folder):
     assert data.internal_label == "held_out"
     assert [cohort.label for cohort in data.cohorts] == ["development", "west"]
     assert data.assignment is None
-    assert read_data(small_study(folder, cross_validation={"folds": 2})).internal_label == "development"
+    assert (
+        read_data(small_study(folder, cross_validation={"folds": 2})).internal_label
+        == "development"
+    )
 
 
 def test_folds_are_drawn_over_all_but_held_out_and_divide_no_group(folder):
-    study = small_study(folder, cross_validation={"folds": 4, "repeats": 3, "group": "household", "seed": 5})
+    study = small_study(
+        folder, cross_validation={"folds": 4, "repeats": 3, "group": "household", "seed": 5}
+    )
     drawn = read_data(study).assignment
     assert drawn is not None
     assert drawn.equals(read_data(study).assignment)
     rows = drawn.join(taking_part(folder), on="sample_id", how="left", maintain_order="left")
     assert rows["event"].null_count() == 0
-    assert rows.group_by("repeat").agg(pl.col("sample_id").n_unique())["sample_id"].to_list() == [taking_part(folder).height] * 3
+    assert (
+        rows.group_by("repeat").agg(pl.col("sample_id").n_unique())["sample_id"].to_list()
+        == [taking_part(folder).height] * 3
+    )
     assert rows.height == 3 * taking_part(folder).height
     assert (rows.group_by("repeat", "household").agg(pl.col("fold").n_unique())["fold"] == 1).all()
-    assert rows.filter(pl.col("repeat") == 0)["fold"].to_list() != rows.filter(pl.col("repeat") == 1)["fold"].to_list()
+    assert (
+        rows.filter(pl.col("repeat") == 0)["fold"].to_list()
+        != rows.filter(pl.col("repeat") == 1)["fold"].to_list()
+    )
 
 
 def test_folds_are_taken_from_a_file(folder):
@@ -62,7 +86,10 @@ def test_folds_are_taken_from_a_file(folder):
 
 
 def test_sample_ids_of_folds_that_look_like_numbers_stay_text(folder):
-    alter(folder / "development.parquet", lambda table: table.with_columns(pl.col("sample_id").str.replace("a", "0")))
+    alter(
+        folder / "development.parquet",
+        lambda table: table.with_columns(pl.col("sample_id").str.replace("a", "0")),
+    )
     assignment(folder).write_csv(folder / "folds.csv")
     read = read_data(small_study(folder, cross_validation={"assignment": "folds.csv"})).assignment
     assert read is not None
@@ -70,13 +97,34 @@ def test_sample_ids_of_folds_that_look_like_numbers_stay_text(folder):
 
 
 FAULTS = {
-    "a sample short": (lambda given: given[1:], r"0 sample\(s\) are not in the development cohort, 1 lack a fold and 0 have more than one"),
-    "a sample twice": (lambda given: pl.concat([given, given[:1]]), "0 lack a fold and 1 have more than one"),
-    "a stranger": (lambda given: pl.concat([given, given[:1].with_columns(sample_id=pl.lit("zz"))]), r"1 sample\(s\) are not in"),
-    "no column": (lambda given: given.drop("fold"), "no column fold; expected sample_id, repeat, fold"),
-    "text": (lambda given: given.with_columns(fold=pl.lit("one")), "not readable .* the last two whole numbers"),
-    "fractions": (lambda given: given.with_columns(fold=pl.lit(0.5)), "not readable .* the last two whole numbers"),
-    "a gap": (lambda given: given.with_columns(fold=pl.when(pl.col("fold") > 0).then("fold")), "a value is null"),
+    "a sample short": (
+        lambda given: given[1:],
+        r"0 sample\(s\) are not in the development cohort, 1 lack a fold and 0 have more than one",
+    ),
+    "a sample twice": (
+        lambda given: pl.concat([given, given[:1]]),
+        "0 lack a fold and 1 have more than one",
+    ),
+    "a stranger": (
+        lambda given: pl.concat([given, given[:1].with_columns(sample_id=pl.lit("zz"))]),
+        r"1 sample\(s\) are not in",
+    ),
+    "no column": (
+        lambda given: given.drop("fold"),
+        "no column fold; expected sample_id, repeat, fold",
+    ),
+    "text": (
+        lambda given: given.with_columns(fold=pl.lit("one")),
+        "not readable .* the last two whole numbers",
+    ),
+    "fractions": (
+        lambda given: given.with_columns(fold=pl.lit(0.5)),
+        "not readable .* the last two whole numbers",
+    ),
+    "a gap": (
+        lambda given: given.with_columns(fold=pl.when(pl.col("fold") > 0).then("fold")),
+        "a value is null",
+    ),
     "one fold": (lambda given: given.with_columns(fold=pl.lit(0)), "a repeat has one fold only"),
 }
 
@@ -99,16 +147,23 @@ def test_folds_that_are_no_table_are_refused(folder, content):
 
 
 def test_more_folds_than_groups_are_refused(folder):
-    with pytest.raises(CohortError, match="folds is 3, but only 2 values of sex take part, and none is divided"):
+    with pytest.raises(
+        CohortError, match="folds is 3, but only 2 values of sex take part, and none is divided"
+    ):
         read_data(small_study(folder, cross_validation={"folds": 3, "group": "sex"}))
     with pytest.raises(CohortError, match="folds is 500, but only 80 values of subject_id"):
         read_data(small_study(folder, cross_validation={"folds": 500}))
-    with pytest.raises(CohortError, match=r"no column 'housholds' to group folds by. Did you mean 'household'"):
+    with pytest.raises(
+        CohortError, match=r"no column 'housholds' to group folds by. Did you mean 'household'"
+    ):
         read_data(small_study(folder, cross_validation={"folds": 3, "group": "housholds"}))
 
 
 def test_a_null_group_is_a_group_of_its_own(folder):
-    alter(folder / "development.parquet", lambda table: table.with_columns(sex=pl.when(pl.int_range(pl.len()) > 9).then("sex")))
+    alter(
+        folder / "development.parquet",
+        lambda table: table.with_columns(sex=pl.when(pl.int_range(pl.len()) > 9).then("sex")),
+    )
     data = read_data(small_study(folder, cross_validation={"folds": 5, "group": "sex"}))
     assert data.assignment is not None
     assert data.assignment["fold"].n_unique() == 5
@@ -134,25 +189,38 @@ def test_a_feature_file_that_breaks_its_format_is_refused(folder):
 
 def test_a_feature_file_of_other_samples_is_refused(folder):
     alter(folder / "ehr.parquet", lambda table: table.with_columns(pl.col("sample_id") + "x"))
-    with pytest.raises(FeatureError, match=r"ehr.parquet: no sample of .*development.parquet has a feature in it"):
+    with pytest.raises(
+        FeatureError, match=r"ehr.parquet: no sample of .*development.parquet has a feature in it"
+    ):
         check(folder)
 
 
 def test_an_external_cohort_may_lack_a_modality(folder):
-    alter(folder / "ehr.parquet", lambda table: table.filter(~pl.col("sample_id").str.starts_with("b")))
+    alter(
+        folder / "ehr.parquet",
+        lambda table: table.filter(~pl.col("sample_id").str.starts_with("b")),
+    )
     check(folder)
 
 
 def test_an_encoder_of_scans_needs_their_paths_in_every_cohort(folder):
     encoders = {"ct": "volume_features", "ehr": {"name": "features", "path": "ehr.parquet"}}
-    alter(folder / "development.parquet", lambda table: table.with_columns(ct_path=pl.lit(None, pl.String)))
+    alter(
+        folder / "development.parquet",
+        lambda table: table.with_columns(ct_path=pl.lit(None, pl.String)),
+    )
     with pytest.raises(CohortError, match=r"external.parquet: no column ct_path"):
         check(folder, encoders=encoders)
 
 
 def test_a_sample_in_two_cohorts_is_refused_where_files_go_by_its_name(folder):
-    alter(folder / "external.parquet", lambda table: table.with_columns(pl.col("sample_id").str.replace("b1(..)", "a0$1")))
-    with pytest.raises(CohortError, match=r"development.parquet and .*external.parquet share 40 sample_id\(s\)"):
+    alter(
+        folder / "external.parquet",
+        lambda table: table.with_columns(pl.col("sample_id").str.replace("b1(..)", "a0$1")),
+    )
+    with pytest.raises(
+        CohortError, match=r"development.parquet and .*external.parquet share 40 sample_id\(s\)"
+    ):
         check(folder)
 
 
@@ -177,20 +245,31 @@ def test_every_encoder_has_a_store_of_every_cohort(folder):
 
 def test_an_encoder_that_no_member_uses_has_no_store(folder):
     study = small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}]})
-    stores = embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(
+        study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+    )
     assert list(stores) == [(Modality.EHR, "record")]
 
 
 def test_a_damaged_store_is_named(folder):
     study = small_study(folder)
-    stores = embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(
+        study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+    )
     (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match=r"manifest.json is damaged; delete the folder and run again"):
-        embed_all(study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None)
+    with pytest.raises(
+        StoreError, match=r"manifest.json is damaged; delete the folder and run again"
+    ):
+        embed_all(
+            study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+        )
 
 
 def test_the_audit_asks_about_folds_where_there_are_folds(folder):
-    plain, folded = small_study(folder), small_study(folder, cross_validation={"folds": 3, "group": "household"})
+    plain, folded = (
+        small_study(folder),
+        small_study(folder, cross_validation={"folds": 3, "group": "household"}),
+    )
     for study, own in ((plain, "every sample has a split"), (folded, "groups within folds")):
         audit = audit_data(study, read_data(study), {})
         assert audit.passed
@@ -199,17 +278,29 @@ def test_the_audit_asks_about_folds_where_there_are_folds(folder):
 
 def test_features_of_a_model_that_saw_an_external_cohort_are_told(folder):
     seen = {"name": "features", "path": "ct.parquet", "training_data": ["WEST"], "label": "spectre"}
-    study = small_study(folder, encoders={"ct": seen, "ehr": {"name": "features", "path": "ehr.parquet"}})
-    (check,) = (check for check in audit_data(study, read_data(study), {}).checks if not check.passed)
-    assert (check.name, check.detail) == ("encoders' training data", "spectre was trained on WEST, the study tests on west")
+    study = small_study(
+        folder, encoders={"ct": seen, "ehr": {"name": "features", "path": "ehr.parquet"}}
+    )
+    (check,) = (
+        check for check in audit_data(study, read_data(study), {}).checks if not check.passed
+    )
+    assert (check.name, check.detail) == (
+        "encoders' training data",
+        "spectre was trained on WEST, the study tests on west",
+    )
 
 
 @pytest.mark.parametrize("seen_by", ["ct", "ehr"])
 def test_of_two_feature_files_of_one_label_both_are_asked_what_they_saw(folder, seen_by):
-    encoders = {kind: {"name": "features", "path": f"{kind}.parquet", "label": "ours"} for kind in ("ct", "ehr")}
+    encoders = {
+        kind: {"name": "features", "path": f"{kind}.parquet", "label": "ours"}
+        for kind in ("ct", "ehr")
+    }
     encoders[seen_by]["training_data"] = ["WEST"]
     study = small_study(folder, encoders=encoders)
-    (check,) = (check for check in audit_data(study, read_data(study), {}).checks if not check.passed)
+    (check,) = (
+        check for check in audit_data(study, read_data(study), {}).checks if not check.passed
+    )
     assert check.detail == "ours was trained on WEST, the study tests on west"
 
 
@@ -218,12 +309,18 @@ def test_a_subject_of_two_cohorts_fails_the_audit(folder):
     alter(folder / "external.parquet", with_value("subject_id", 0, subject))
     study = small_study(folder)
     audit = audit_data(study, read_data(study), {})
-    assert [check.detail for check in audit.checks if not check.passed] == ["development and west share 1 subjects"]
+    assert [check.detail for check in audit.checks if not check.passed] == [
+        "development and west share 1 subjects"
+    ]
 
 
 def test_a_shard_holds_more_records_where_they_are_only_counted():
     features = FeatureOptions(path=Path("features.parquet"))
-    sizes = [shard_size(Modality.CT, features), shard_size(Modality.EHR, features), shard_size(Modality.EHR, ENCODERS.create("count"))]
+    sizes = [
+        shard_size(Modality.CT, features),
+        shard_size(Modality.EHR, features),
+        shard_size(Modality.EHR, ENCODERS.create("count")),
+    ]
     assert sizes == sorted(set(sizes))
     assert shard_size(Modality.EHR, ENCODERS.create("one_hot")) == sizes[-1]
     assert shard_size(Modality.CT, ENCODERS.create("volume_features")) == sizes[0]

@@ -1,4 +1,7 @@
-"""What a study says of its predictions, recomputed from the files it leaves: the time it judges over, families, utility, recalibration."""
+"""What a study says of its predictions, recomputed from the files it leaves.
+
+The time it judges over, families, utility, recalibration.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def shortened(folder: Path, days: float) -> Path:
 
     def end(table: pl.DataFrame) -> pl.DataFrame:
         beyond = pl.col("time_days") > days
-        return table.with_columns(event=pl.when(beyond).then(0).otherwise("event"), time_days=pl.min_horizontal("time_days", days))
+        return table.with_columns(
+            event=pl.when(beyond).then(0).otherwise("event"),
+            time_days=pl.min_horizontal("time_days", days),
+        )
 
     alter(folder / "external.parquet", end)
     return folder
@@ -47,7 +53,9 @@ def shortened(folder: Path, days: float) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shortened(write_tables(tmp_path_factory.mktemp("inference"), n_development=240, n_external=90), 700.0)
+    return shortened(
+        write_tables(tmp_path_factory.mktemp("inference"), n_development=240, n_external=90), 700.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,9 @@ def rows(run: RunFolder, **equal: object) -> list[dict[str, object]]:
 
 def family(run: RunFolder, cohort: str, metric: str = "concordance_index") -> pl.DataFrame:
     table = pl.read_parquet(run.contrasts)
-    return table.filter(pl.col("family").is_not_null(), pl.col("cohort") == cohort, pl.col("metric") == metric)
+    return table.filter(
+        pl.col("family").is_not_null(), pl.col("cohort") == cohort, pl.col("metric") == metric
+    )
 
 
 def test_all_cohorts_are_judged_up_to_the_last_time_that_each_supports(finished):
@@ -83,22 +93,36 @@ def test_all_cohorts_are_judged_up_to_the_last_time_that_each_supports(finished)
             assert (row["value"], row["standard_error"], row["tau_days"]) == pytest.approx(
                 (expected.estimate, expected.standard_error, tau)
             )
-            integral = integrated_brier_score(target.time, target.event, given.survival[:, before], given.survival_times_days[before])
+            integral = integrated_brier_score(
+                target.time,
+                target.event,
+                given.survival[:, before],
+                given.survival_times_days[before],
+            )
             (row,) = rows(finished, cohort=cohort, fusion=fusion, metric="integrated_brier_score")
             assert (row["value"], row["tau_days"]) == pytest.approx((integral.estimate, tau))
     notes = {row["note"] for row in rows(finished, metric="integrated_brier_score")}
     assert len(notes) == 1  # the integral runs over the same times in both cohorts
 
 
-@pytest.mark.parametrize(("tau", "held_out", "west"), [("cohort", None, 700.0), (300, 300.0, 300.0), (5000, None, 700.0)])
+@pytest.mark.parametrize(
+    ("tau", "held_out", "west"), [("cohort", None, 700.0), (300, 300.0, 300.0), (5000, None, 700.0)]
+)
 def test_tau_is_a_choice(folder, tau, held_out, west):
     run = run_study(small_study(folder, name="other", evaluate={"metrics": METRICS, "tau": tau}))
     own = predictions(run, "late", "held_out").target.time.max()
-    found = {row["cohort"]: row for row in rows(run, fusion="late", metric="concordance_index_ipcw")}
+    found = {
+        row["cohort"]: row for row in rows(run, fusion="late", metric="concordance_index_ipcw")
+    }
     assert (found["held_out"]["tau_days"], found["west"]["tau_days"]) == (held_out or own, west)
-    assert ("tau is 5000 days, but only 700 are supported" in str(found["west"]["note"])) == (tau == 5000)
+    assert ("tau is 5000 days, but only 700 are supported" in str(found["west"]["note"])) == (
+        tau == 5000
+    )
     contrasts = pl.read_parquet(run.contrasts).filter(pl.col("metric") == "concordance_index_ipcw")
-    assert dict(contrasts.select("cohort", "tau_days").unique().rows()) == {"held_out": held_out or own, "west": west}
+    assert dict(contrasts.select("cohort", "tau_days").unique().rows()) == {
+        "held_out": held_out or own,
+        "west": west,
+    }
 
 
 def concordances(run: RunFolder, cohort: str) -> dict[str, object]:
@@ -112,19 +136,27 @@ def concordances(run: RunFolder, cohort: str) -> dict[str, object]:
 @pytest.mark.parametrize("cohort", ["held_out", "west"])
 def test_the_family_is_the_one_that_was_declared(finished, cohort):
     table, alone = family(finished, cohort), concordances(finished, cohort)
-    tuning = {one["fusion"]: one["tuning_concordance"] for one in read_json(finished.study)["members"]}
+    tuning = {
+        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.study)["members"]
+    }
     reference = max((CT, EHR), key=lambda name: tuning[name])
     assert table["fusion"].to_list() == ["linear", "late"]
     assert table["reference"].unique().to_list() == [reference]
-    difference = np.array([alone[name].estimate - alone[reference].estimate for name in table["fusion"]])
-    spread = np.stack([alone[name].influence - alone[reference].influence for name in table["fusion"]])
+    difference = np.array(
+        [alone[name].estimate - alone[reference].estimate for name in table["fusion"]]
+    )
+    spread = np.stack(
+        [alone[name].influence - alone[reference].influence for name in table["fusion"]]
+    )
     expected = simultaneous(difference, spread @ spread.T, degrees=spread.shape[1] - 1)
     np.testing.assert_allclose(table["difference"], difference, atol=1e-14)
     np.testing.assert_allclose(table["p_adjusted"], expected.p_value, rtol=1e-8)
     np.testing.assert_allclose(table["ci_low_simultaneous"], expected.interval().low, rtol=1e-8)
     below = stats.t.sf((difference + 0.05) / expected.standard_error, spread.shape[1] - 1)
     np.testing.assert_allclose(table["p_non_inferiority"], below, rtol=1e-8)
-    gains = pl.read_parquet(finished.gains_over_both).filter(pl.col("cohort") == cohort, pl.col("metric") == "concordance_index")
+    gains = pl.read_parquet(finished.gains_over_both).filter(
+        pl.col("cohort") == cohort, pl.col("metric") == "concordance_index"
+    )
     for row in gains.to_dicts():
         p = []
         for name in (CT, EHR):
@@ -140,15 +172,25 @@ def test_decision_curves_are_those_of_the_predictions(finished):
     for fusion in (CT, EHR):
         given = predictions(finished, fusion, "west")
         column = int(np.searchsorted(given.survival_times_days, 180.0))
-        own = table.filter(pl.col("fusion") == fusion, pl.col("cohort") == "west", pl.col("horizon_days") == 180).drop_nulls("net_benefit")
-        expected = net_benefit(given.target.time, given.target.event, 1 - given.survival[:, column], 180, own["threshold"].to_numpy())
+        own = table.filter(
+            pl.col("fusion") == fusion, pl.col("cohort") == "west", pl.col("horizon_days") == 180
+        ).drop_nulls("net_benefit")
+        expected = net_benefit(
+            given.target.time,
+            given.target.event,
+            1 - given.survival[:, column],
+            180,
+            own["threshold"].to_numpy(),
+        )
         np.testing.assert_allclose(own["net_benefit"], expected.estimate, atol=1e-12)
         np.testing.assert_allclose(own["standard_error"], expected.standard_error, atol=1e-12)
 
 
 def units_of(study: Study) -> list[Unit]:
     data = read_data(study)
-    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)  # the stores are there
+    stores = embed_all(
+        study, data, engine=ShardEngine(), retry_quarantined=False, progress=None
+    )  # the stores are there
     return [unit for plan in plan_members(study, data, stores) for unit in plan.units]
 
 
@@ -158,17 +200,29 @@ def test_tuning_predictions_are_those_of_the_saved_model(finished, folder):
         given = tuning_predictions(unit)
         assert given.table["sample_id"].to_list() == tuning["sample_id"].to_list()
         told = read_json(unit.folder / "unit.json")["tuning_concordance"]
-        assert concordance_index(given.target.time, given.target.event, given.risk).estimate == pytest.approx(told)
+        assert concordance_index(
+            given.target.time, given.target.event, given.risk
+        ).estimate == pytest.approx(told)
 
 
 def test_recalibrated_survival_is_fitted_on_tuning_and_nothing_else_moves(finished, folder):
     for unit in units_of(small_study(folder, evaluate=FULL)):
         tuning = tuning_predictions(unit)
-        fitted = fit_recalibration(tuning.target.time, tuning.target.event, tuning.survival, unit.times)
+        fitted = fit_recalibration(
+            tuning.target.time, tuning.target.event, tuning.survival, unit.times
+        )
         for cohort in ("held_out", "west"):
-            plain, changed = (predictions(finished, unit.member.label, cohort, suffix) for suffix in ("", "@recalibrated"))
+            plain, changed = (
+                predictions(finished, unit.member.label, cohort, suffix)
+                for suffix in ("", "@recalibrated")
+            )
             assert changed.table.drop("survival").equals(plain.table.drop("survival"))
-            np.testing.assert_allclose(changed.survival, fitted.apply(plain.survival, plain.survival_times_days), rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(
+                changed.survival,
+                fitted.apply(plain.survival, plain.survival_times_days),
+                rtol=1e-9,
+                atol=1e-12,
+            )
 
 
 def test_calibration_is_told_before_and_after(finished):
@@ -188,14 +242,18 @@ def test_calibration_is_told_before_and_after(finished):
         assert row["value"] == pytest.approx(observed / (1 - given.survival[:, column]).mean())
     groups = pl.read_parquet(finished.calibration_groups)
     assert set(groups["recalibrated"]) == {False, True}
-    assert groups.filter(pl.col("cohort") == "west").group_by("fusion", "recalibrated", "horizon_days").agg(pl.col("n").sum())[
-        "n"
-    ].unique().to_list() == [90]
+    assert groups.filter(pl.col("cohort") == "west").group_by(
+        "fusion", "recalibrated", "horizon_days"
+    ).agg(pl.col("n").sum())["n"].unique().to_list() == [90]
 
 
 def test_a_choice_of_judging_fits_nothing_anew_and_takes_away_what_it_no_longer_stands_for(folder):
     run = run_study(small_study(folder, name="choices", evaluate={"recalibrate": True}))
-    fits = {name: state for name, state in files_of(run.path).items() if name.endswith(("unit.json", "model.safetensors"))}
+    fits = {
+        name: state
+        for name, state in files_of(run.path).items()
+        if name.endswith(("unit.json", "model.safetensors"))
+    }
     assert len(list(run.path.rglob("*@recalibrated.parquet"))) == 2 * len(FUSIONS)
     run_study(small_study(folder, name="choices", evaluate={"gain_over_both": False}))
     assert {name: state for name, state in files_of(run.path).items() if name in fits} == fits
@@ -204,54 +262,101 @@ def test_a_choice_of_judging_fits_nothing_anew_and_takes_away_what_it_no_longer_
     assert not pl.read_parquet(run.calibration)["recalibrated"].any()
 
 
-def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_folds_their_test(folder):
-    study = small_study(folder, name="folds", cross_validation={"folds": 2, "repeats": 2}, evaluate=FULL, grid={"fusion": FUSIONS[:3]})
+def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_folds_their_test(
+    folder,
+):
+    study = small_study(
+        folder,
+        name="folds",
+        cross_validation={"folds": 2, "repeats": 2},
+        evaluate=FULL,
+        grid={"fusion": FUSIONS[:3]},
+    )
     run = run_study(study)
     everything = units_of(study)
     units = [unit for unit in everything if unit.member.label == "linear"]
     fits = {}
     for unit in units:
         tuning = tuning_predictions(unit)
-        fits[unit.repeat, unit.fold] = fit_recalibration(tuning.target.time, tuning.target.event, tuning.survival, unit.times)
-    plain, changed = (predictions(run, "linear", "development", suffix) for suffix in ("", "@recalibrated"))
+        fits[unit.repeat, unit.fold] = fit_recalibration(
+            tuning.target.time, tuning.target.event, tuning.survival, unit.times
+        )
+    plain, changed = (
+        predictions(run, "linear", "development", suffix) for suffix in ("", "@recalibrated")
+    )
     keys = plain.table.select("repeat", "fold").rows()
-    expected = [fits[key].apply(curve[None], plain.survival_times_days)[0] for key, curve in zip(keys, plain.survival, strict=True)]
+    expected = [
+        fits[key].apply(curve[None], plain.survival_times_days)[0]
+        for key, curve in zip(keys, plain.survival, strict=True)
+    ]
     np.testing.assert_allclose(changed.survival, expected, rtol=1e-9, atol=1e-12)
     outside = [
-        fits[unit.repeat, unit.fold].apply(read_predictions(unit.folder / "predictions" / "west.parquet").survival, unit.times)
+        fits[unit.repeat, unit.fold].apply(
+            read_predictions(unit.folder / "predictions" / "west.parquet").survival, unit.times
+        )
         for unit in units
     ]
     np.testing.assert_allclose(
-        predictions(run, "linear", "west", "@recalibrated").survival, np.mean(outside, axis=0), rtol=1e-9, atol=1e-12
+        predictions(run, "linear", "west", "@recalibrated").survival,
+        np.mean(outside, axis=0),
+        rtol=1e-9,
+        atol=1e-12,
     )
     (row,) = family(run, "development").to_dicts()
     reference = predictions(run, CT, "development"), predictions(run, EHR, "development")
     tuning = {
-        (unit.member.label, unit.repeat, unit.fold): read_json(unit.folder / "unit.json")["tuning_concordance"] for unit in everything
+        (unit.member.label, unit.repeat, unit.fold): read_json(unit.folder / "unit.json")[
+            "tuning_concordance"
+        ]
+        for unit in everything
     }
     differences = []
     for unit in units:
         here = (pl.col("repeat") == unit.repeat) & (pl.col("fold") == unit.fold)
-        better = reference[0] if tuning[CT, unit.repeat, unit.fold] >= tuning[EHR, unit.repeat, unit.fold] else reference[1]
+        better = (
+            reference[0]
+            if tuning[CT, unit.repeat, unit.fold] >= tuning[EHR, unit.repeat, unit.fold]
+            else reference[1]
+        )
         fused, other = plain.filter(here), better.filter(here)
-        values = [concordance_index(one.target.time, one.target.event, one.risk).estimate for one in (fused, other)]
+        values = [
+            concordance_index(one.target.time, one.target.event, one.risk).estimate
+            for one in (fused, other)
+        ]
         differences.append(values[0] - values[1])
-    ratio = sum(len(unit.rows["test"]) for unit in units) / sum(len(unit.rows["train"]) for unit in units)
+    ratio = sum(len(unit.rows["test"]) for unit in units) / sum(
+        len(unit.rows["train"]) for unit in units
+    )
     error = np.sqrt(np.var(differences, ddof=1) * (1 / 4 + ratio))
-    assert row["p_nadeau_bengio"] == pytest.approx(2 * stats.t.sf(abs(np.mean(differences)) / error, 3), rel=1e-6)
+    assert row["p_nadeau_bengio"] == pytest.approx(
+        2 * stats.t.sf(abs(np.mean(differences)) / error, 3), rel=1e-6
+    )
     assert family(run, "west")["p_nadeau_bengio"].null_count() == 1
 
 
 def test_seeds_are_no_subjects_and_their_spread_is_told_apart(folder):
-    run = run_study(small_study(folder, name="seeds", grid={"fusion": FUSIONS[:2], "seed": [0, 1, 2]}))
-    of = pl.read_parquet(run.results).filter(
-        (pl.col("fusion") == CT) & (pl.col("cohort") == "west") & (pl.col("metric") == "concordance_index")
+    run = run_study(
+        small_study(folder, name="seeds", grid={"fusion": FUSIONS[:2], "seed": [0, 1, 2]})
     )
-    single, average = of.filter(pl.col("seed").is_not_null()), of.filter(pl.col("seed").is_null()).row(0, named=True)
+    of = pl.read_parquet(run.results).filter(
+        (pl.col("fusion") == CT)
+        & (pl.col("cohort") == "west")
+        & (pl.col("metric") == "concordance_index")
+    )
+    single, average = (
+        of.filter(pl.col("seed").is_not_null()),
+        of.filter(pl.col("seed").is_null()).row(0, named=True),
+    )
     assert average["between_seeds"] == pytest.approx(single["value"].std())
     assert single["between_seeds"].null_count() == 3
     given = [
-        read_predictions(run.member(one["folder"]).predictions("west")) for one in read_json(run.study)["members"] if one["fusion"] == CT
+        read_predictions(run.member(one["folder"]).predictions("west"))
+        for one in read_json(run.study)["members"]
+        if one["fusion"] == CT
     ]
-    mean = concordance_index(given[0].target.time, given[0].target.event, np.mean([one.risk for one in given], axis=0))
-    assert (average["value"], average["standard_error"]) == pytest.approx((mean.estimate, mean.standard_error))
+    mean = concordance_index(
+        given[0].target.time, given[0].target.event, np.mean([one.risk for one in given], axis=0)
+    )
+    assert (average["value"], average["standard_error"]) == pytest.approx(
+        (mean.estimate, mean.standard_error)
+    )

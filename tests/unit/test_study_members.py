@@ -1,4 +1,7 @@
-"""The members of a study: their splits, what cannot be fitted, and predictions put together over folds."""
+"""The members of a study.
+
+Their splits, what cannot be fitted, and predictions put together over folds.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,11 @@ def folder(tmp_path: Path) -> Path:
 
 def plans_of(study: Study, data: StudyData | None = None) -> tuple[MemberPlan, ...]:
     data = read_data(study) if data is None else data
-    return plan_members(study, data, embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None))
+    return plan_members(
+        study,
+        data,
+        embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None),
+    )
 
 
 # Times
@@ -47,7 +54,9 @@ def plans_of(study: Study, data: StudyData | None = None) -> tuple[MemberPlan, .
 def test_survival_is_predicted_at_quantiles_of_train_event_times_and_at_the_horizons(folder):
     study = small_study(folder)
     times = survival_times(study, read_data(study))
-    train = pl.read_parquet(folder / "development.parquet").filter((pl.col("split") == "train") & (pl.col("event") == 1))
+    train = pl.read_parquet(folder / "development.parquet").filter(
+        (pl.col("split") == "train") & (pl.col("event") == 1)
+    )
     known = set(train["time_days"])
     assert (np.diff(times) > 0).all()
     assert {180.0, 365.0} <= set(times)
@@ -69,8 +78,14 @@ def test_under_cross_validation_the_times_are_those_of_all_who_take_part(folder)
 def test_without_folds_the_roles_are_the_splits_of_the_table(folder):
     (plan,) = plans_of(small_study(folder, grid=CT_ONLY))
     (unit,) = plan.units
-    split = unit.development.table.join(pl.read_parquet(folder / "development.parquet"), on="sample_id", maintain_order="left")["split"]
-    assert {role: set(split[rows]) for role, rows in unit.rows.items()} == {"train": {"train"}, "tuning": {"tuning"}, "test": {"held_out"}}
+    split = unit.development.table.join(
+        pl.read_parquet(folder / "development.parquet"), on="sample_id", maintain_order="left"
+    )["split"]
+    assert {role: set(split[rows]) for role, rows in unit.rows.items()} == {
+        "train": {"train"},
+        "tuning": {"tuning"},
+        "test": {"held_out"},
+    }
     assert sum(map(len, unit.rows.values())) == 100
     assert (unit.repeat, unit.fold, unit.folder) == (None, None, plan.folder.path)
 
@@ -78,8 +93,13 @@ def test_without_folds_the_roles_are_the_splits_of_the_table(folder):
 def test_folds_partition_who_takes_part_and_keep_groups_whole(folder):
     options = {"folds": 3, "repeats": 2, "group": "household"}
     (plan,) = plans_of(small_study(folder, grid=CT_ONLY, cross_validation=options))
-    assert [(unit.repeat, unit.fold) for unit in plan.units] == [(repeat, fold) for repeat in (0, 1) for fold in (0, 1, 2)]
-    assert [unit.folder.relative_to(plan.folder.path).as_posix() for unit in plan.units][:2] == ["folds/r0-f0", "folds/r0-f1"]
+    assert [(unit.repeat, unit.fold) for unit in plan.units] == [
+        (repeat, fold) for repeat in (0, 1) for fold in (0, 1, 2)
+    ]
+    assert [unit.folder.relative_to(plan.folder.path).as_posix() for unit in plan.units][:2] == [
+        "folds/r0-f0",
+        "folds/r0-f1",
+    ]
     table = pl.read_parquet(folder / "development.parquet")
     taking_part = np.flatnonzero(table["split"] != "held_out")
     for unit in plan.units:
@@ -117,8 +137,15 @@ def test_attention_over_a_single_token_is_planned_without_units(folder):
 
 
 def test_attention_over_tokens_is_planned(folder):
-    tokens = {"ct": {"name": "features", "path": "ct_tokens.parquet"}, "ehr": {"name": "features", "path": "ehr.parquet"}}
-    (plan,) = plans_of(small_study(folder, encoders=tokens, grid={"fusion": [{"name": "cross_attention", "query": "ehr"}]}))
+    tokens = {
+        "ct": {"name": "features", "path": "ct_tokens.parquet"},
+        "ehr": {"name": "features", "path": "ehr.parquet"},
+    }
+    (plan,) = plans_of(
+        small_study(
+            folder, encoders=tokens, grid={"fusion": [{"name": "cross_attention", "query": "ehr"}]}
+        )
+    )
     assert plan.reason is None
     assert len(plan.units) == 1
 
@@ -129,23 +156,35 @@ def test_a_part_where_nobody_with_the_modality_had_the_event_is_refused(folder, 
     dead = table.filter((pl.col("split") == part) & (pl.col("event") == 1))["sample_id"].to_list()
     alter(folder / "ct.parquet", lambda features: features.filter(~pl.col("sample_id").is_in(dead)))
     left = table.filter(
-        (pl.col("split") == part) & pl.col("sample_id").is_in(pl.read_parquet(folder / "ct.parquet")["sample_id"].to_list())
+        (pl.col("split") == part)
+        & pl.col("sample_id").is_in(pl.read_parquet(folder / "ct.parquet")["sample_id"].to_list())
     )
     with pytest.raises(CohortError) as caught:
         refuse_without_events(plans_of(small_study(folder)))
     assert str(caught.value).startswith(
-        f"unimodal-modality=ct__scan__cox__seed0: {part} has no observed event (event = 1) among its {left.height} samples with ct; "
+        f"unimodal-modality=ct__scan__cox__seed0: {part} has no observed event (event = 1) among "
+        f"its {left.height} samples with ct; "
     )
-    refuse_without_events(plans_of(small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}, "late"]})))
+    refuse_without_events(
+        plans_of(
+            small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}, "late"]})
+        )
+    )
 
 
 def test_a_fold_without_events_is_named(folder):
     table = pl.read_parquet(folder / "development.parquet").filter(pl.col("split") != "held_out")
-    assignment = table.select("sample_id", pl.lit(3).alias("repeat"), (pl.col("event") != 1).cast(pl.Int64).alias("fold"))
+    assignment = table.select(
+        "sample_id", pl.lit(3).alias("repeat"), (pl.col("event") != 1).cast(pl.Int64).alias("fold")
+    )
     assignment.write_csv(folder / "folds.csv")
-    study = small_study(folder, grid={"fusion": ["concat"]}, cross_validation={"assignment": "folds.csv"})
+    study = small_study(
+        folder, grid={"fusion": ["concat"]}, cross_validation={"assignment": "folds.csv"}
+    )
     with pytest.raises(
-        CohortError, match=r"concat__scan__record__cox__seed0, repeat 3, fold 0: train has no observed event .* with ct or ehr"
+        CohortError,
+        match=r"concat__scan__record__cox__seed0, repeat 3, fold 0: train has no observed event .* "
+        r"with ct or ehr",
     ):
         refuse_without_events(plans_of(study))
 
@@ -161,25 +200,39 @@ def collected(study: Study):
 
 
 def test_a_member_over_folds_has_its_test_rows_and_the_mean_of_the_fold_models(folder):
-    plan, result = collected(small_study(folder, grid=CT_ONLY, cross_validation={"folds": 3, "repeats": 2, "group": "household"}))
+    plan, result = collected(
+        small_study(
+            folder, grid=CT_ONLY, cross_validation={"folds": 3, "repeats": 2, "group": "household"}
+        )
+    )
     inside = result.predictions["development"].table
     assert inside.height == 160
     assert inside.select("sample_id", "repeat").is_unique().all()
     for unit in plan.units:
         own = inside.filter((pl.col("repeat") == unit.repeat) & (pl.col("fold") == unit.fold))
-        assert own["sample_id"].to_list() == unit.development.table["sample_id"][unit.rows["test"]].to_list()
-    fold_tables = [read_predictions(unit.folder / "predictions" / "west.parquet") for unit in plan.units]
+        assert (
+            own["sample_id"].to_list()
+            == unit.development.table["sample_id"][unit.rows["test"]].to_list()
+        )
+    fold_tables = [
+        read_predictions(unit.folder / "predictions" / "west.parquet") for unit in plan.units
+    ]
     centres = [read_json(unit.folder / "unit.json")["train_mean_risk"] for unit in plan.units]
     outside = result.predictions["west"]
     assert outside.table.height == 40
     assert outside.table["repeat"].null_count() == outside.table["fold"].null_count() == 40
     for row in range(40):  # one at a time, in plain Python
-        risks = [table.table["risk"][row] - centre for table, centre in zip(fold_tables, centres, strict=True)]
+        risks = [
+            table.table["risk"][row] - centre
+            for table, centre in zip(fold_tables, centres, strict=True)
+        ]
         assert outside.risk[row] == pytest.approx(sum(risks) / 6)
         curves = np.array([table.table["survival"][row] for table in fold_tables])
         assert outside.table["survival"][row].to_numpy() == pytest.approx(curves.mean(0))
     for label in ("development", "west"):
-        assert read_predictions(plan.folder.predictions(label)).table.equals(result.predictions[label].table)
+        assert read_predictions(plan.folder.predictions(label)).table.equals(
+            result.predictions[label].table
+        )
     assert list(result.tuning) == [(repeat, fold) for repeat in (0, 1) for fold in (0, 1, 2)]
 
 
@@ -188,7 +241,9 @@ def test_a_member_tells_what_it_was(folder):
     plan, result = collected(study)
     told = read_json(plan.folder.run)
     assert told["given"] == study.given
-    assert told["resolved"] == plan.member.resolved() == yaml.safe_load(plan.folder.config.read_text())
+    assert (
+        told["resolved"] == plan.member.resolved() == yaml.safe_load(plan.folder.config.read_text())
+    )
     assert told["seed"] == 4
     assert told["versions"] == versions()
     assert {"python", "concordant", "torch", "numpy", "polars"} <= set(told["versions"])

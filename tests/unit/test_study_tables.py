@@ -1,4 +1,6 @@
-"""The tables of a run: predictions of others, what is said of cohorts, and that nothing names a patient."""
+"""The tables of a run: predictions of others, what is said of cohorts, and that nothing names a
+patient.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_score(folder: Path, rows: pl.DataFrame, **columns: object) -> None:
-    rows.select("sample_id", pl.col("time_days").neg().alias("risk")).with_columns(**columns).write_parquet(folder / "score.parquet")
+    rows.select("sample_id", pl.col("time_days").neg().alias("risk")).with_columns(
+        **columns
+    ).write_parquet(folder / "score.parquet")
 
 
 def foreign(folder: Path, **changes: object):
@@ -44,14 +48,22 @@ def held_out(folder: Path) -> pl.DataFrame:
 
 
 def test_predictions_of_others_are_joined_to_the_outcomes_of_the_cohorts_they_cover(folder):
-    write_score(folder, pl.concat([rows_of(folder, "external")[::-1], held_out(folder).drop("split")]))
+    write_score(
+        folder, pl.concat([rows_of(folder, "external")[::-1], held_out(folder).drop("split")])
+    )
     found = foreign(folder)
-    assert {label: predictions.table.height for label, predictions in found.items()} == {"held_out": 20, "west": 40}
+    assert {label: predictions.table.height for label, predictions in found.items()} == {
+        "held_out": 20,
+        "west": 40,
+    }
     for predictions in found.values():
         assert list(predictions.table.columns) == list(COLUMNS)
         assert predictions.risk.tolist() == (-predictions.target.time).tolist()
         assert predictions.survival is None
-    assert found["west"].table["sample_id"].to_list() == rows_of(folder, "external")["sample_id"].to_list()
+    assert (
+        found["west"].table["sample_id"].to_list()
+        == rows_of(folder, "external")["sample_id"].to_list()
+    )
 
 
 def test_a_cohort_that_is_not_covered_is_left_out(folder):
@@ -70,12 +82,20 @@ def test_under_cross_validation_the_predictions_of_others_stand_in_every_repeat_
 TIMES = [90.0, 180.0, 365.0]
 
 
-def write_curves(folder: Path, rows: pl.DataFrame, given: pl.Expr | None = None, times: str | None = str(TIMES)) -> None:
+def write_curves(
+    folder: Path, rows: pl.DataFrame, given: pl.Expr | None = None, times: str | None = str(TIMES)
+) -> None:
     """Write a score with curves, for all rows or where `given` says so."""
     risk = pl.col("time_days").log().neg()
     curves = pl.concat_list([(risk.exp() * -days).exp() for days in TIMES])
-    table = rows.select("sample_id", risk.alias("risk"), survival=curves if given is None else pl.when(given).then(curves))
-    table.write_parquet(folder / "score.parquet", metadata=None if times is None else {SURVIVAL_TIMES_KEY: times})
+    table = rows.select(
+        "sample_id",
+        risk.alias("risk"),
+        survival=curves if given is None else pl.when(given).then(curves),
+    )
+    table.write_parquet(
+        folder / "score.parquet", metadata=None if times is None else {SURVIVAL_TIMES_KEY: times}
+    )
 
 
 def test_curves_of_others_come_along(folder):
@@ -97,7 +117,11 @@ def test_curves_of_others_may_stand_for_one_cohort_alone(folder):
 
 def test_curves_for_a_part_of_a_cohort_or_without_times_are_refused(folder):
     write_curves(folder, rows_of(folder, "external"), pl.int_range(pl.len()) < 7)
-    with pytest.raises(PredictionsError, match=r"score.parquet: gives survival for 7 of the 40 rows of west; give a curve for all of them"):
+    with pytest.raises(
+        PredictionsError,
+        match=r"score.parquet: gives survival for 7 of the 40 rows of west; give a curve for all "
+        r"of them",
+    ):
         foreign(folder)
     write_curves(folder, rows_of(folder, "external"), times=None)
     with pytest.raises(PredictionsError, match="has no survival_times_days"):
@@ -105,7 +129,10 @@ def test_curves_for_a_part_of_a_cohort_or_without_times_are_refused(folder):
 
 
 def test_a_cohorts_own_columns_do_not_stand_in_for_what_others_predict(folder):
-    alter(folder / "external.parquet", lambda table: table.with_columns(risk=pl.lit(1.0), survival=pl.lit("alive")))
+    alter(
+        folder / "external.parquet",
+        lambda table: table.with_columns(risk=pl.lit(1.0), survival=pl.lit("alive")),
+    )
     write_curves(folder, rows_of(folder, "external"))
     found = foreign(folder)["west"]
     np.testing.assert_allclose(found.risk, -np.log(found.target.time))
@@ -119,11 +146,31 @@ FAULTS = {
         {},
         "covers 39 of the 40 rows of west; give a risk for all",
     ),
-    "nobody": ("external", lambda rows: rows.with_columns(sample_id=pl.lit("x"))[:1], {}, "no sample of this study's cohorts is in it"),
+    "nobody": (
+        "external",
+        lambda rows: rows.with_columns(sample_id=pl.lit("x"))[:1],
+        {},
+        "no sample of this study's cohorts is in it",
+    ),
     "twice": ("external", lambda rows: pl.concat([rows, rows]), {}, "a sample_id occurs twice"),
-    "null": ("external", lambda rows: rows, {"risk": pl.lit(None, pl.Float64)}, "risk holds a null, NaN or infinity in 40 row"),
-    "infinite": ("external", lambda rows: rows, {"risk": pl.lit(np.inf)}, "risk holds a null, NaN or infinity in 40 row"),
-    "text": ("external", lambda rows: rows, {"risk": pl.lit("high")}, "risk holds String values that are no numbers"),
+    "null": (
+        "external",
+        lambda rows: rows,
+        {"risk": pl.lit(None, pl.Float64)},
+        "risk holds a null, NaN or infinity in 40 row",
+    ),
+    "infinite": (
+        "external",
+        lambda rows: rows,
+        {"risk": pl.lit(np.inf)},
+        "risk holds a null, NaN or infinity in 40 row",
+    ),
+    "text": (
+        "external",
+        lambda rows: rows,
+        {"risk": pl.lit("high")},
+        "risk holds String values that are no numbers",
+    ),
 }
 
 
@@ -160,9 +207,16 @@ def test_cohorts_are_described_in_counts(folder):
     assert (internal["n"], internal["n_train"], internal["n_tuning"]) == (20, 60, 20)
     assert (internal["n_events"], internal["n_competing"]) == (rows["event"].sum(), 0)
     assert internal["sites"] == dict(rows["site"].value_counts().rows())
-    assert internal["median_follow_up_days"] == pytest.approx(median_follow_up(rows["time_days"].to_numpy(), rows["event"].to_numpy()))
+    assert internal["median_follow_up_days"] == pytest.approx(
+        median_follow_up(rows["time_days"].to_numpy(), rows["event"].to_numpy())
+    )
     assert internal["columns"]["sex"] == "female: 10, male: 10"
-    assert (external["label"], external["role"], external["n"], external["n_train"]) == ("west", "external", 40, None)
+    assert (external["label"], external["role"], external["n"], external["n_train"]) == (
+        "west",
+        "external",
+        40,
+        None,
+    )
     assert sum(external["available"].values()) == 40
     assert set(external["available"]) <= {"both", "ct", "ehr", "none"}
     assert quarantined == []
@@ -174,15 +228,26 @@ def test_under_cross_validation_the_whole_cohort_is_described(folder):
 
 
 def test_a_column_that_may_name_a_patient_is_not_described(folder):
-    alter(folder / "development.parquet", lambda table: table.with_columns(name=pl.col("sample_id"), nothing=pl.lit(None, pl.String)))
+    alter(
+        folder / "development.parquet",
+        lambda table: table.with_columns(name=pl.col("sample_id"), nothing=pl.lit(None, pl.String)),
+    )
     (internal, _), _, _ = facts_of(folder)
     assert set(internal["columns"]) == {"household", "sex"}
     assert internal["columns"]["household"].startswith("median ")
 
 
 def test_members_are_described_with_the_reason_where_one_cannot_be_fitted(folder):
-    _, members, _ = facts_of(folder, grid={"fusion": ["concat", {"name": "cross_attention", "query": "ct"}], "seed": [0, 1]})
-    assert [one["status"] for one in members] == ["done", "done", "not_applicable", "not_applicable"]
+    _, members, _ = facts_of(
+        folder,
+        grid={"fusion": ["concat", {"name": "cross_attention", "query": "ct"}], "seed": [0, 1]},
+    )
+    assert [one["status"] for one in members] == [
+        "done",
+        "done",
+        "not_applicable",
+        "not_applicable",
+    ]
     assert members[0]["reason"] is None
     assert "attention over ehr needs more than one token" in members[2]["reason"]
     assert [one["seed"] for one in members] == [0, 1, 0, 1]

@@ -43,7 +43,12 @@ def done(folder) -> Unit:
 
 def test_availability_says_which_modalities_there_are():
     ct, ehr = np.array([True, True, False, False]), [True, False, True, False]
-    assert availability({Modality.CT: ct, Modality.EHR: ehr}, 4).to_list() == ["both", "ct", "ehr", "none"]
+    assert availability({Modality.CT: ct, Modality.EHR: ehr}, 4).to_list() == [
+        "both",
+        "ct",
+        "ehr",
+        "none",
+    ]
     assert availability({Modality.EHR: ehr}, 4).to_list() == ["ehr", "none", "ehr", "none"]
     assert availability({}, 2).to_list() == ["none", "none"]
 
@@ -58,17 +63,26 @@ def test_a_unit_writes_its_folder(done):
         "predictions/west.parquet",
         "unit.json",
     ]
-    assert [path.name for path in done.folder.parent.iterdir()] == [done.folder.name]  # nothing temporary
+    assert [path.name for path in done.folder.parent.iterdir()] == [
+        done.folder.name
+    ]  # nothing temporary
 
 
 def test_predictions_are_those_of_the_test_rows_and_of_every_external_row(done, folder):
     held_out = pl.read_parquet(folder / "development.parquet").filter(pl.col("split") == "held_out")
-    for label, rows in {"held_out": held_out, "west": pl.read_parquet(folder / "external.parquet")}.items():
+    for label, rows in {
+        "held_out": held_out,
+        "west": pl.read_parquet(folder / "external.parquet"),
+    }.items():
         predictions = read_predictions(done.folder / "predictions" / f"{label}.parquet")
         assert list(predictions.table.columns) == list(COLUMNS)
         columns = ["sample_id", "subject_id", "time_days", "event", "site"]
         assert predictions.table.select(columns).rows() == rows.select(columns).rows()
-        assert predictions.table["repeat"].null_count() == predictions.table["fold"].null_count() == rows.height
+        assert (
+            predictions.table["repeat"].null_count()
+            == predictions.table["fold"].null_count()
+            == rows.height
+        )
         assert predictions.survival_times_days is not None
         assert predictions.survival_times_days.tolist() == done.times.tolist()
         survival = predictions.survival
@@ -80,9 +94,18 @@ def test_predictions_are_those_of_the_test_rows_and_of_every_external_row(done, 
 
 def test_availability_is_read_off_the_files(done, folder):
     predictions = read_predictions(done.folder / "predictions" / "west.parquet").table
-    ct, ehr = (set(pl.read_parquet(folder / name)["sample_id"]) for name in ("ct.parquet", "ehr.parquet"))
-    patterns = {(True, True): "both", (True, False): "ct", (False, True): "ehr", (False, False): "none"}
-    expected = [patterns[sample_id in ct, sample_id in ehr] for sample_id in predictions["sample_id"]]
+    ct, ehr = (
+        set(pl.read_parquet(folder / name)["sample_id"]) for name in ("ct.parquet", "ehr.parquet")
+    )
+    patterns = {
+        (True, True): "both",
+        (True, False): "ct",
+        (False, True): "ehr",
+        (False, False): "none",
+    }
+    expected = [
+        patterns[sample_id in ct, sample_id in ehr] for sample_id in predictions["sample_id"]
+    ]
     assert predictions["available"].to_list() == expected
     assert len(set(expected)) >= 3
 
@@ -93,14 +116,18 @@ def test_a_sample_without_any_modality_gets_the_mean_risk(folder):
     predictions = read_predictions(unit.folder / "predictions" / "west.parquet").table
     without = predictions.filter(pl.col("available").is_in(["ehr", "none"]))
     assert without.height
-    assert without["risk"].to_numpy() == pytest.approx(read_json(unit.folder / "unit.json")["train_mean_risk"])
+    assert without["risk"].to_numpy() == pytest.approx(
+        read_json(unit.folder / "unit.json")["train_mean_risk"]
+    )
 
 
 def test_the_account_tells_the_fit(done):
     account = read_json(done.folder / "unit.json")
     table = done.development.table
     assert account["n"] == {"train": 60, "tuning": 20, "test": 20}
-    assert account["n_events_train"] == int((table["event"].to_numpy() == 1)[done.rows["train"]].sum())
+    assert account["n_events_train"] == int(
+        (table["event"].to_numpy() == 1)[done.rows["train"]].sum()
+    )
     assert (account["repeat"], account["fold"], account["device"]) == (None, None, "cpu")
     fitted = load_fitted(done.folder)
     assert account["n_parameters"] == fitted.n_parameters
@@ -108,10 +135,14 @@ def test_the_account_tells_the_fit(done):
 
 
 def test_the_tuning_concordance_is_that_of_the_tuning_rows(done, folder):
-    swapped = replace(done, folder=done.folder.parent / "swapped", rows={**done.rows, "test": done.rows["tuning"]})
+    swapped = replace(
+        done, folder=done.folder.parent / "swapped", rows={**done.rows, "test": done.rows["tuning"]}
+    )
     run_unit(swapped)
     predictions = read_predictions(swapped.folder / "predictions" / "held_out.parquet")
-    expected = concordance_index(predictions.target.time, predictions.target.event, predictions.risk).estimate
+    expected = concordance_index(
+        predictions.target.time, predictions.target.event, predictions.risk
+    ).estimate
     assert read_json(swapped.folder / "unit.json")["tuning_concordance"] == pytest.approx(expected)
     assert read_json(done.folder / "unit.json")["tuning_concordance"] == pytest.approx(expected)
 
@@ -129,8 +160,15 @@ def test_another_cohort_table_or_split_changes_the_facts(done):
         "rows": replace(done, rows={**done.rows, "train": done.rows["train"][1:]}),
         "times": replace(done, times=done.times[1:]),
         "cohorts": replace(done, development=replace(part, table=late)),
-        "stores": replace(done, development=replace(part, stores={name: path.with_name("x") for name, path in part.stores.items()})),
-        "available": replace(done, development=replace(part, available=part.available.replace("ct", "none"))),
+        "stores": replace(
+            done,
+            development=replace(
+                part, stores={name: path.with_name("x") for name, path in part.stores.items()}
+            ),
+        ),
+        "available": replace(
+            done, development=replace(part, available=part.available.replace("ct", "none"))
+        ),
         "member": replace(done, member=replace(done.member, seed=9)),
     }
     for key, other in others.items():
@@ -170,7 +208,9 @@ def test_what_a_saved_model_predicts_for_its_tuning_part(done, folder):
     tuning = pl.read_parquet(folder / "development.parquet").filter(pl.col("split") == "tuning")
     predictions = tuning_predictions(done)
     assert predictions.table["sample_id"].to_list() == tuning["sample_id"].to_list()
-    value = concordance_index(predictions.target.time, predictions.target.event, predictions.risk).estimate
+    value = concordance_index(
+        predictions.target.time, predictions.target.event, predictions.risk
+    ).estimate
     assert value == pytest.approx(read_json(done.folder / "unit.json")["tuning_concordance"])
     assert predictions.survival_times_days is not None
     assert predictions.survival_times_days.tolist() == done.times.tolist()

@@ -1,4 +1,7 @@
-"""Where tokens lie in a scan: against what a bright spot changes, and against the preprocessing itself."""
+"""Where tokens lie in a scan.
+
+Against what a bright spot changes, and against the preprocessing itself.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ from concordant.encoders.merlin import InflatedResNet
 from concordant.encoders.preprocessing import Preprocessing, preprocess
 from concordant.encoders.tiny_ct import TinyCTNetwork, TinyCTSizes
 from concordant.encoders.token_places import network_boxes, place_edges
-from ct_weights_fixture import COLIPRI, CTFM, MERLIN, write_colipri, write_ctfm, write_merlin, write_tiny_ct
+from ct_weights_fixture import (
+    COLIPRI,
+    CTFM,
+    MERLIN,
+    write_colipri,
+    write_ctfm,
+    write_merlin,
+    write_tiny_ct,
+)
 
 SPACINGS = [(2.0, 2.0, 2.0), (5.0, 0.9, 0.9), (1.0, 3.1, 1.7)]
 
@@ -24,10 +35,13 @@ def texture(shape, spacing, seed=0):
 
 
 def with_block(volume, low, high, value=900.0):
-    """Return the scan with the voxels whose centres lie between two corners (fractional voxels) set to a value."""
+    """Return the scan with the voxels whose centres lie between two corners (fractional voxels)
+    set to a value.
+    """
     voxels = volume.voxels.copy()
     inside = [
-        (np.arange(n) + 0.5 >= start) & (np.arange(n) + 0.5 < end) for n, start, end in zip(volume.voxels.shape, low, high, strict=True)
+        (np.arange(n) + 0.5 >= start) & (np.arange(n) + 0.5 < end)
+        for n, start, end in zip(volume.voxels.shape, low, high, strict=True)
     ]
     voxels[np.ix_(*inside)] = value
     return Volume(voxels, volume.spacing_mm)
@@ -60,30 +74,50 @@ def test_a_single_voxel_changes_exactly_the_region_whose_box_holds_it(shape):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("token_grid", [None, 2])
-def test_a_bright_patch_changes_most_the_token_of_tiny_ct_whose_box_holds_it(tmp_path, spacing, token_grid):
+def test_a_bright_patch_changes_most_the_token_of_tiny_ct_whose_box_holds_it(
+    tmp_path, spacing, token_grid
+):
     folder = write_tiny_ct(tmp_path, input_size=32, spacing_mm=4.0)
     encoder = ENCODERS.create("tiny_ct", weights=folder, token_grid=token_grid, device="cpu")
-    shape = tuple(round(extent / step) for extent, step in zip((140, 100, 150), spacing, strict=True))  # of 128 mm: crop, pad, crop
+    shape = tuple(
+        round(extent / step) for extent, step in zip((140, 100, 150), spacing, strict=True)
+    )  # of 128 mm: crop, pad, crop
     volume = texture(shape, spacing)
     boxes = encoder.token_boxes(volume)
     assert len(boxes) == len(encoder.encode([volume])[0].tokens)
     seen = 0
     for token, box in enumerate(boxes):
-        if ((box[1] - box[0]) * spacing > 10).all():  # of 16 or 32 mm: not the ones that are nearly all padding
-            assert changes(encoder, volume, with_block(volume, *shrunken(box, 0.7))).argmax() == token
+        if (
+            (box[1] - box[0]) * spacing > 10
+        ).all():  # of 16 or 32 mm: not the ones that are nearly all padding
+            assert (
+                changes(encoder, volume, with_block(volume, *shrunken(box, 0.7))).argmax() == token
+            )
             seen += 1
     assert seen >= 4
 
 
-WRITERS = {"colipri": (write_colipri, COLIPRI), "merlin": (write_merlin, MERLIN), "ctfm": (write_ctfm, CTFM)}
+WRITERS = {
+    "colipri": (write_colipri, COLIPRI),
+    "merlin": (write_merlin, MERLIN),
+    "ctfm": (write_ctfm, CTFM),
+}
 EXTENTS = {"colipri": (70, 56, 60), "merlin": (110, 90, 100), "ctfm": (60, 30, 34)}
 
 
 @pytest.mark.parametrize("token_grid", [None, 2])
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_bright_block_changes_most_the_token_whose_box_holds_it(tmp_path, name, token_grid):
-    encoder = ENCODERS.create(name, weights=WRITERS[name][0](tmp_path), token_grid=token_grid, device="cpu")
-    volume = texture(tuple(round(extent / step) for extent, step in zip(EXTENTS[name], (2.5, 1.2, 1.0), strict=True)), (2.5, 1.2, 1.0))
+    encoder = ENCODERS.create(
+        name, weights=WRITERS[name][0](tmp_path), token_grid=token_grid, device="cpu"
+    )
+    volume = texture(
+        tuple(
+            round(extent / step)
+            for extent, step in zip(EXTENTS[name], (2.5, 1.2, 1.0), strict=True)
+        ),
+        (2.5, 1.2, 1.0),
+    )
     boxes = encoder.token_boxes(volume)
     assert len(boxes) == len(encoder.encode([volume])[0].tokens)
     assert (boxes[:, 0] >= 0).all()
@@ -91,33 +125,58 @@ def test_a_bright_block_changes_most_the_token_whose_box_holds_it(tmp_path, name
     extent = boxes[:, 1] - boxes[:, 0]
     whole = np.flatnonzero((extent >= 0.6 * extent.max(0)).all(1))
     for token in whole[:: max(len(whole) // 12, 1)]:
-        assert changes(encoder, volume, with_block(volume, *shrunken(boxes[token], 0.8))).argmax() == token
+        assert (
+            changes(encoder, volume, with_block(volume, *shrunken(boxes[token], 0.8))).argmax()
+            == token
+        )
 
 
 @pytest.mark.parametrize("convention", ["monai", "torchio"])
 @pytest.mark.parametrize("orientation", ["RAS", "SPL", "SRA"])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_the_boxes_of_single_voxels_hold_the_points_they_were_sampled_at(convention, orientation, spacing):
-    """A scan whose value is its own position, seen through the preprocessing, says where each voxel of the tensor was sampled."""
+def test_the_boxes_of_single_voxels_hold_the_points_they_were_sampled_at(
+    convention, orientation, spacing
+):
+    """A scan whose value is its own position, seen through the preprocessing, says where each
+    voxel of the tensor was sampled.
+    """
     size = (17, 20, 12)
-    steps = Preprocessing(orientation, (0.0, 1000.0), (0.0, 1000.0), (2.0, 3.0, 2.5), size, pad=-1.0, convention=convention)
+    steps = Preprocessing(
+        orientation,
+        (0.0, 1000.0),
+        (0.0, 1000.0),
+        (2.0, 3.0, 2.5),
+        size,
+        pad=-1.0,
+        convention=convention,
+    )
     shape = tuple(round(extent / step) for extent, step in zip((30, 50, 46), spacing, strict=True))
     edges = [place_edges(n, first=0.5, step=1.0, n=n) for n in size]
     for axis, n in enumerate(shape):
         along = np.arange(n, dtype=np.float32)
-        position = Volume(np.broadcast_to(along.reshape([-1 if axis == one else 1 for one in range(3)]), shape).copy(), spacing)
+        position = Volume(
+            np.broadcast_to(
+                along.reshape([-1 if axis == one else 1 for one in range(3)]), shape
+            ).copy(),
+            spacing,
+        )
         sampled = preprocess(position, steps).ravel()
         boxes = network_boxes(position, steps, edges, None)
         inside = sampled >= 0
         middle, extent = boxes[:, :, axis].mean(1), np.diff(boxes[:, :, axis], axis=1)[:, 0]
-        whole = inside & (sampled > 0) & (sampled < n - 1) & (extent > 0.99 * extent.max())  # at the rim samples are clamped, boxes cut
+        whole = (
+            inside & (sampled > 0) & (sampled < n - 1) & (extent > 0.99 * extent.max())
+        )  # at the rim samples are clamped, boxes cut
         assert whole.any()
         np.testing.assert_allclose(middle[whole], sampled[whole] + 0.5, atol=1e-4)
         clipped = inside & ~whole
         assert (np.abs(middle - sampled - 0.5)[clipped] <= extent.max()).all()
-        # a padded voxel's centre lies beyond the scan's outermost centres, so its box reaches over them by half its extent at most
+        # a padded voxel's centre lies beyond the scan's outermost centres, so its box reaches over
+        # them by half its extent at most
         half = np.array(steps.volume_spacing_mm) / spacing / 2
-        at_rim = (boxes[:, 1] <= 0.5 + half + 1e-9) | (boxes[:, 0] >= np.array(shape) - 0.5 - half - 1e-9)
+        at_rim = (boxes[:, 1] <= 0.5 + half + 1e-9) | (
+            boxes[:, 0] >= np.array(shape) - 0.5 - half - 1e-9
+        )
         assert at_rim.any(1)[~inside].all()
 
 
@@ -127,7 +186,9 @@ def test_pooled_places_run_from_the_first_to_the_last_averaged_one():
     edges = [np.array([0.0, 2.0, 4.0, 6.0, 8.0, 10.0])] * 3
     boxes = network_boxes(volume, steps, edges, 2)
     assert boxes.shape == (8, 2, 3)
-    np.testing.assert_allclose(boxes[0], [[0, 0, 0], [6, 6, 6]])  # five places, two averages of three that share the middle one
+    np.testing.assert_allclose(
+        boxes[0], [[0, 0, 0], [6, 6, 6]]
+    )  # five places, two averages of three that share the middle one
     np.testing.assert_allclose(boxes[1], [[0, 0, 4], [6, 6, 10]])
 
 
@@ -136,7 +197,10 @@ def test_an_encoder_whose_tokens_have_no_fixed_place_says_so():
 
 
 def averaging(network):
-    """Let every convolution of a network take means, and every normalisation do nothing: what a place sees most is then its middle."""
+    """Let every convolution of a network take means, and every normalisation do nothing.
+
+    What a place sees most is then its middle.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
@@ -156,7 +220,9 @@ def test_along_each_axis_an_impulse_reaches_most_the_place_whose_stretch_holds_i
     steps = encoder.steps
     order = [{"S": 0, "A": 1, "P": 1, "R": 2, "L": 2}[letter] for letter in steps.orientation]
     shape = tuple(steps.size[order.index(axis)] for axis in range(3))
-    boxes = encoder.token_boxes(Volume(np.full(shape, 100, np.float32), steps.volume_spacing_mm))  # as large and fine as the input
+    boxes = encoder.token_boxes(
+        Volume(np.full(shape, 100, np.float32), steps.volume_spacing_mm)
+    )  # as large and fine as the input
     averaging(network)
     flipped = [letter in "PL" for letter in steps.orientation]
     with torch.inference_mode():

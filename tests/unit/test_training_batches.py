@@ -17,7 +17,9 @@ CPU = torch.device("cpu")
 
 def batch_of(samples, scaled_on=None):
     fitted_on = scaled_on or samples
-    return make_batch(samples, {modality: fit_scaling(fitted_on.table(modality)) for modality in Modality}, CPU)
+    return make_batch(
+        samples, {modality: fit_scaling(fitted_on.table(modality)) for modality in Modality}, CPU
+    )
 
 
 @pytest.mark.parametrize("ehr", ["codes", "tokens"])
@@ -55,7 +57,11 @@ def test_chunks_laid_end_to_end_are_the_batch(ehr):
     assert torch.equal(torch.cat([one.subject for one in chunks]), pair.subject)
     assert torch.equal(torch.cat([one.ct.pooled for one in chunks]), pair.ct.pooled)
     for modality in Modality:
-        parts = ("index", "weight", "valid") if isinstance(pair.of(modality), CodeTokens) else ("values", "valid")
+        parts = (
+            ("index", "weight", "valid")
+            if isinstance(pair.of(modality), CodeTokens)
+            else ("values", "valid")
+        )
         for part in parts:
             joined = torch.cat([getattr(one.of(modality), part) for one in chunks])
             assert torch.equal(joined, getattr(pair.of(modality), part))

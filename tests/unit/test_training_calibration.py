@@ -1,4 +1,7 @@
-"""The weights of late fusion's views: fitted on tuning, never negative, and what an absent view does."""
+"""The weights of late fusion's views.
+
+Fitted on tuning, never negative, and what an absent view does.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,22 @@ N = 120
 
 
 def late(combine):
-    return TTEModel(ModelSpec("late", {"combine": combine}), dict.fromkeys(Modality, InputDims("tokens", 2)), 4, 0.0)
+    return TTEModel(
+        ModelSpec("late", {"combine": combine}),
+        dict.fromkeys(Modality, InputDims("tokens", 2)),
+        4,
+        0.0,
+    )
 
 
 def output(hazard, valid=None):
     hazard = torch.as_tensor(hazard, dtype=torch.float32)
-    return ModelOutput(hazard, torch.ones_like(hazard, dtype=torch.bool) if valid is None else torch.as_tensor(valid), None, None)
+    return ModelOutput(
+        hazard,
+        torch.ones_like(hazard, dtype=torch.bool) if valid is None else torch.as_tensor(valid),
+        None,
+        None,
+    )
 
 
 def outcome(truth, seed=1):
@@ -31,7 +44,9 @@ def outcome(truth, seed=1):
     rng = np.random.default_rng(seed)
     time = torch.tensor(np.ceil(rng.exponential(np.exp(-truth)) * 50) + 1)
     nothing = Tokens(torch.zeros(len(truth), 1, 2), torch.ones(len(truth), 1, dtype=torch.bool))
-    return Batch(Pair(nothing, nothing), time, torch.tensor((rng.random(len(truth)) < 0.8).astype(np.int64)))
+    return Batch(
+        Pair(nothing, nothing), time, torch.tensor((rng.random(len(truth)) < 0.8).astype(np.int64))
+    )
 
 
 def draw(seed=0):
@@ -56,7 +71,9 @@ def test_stack_is_the_cox_model_of_the_standardised_views_on_tuning():
     def loss(weight):
         return slow_cox(views @ weight, batch.time.numpy(), batch.event.numpy()).value
 
-    best = minimize(loss, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10}).x
+    best = minimize(
+        loss, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10}
+    ).x
     assert (best > 0).all()
     np.testing.assert_allclose(model.view_weight, best, rtol=1e-4)
 
@@ -132,6 +149,10 @@ def test_a_view_without_spread_or_without_anyone_does_no_harm(combine):
 
 def test_one_view_passes_unchanged():
     hazard, batch = draw()
-    model = TTEModel(ModelSpec("concat", {}), dict.fromkeys(Modality, InputDims("tokens", 2)), 4, 0.0)
+    model = TTEModel(
+        ModelSpec("concat", {}), dict.fromkeys(Modality, InputDims("tokens", 2)), 4, 0.0
+    )
     calibrate(model, output(hazard[:, :1]), output(hazard[:, :1]), batch)
-    np.testing.assert_array_equal(model.risk(output(hazard[:, :1])), hazard[:, 0].astype(np.float32))
+    np.testing.assert_array_equal(
+        model.risk(output(hazard[:, :1])), hazard[:, 0].astype(np.float32)
+    )

@@ -1,4 +1,7 @@
-"""A fitted model as files: the same model back for every strategy, and a clear word on every kind of damage."""
+"""A fitted model as files.
+
+The same model back for every strategy, and a clear word on every kind of damage.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,14 @@ def test_the_same_model_comes_back(name, options, ehr, tmp_path):
     before, after = fitted.predict(tuning.inputs), loaded.predict(tuning.inputs)
     np.testing.assert_array_equal(after.risk, before.risk)
     np.testing.assert_array_equal(after.known, before.known)
-    np.testing.assert_array_equal(loaded.survival(after.risk, TIMES), fitted.survival(before.risk, TIMES))
-    assert (loaded.options, loaded.seed, loaded.events) == (fitted.options, fitted.seed, fitted.events)
+    np.testing.assert_array_equal(
+        loaded.survival(after.risk, TIMES), fitted.survival(before.risk, TIMES)
+    )
+    assert (loaded.options, loaded.seed, loaded.events) == (
+        fitted.options,
+        fitted.seed,
+        fitted.events,
+    )
     assert (loaded.spec.fusion, dict(loaded.spec.fusion_options)) == (name, options)
     assert loaded.n_parameters == fitted.n_parameters
     state = loaded.model.state_dict()
@@ -60,7 +69,9 @@ def test_a_gap_filled_scaling_comes_back(tmp_path):
     train, tuning = split(samples, 36, 24)
     fitted = fit(train, tuning, ModelSpec("linear", {}), quick())
     save_fitted(fitted, tmp_path)
-    np.testing.assert_array_equal(load_fitted(tmp_path).predict(tuning.inputs).risk, fitted.predict(tuning.inputs).risk)
+    np.testing.assert_array_equal(
+        load_fitted(tmp_path).predict(tuning.inputs).risk, fitted.predict(tuning.inputs).risk
+    )
 
 
 def test_the_files_are_plain(folder):
@@ -68,7 +79,11 @@ def test_the_files_are_plain(folder):
     assert facts["spec"]["fusion"] == "late"
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history] == [0, 1]
-    assert sorted(path.name for path in folder.iterdir()) == ["history.jsonl", "model.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "history.jsonl",
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
@@ -78,7 +93,9 @@ def test_a_damaged_file_is_a_store_error(folder, name, damage):
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "noise": b"\xff\x00" * 50}[damage])
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "noise": b"\xff\x00" * 50}[damage]
+        )
     with pytest.raises(StoreError, match=r"model"):
         load_fitted(folder)
 
@@ -99,7 +116,9 @@ def test_a_description_that_lacks_a_part_is_a_store_error(folder, key):
         load_fitted(folder)
 
 
-@pytest.mark.parametrize("change", [{"fusion": "unheard_of"}, {"fusion_options": {"combine": "sum"}}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "change", [{"fusion": "unheard_of"}, {"fusion_options": {"combine": "sum"}}, {"unknown": 1}]
+)
 def test_a_strategy_this_version_does_not_know_is_a_store_error(folder, change):
     facts = json.loads((folder / "model.json").read_text())
     facts["spec"] |= change
@@ -109,7 +128,9 @@ def test_a_strategy_this_version_does_not_know_is_a_store_error(folder, change):
 
 
 @pytest.mark.parametrize("spoil", ["lost", "other shape", "too many"])
-@pytest.mark.parametrize("name", ["model.head.layers.0.weight", "model.view_weight", "scaling.ct.token.mean"])
+@pytest.mark.parametrize(
+    "name", ["model.head.layers.0.weight", "model.view_weight", "scaling.ct.token.mean"]
+)
 def test_tensors_that_do_not_fit_the_description_are_a_store_error(folder, name, spoil):
     tensors = load_file(folder / "model.safetensors")
     if spoil == "lost":
@@ -127,4 +148,6 @@ def test_saving_over_an_older_model_replaces_it(folder):
     train, tuning = split(make_samples(60, seed=3), 36, 24)
     fitted = fit(train, tuning, ModelSpec("concat", {}), quick(max_epochs=2))
     save_fitted(fitted, folder)
-    np.testing.assert_array_equal(load_fitted(folder).predict(tuning.inputs).risk, fitted.predict(tuning.inputs).risk)
+    np.testing.assert_array_equal(
+        load_fitted(folder).predict(tuning.inputs).risk, fitted.predict(tuning.inputs).risk
+    )

@@ -14,7 +14,9 @@ ROWS = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 2)), min_size=5, ma
 
 @settings(deadline=None, max_examples=60)
 @given(ROWS, st.integers(2, 5), st.integers(0, 1000))
-def test_groups_stay_whole_and_no_fold_has_more_events_than_another_by_more_than_one_group(rows, folds, seed):
+def test_groups_stay_whole_and_no_fold_has_more_events_than_another_by_more_than_one_group(
+    rows, folds, seed
+):
     group, event = (np.array(column) for column in zip(*rows, strict=True))
     fold = draw_folds(event, group, folds=folds, seed=seed)
     assert ((fold >= 0) & (fold < folds)).all()
@@ -33,7 +35,10 @@ def test_single_samples_are_spread_evenly_in_events_and_in_number():
 
 
 def test_a_large_group_takes_no_more_than_its_share_of_events():
-    """Ten groups with one event each, the first of many samples: five events to each fold, whatever the sizes."""
+    """Ten groups with one event each, the first of many samples.
+
+    Five events to each fold, whatever the sizes.
+    """
     group = np.array([0] * 12 + list(range(1, 10)))
     event = np.array([1] + [0] * 11 + [1] * 9)
     fold = draw_folds(event, group, folds=2, seed=0)
@@ -62,17 +67,30 @@ def test_the_numbers_of_groups_are_of_no_account():
 def table(site):
     n = len(site)
     return pl.DataFrame(
-        {"sample_id": [f"s{row}" for row in range(n)], "event": [row % 3 == 0 for row in range(n)], "site": site}
+        {
+            "sample_id": [f"s{row}" for row in range(n)],
+            "event": [row % 3 == 0 for row in range(n)],
+            "site": site,
+        }
     ).with_columns(pl.col("event").cast(pl.Int8))
 
 
 def test_assignments_name_every_sample_once_per_repeat_and_repeats_differ():
-    drawn = assign_folds(table([row // 2 for row in range(40)]), group="site", folds=4, repeats=3, seed=5)
+    drawn = assign_folds(
+        table([row // 2 for row in range(40)]), group="site", folds=4, repeats=3, seed=5
+    )
     assert drawn.columns == ["sample_id", "repeat", "fold"]
-    assert drawn.group_by("repeat").agg(pl.col("sample_id").n_unique())["sample_id"].to_list() == [40] * 3
-    first, second = (drawn.filter(pl.col("repeat") == repeat)["fold"].to_list() for repeat in (0, 1))
+    assert (
+        drawn.group_by("repeat").agg(pl.col("sample_id").n_unique())["sample_id"].to_list()
+        == [40] * 3
+    )
+    first, second = (
+        drawn.filter(pl.col("repeat") == repeat)["fold"].to_list() for repeat in (0, 1)
+    )
     assert first != second
-    one = assign_folds(table([row // 2 for row in range(40)]), group="site", folds=4, repeats=1, seed=6)
+    one = assign_folds(
+        table([row // 2 for row in range(40)]), group="site", folds=4, repeats=1, seed=6
+    )
     assert one["fold"].to_list() == second, "repeat r is the draw of seed + r"
 
 

@@ -1,4 +1,7 @@
-"""Options of training, and the rule behind "auto". What the defaults are is not tested: they are a choice, with its benchmark."""
+"""Options of training, and the rule behind "auto". What the defaults are is not tested.
+
+They are a choice, with its benchmark.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from concordant.training.options import MANY_EVENTS, TrainOptions, regularisatio
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_more_events_never_ask_for_more_regularisation(one, other):
-    fewer, more = (regularisation(TrainOptions(dropout="auto", weight_decay="auto"), events) for events in sorted((one, other)))
+    fewer, more = (
+        regularisation(TrainOptions(dropout="auto", weight_decay="auto"), events)
+        for events in sorted((one, other))
+    )
     assert 0 <= more.dropout <= fewer.dropout < 1
     assert 0 <= more.weight_decay <= fewer.weight_decay
 

@@ -21,25 +21,39 @@ LINEAR = ModelSpec("linear", {})
 
 
 def design_of(fitted, samples):
-    """The design as the architecture states it: scaled pooled features, 0 where missing, and an indicator per modality."""
+    """The design as the architecture states it.
+
+    Scaled pooled features, 0 where missing, and an indicator per modality.
+    """
     columns = []
     for modality in Modality:
         scaling, table = fitted.scaling[modality], samples.table(modality)
         scaled = scaling.apply(table)
         present = scaled.present.numpy().astype(float)
-        features = np.zeros((len(samples), len(scaling.codes) if isinstance(scaling, CodeScaling) else scaling.dims.features))
+        features = np.zeros(
+            (
+                len(samples),
+                len(scaling.codes) if isinstance(scaling, CodeScaling) else scaling.dims.features,
+            )
+        )
         for row in np.flatnonzero(present):
             valid = scaled.valid[row]
             if isinstance(scaling, CodeScaling):
                 features[row, scaled.index[row][valid].numpy()] = scaled.weight[row][valid].numpy()
             else:
-                features[row] = scaled.pooled[row].numpy() if scaled.pooled is not None else scaled.values[row][valid].numpy().mean(0)
+                features[row] = (
+                    scaled.pooled[row].numpy()
+                    if scaled.pooled is not None
+                    else scaled.values[row][valid].numpy().mean(0)
+                )
         columns += [features, present[:, None]]
     return np.concatenate(columns, 1)
 
 
 def known(samples):
-    return samples.take(np.flatnonzero(samples.present(Modality.CT) | samples.present(Modality.EHR)))
+    return samples.take(
+        np.flatnonzero(samples.present(Modality.CT) | samples.present(Modality.EHR))
+    )
 
 
 def chosen_penalty(fitted):
@@ -65,8 +79,12 @@ def test_the_tuning_loss_of_the_path_is_the_likelihood_of_tuning_per_event():
     assert [entry["penalty"] for entry in fitted.history] == list(PENALTIES)
     for entry in fitted.history[::7]:
         coefficients = solve_cox(design_of(fitted, train), train.target, penalty=entry["penalty"])
-        slow = slow_cox(design_of(fitted, tuning) @ coefficients, tuning.target.time, tuning.target.event)
-        assert entry["tuning_loss"] == pytest.approx(slow.value / tuning.target.observed.sum(), rel=1e-6)
+        slow = slow_cox(
+            design_of(fitted, tuning) @ coefficients, tuning.target.time, tuning.target.event
+        )
+        assert entry["tuning_loss"] == pytest.approx(
+            slow.value / tuning.target.observed.sum(), rel=1e-6
+        )
 
 
 def wide(n=40, features=300, seed=0):
@@ -83,12 +101,19 @@ def test_more_features_than_samples_give_the_solution_of_the_whole_design():
     design = design_of(fitted, train)
     assert design.shape[1] > 300
     coefficients = solve_cox(design, train.target, penalty=chosen_penalty(fitted))
-    np.testing.assert_allclose(fitted.predict(tuning.inputs).risk, design_of(fitted, tuning) @ coefficients, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        fitted.predict(tuning.inputs).risk,
+        design_of(fitted, tuning) @ coefficients,
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 def test_nothing_but_noise_gets_a_heavy_penalty():
     samples = wide(120, 20)
-    noise = Samples(samples.inputs, samples.target.take(np.random.default_rng(9).permutation(len(samples))))
+    noise = Samples(
+        samples.inputs, samples.target.take(np.random.default_rng(9).permutation(len(samples)))
+    )
     fitted = fit(*split(noise, 80, 40), LINEAR, quick())
     assert np.std(fitted.predict(noise.inputs).risk) < 0.5
     signal = fit(*split(samples, 80, 40), LINEAR, quick())
@@ -103,7 +128,9 @@ def test_a_linear_model_of_one_modality_does_not_see_the_other(modality):
     other = modality.other
     table = train.table(other)
     changed = with_inputs(train, {other: TokenTable(-table.values[::-1].copy(), table.offsets)})
-    np.testing.assert_array_equal(fit(changed, tuning, spec, quick()).predict(tuning.inputs).risk, risk)
+    np.testing.assert_array_equal(
+        fit(changed, tuning, spec, quick()).predict(tuning.inputs).risk, risk
+    )
 
 
 def test_gradients_have_no_part_in_it():

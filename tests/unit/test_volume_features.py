@@ -21,19 +21,27 @@ def noise_volume(shape=(9, 10, 13), spacing=(2.5, 1.0, 1.4), seed=0):
 
 def named(encoder, volume):
     embedding = encoder.encode([volume])[0]
-    tokens = [dict(zip(encoder.feature_names, token.tolist(), strict=True)) for token in embedding.tokens]
+    tokens = [
+        dict(zip(encoder.feature_names, token.tolist(), strict=True)) for token in embedding.tokens
+    ]
     return tokens, dict(zip(encoder.pooled_feature_names, embedding.pooled.tolist(), strict=True))
 
 
 def edges(size, n):
-    """First places of the n parts of an axis, the slow way: a place belongs to part floor(place * n / size)."""
+    """First places of the n parts of an axis, the slow way.
+
+    A place belongs to part floor(place * n / size).
+    """
     owner = [place * n // size for place in range(size)]
     return [owner.index(part) for part in range(n)] + [size]
 
 
 def boxes(shape, grid):
     cuts = [edges(size, grid) for size in shape]
-    return [tuple(slice(cut[part], cut[part + 1]) for cut, part in zip(cuts, index, strict=True)) for index in np.ndindex(grid, grid, grid)]
+    return [
+        tuple(slice(cut[part], cut[part + 1]) for cut, part in zip(cuts, index, strict=True))
+        for index in np.ndindex(grid, grid, grid)
+    ]
 
 
 def slow_distribution(values):
@@ -59,7 +67,10 @@ def slow_distribution(values):
 
 
 def slow_local_sd(region, spacing, grid, shape, scale):
-    blocks = [max(1, min(size // grid, round(size * step / grid / scale))) for size, step in zip(shape, spacing, strict=True)]
+    blocks = [
+        max(1, min(size // grid, round(size * step / grid / scale)))
+        for size, step in zip(shape, spacing, strict=True)
+    ]
     squares, freedom = 0.0, 0
     for index in np.ndindex(*blocks):
         block = region
@@ -83,14 +94,18 @@ def slow_gradient(values, spacing, box):
     steps = [max(1, round(2.0 / step)) for step in spacing]
     magnitudes = []
     for index in np.ndindex(values.shape):
-        inside = all(s <= i < size - s for i, s, size in zip(index, steps, values.shape, strict=True))
+        inside = all(
+            s <= i < size - s for i, s, size in zip(index, steps, values.shape, strict=True)
+        )
         if inside and all(cut.start <= i < cut.stop for i, cut in zip(index, box, strict=True)):
             slopes = []
             for axis, step in enumerate(steps):
                 ahead, behind = list(index), list(index)
                 ahead[axis] += step
                 behind[axis] -= step
-                slopes.append((values[tuple(ahead)] - values[tuple(behind)]) / (2 * step * spacing[axis]))
+                slopes.append(
+                    (values[tuple(ahead)] - values[tuple(behind)]) / (2 * step * spacing[axis])
+                )
             magnitudes.append(np.linalg.norm(slopes))
     return np.mean(magnitudes) if magnitudes else 0.0
 
@@ -105,10 +120,16 @@ def test_every_statistic_equals_a_slow_reference(grid):
         expected = slow_distribution(region)
         expected["gradient_per_mm"] = slow_gradient(values, volume.spacing_mm, box)
         for scale in LOCAL_MM:
-            expected[f"local_sd_{scale:g}mm"] = slow_local_sd(region, volume.spacing_mm, grid, values.shape, scale)
+            expected[f"local_sd_{scale:g}mm"] = slow_local_sd(
+                region, volume.spacing_mm, grid, values.shape, scale
+            )
         for axis, name in enumerate(("depth", "height", "width")):
-            expected[f"autocorrelation_5mm_{name}"] = slow_autocorrelation(region, axis, volume.spacing_mm[axis])
-        assert {name: token[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-4)
+            expected[f"autocorrelation_5mm_{name}"] = slow_autocorrelation(
+                region, axis, volume.spacing_mm[axis]
+            )
+        assert {name: token[name] for name in expected} == pytest.approx(
+            expected, rel=1e-4, abs=1e-4
+        )
     expected = slow_distribution(values)
     assert {name: pooled[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
@@ -122,14 +143,18 @@ def test_every_statistic_equals_a_slow_reference(grid):
 def test_every_feature_is_finite_and_shares_add_up(shape, spacing, kind):
     voxels = noise_volume(shape).voxels
     if kind != "noise":
-        voxels = np.where(voxels > (np.inf if kind == "air" else 0), np.float32(500), np.float32(-3000))
+        voxels = np.where(
+            voxels > (np.inf if kind == "air" else 0), np.float32(500), np.float32(-3000)
+        )
     encoder = VolumeFeatures(grid=3)
     embedding = encoder.encode([Volume(voxels, spacing)])[0]
     assert embedding.tokens.shape == (27, encoder.card.token_dim)
     assert embedding.pooled.shape == (encoder.card.pooled_dim,)
     assert np.isfinite(embedding.tokens).all()
     assert np.isfinite(embedding.pooled).all()
-    np.testing.assert_allclose(embedding.tokens[:, : len(HISTOGRAM_EDGES_HU) + 1].sum(1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(
+        embedding.tokens[:, : len(HISTOGRAM_EDGES_HU) + 1].sum(1), 1.0, atol=1e-5
+    )
 
 
 def test_tokens_follow_the_regions_from_inferior_posterior_left_to_superior_anterior_right():
@@ -145,7 +170,10 @@ def test_tokens_follow_the_regions_from_inferior_posterior_left_to_superior_ante
 
 def test_names_are_unique_and_as_many_as_the_card_says():
     encoder = ENCODERS.create("volume_features", grid=2)
-    for names, dim in ((encoder.feature_names, encoder.card.token_dim), (encoder.pooled_feature_names, encoder.card.pooled_dim)):
+    for names, dim in (
+        (encoder.feature_names, encoder.card.token_dim),
+        (encoder.pooled_feature_names, encoder.card.pooled_dim),
+    ):
         assert len(set(names)) == len(names) == dim
     assert 20 <= encoder.card.token_dim <= 40
     assert encoder.card.max_tokens == 8
@@ -161,7 +189,8 @@ def test_a_batch_equals_the_loop_over_its_members():
 
 
 def chest(spacing, contrast_at=(0.0, 0.0, 20.0), lung_texture=60.0, size=96.0):
-    """A cylinder of soft tissue, 80 mm wide and 60 mm deep, with two lungs open at both ends and a ball of contrast medium.
+    """A cylinder of soft tissue, 80 mm wide and 60 mm deep, with two lungs open at both ends and a
+    ball of contrast medium.
 
     Built from formulas in mm, so that it can be drawn at any spacing.
     """
@@ -184,8 +213,12 @@ def test_shapes_are_measured_in_millimetres():
     assert pooled["body_extent_mm_width"] == pytest.approx(80, abs=3)
     assert pooled["body_extent_mm_depth"] == pytest.approx(96)
     assert np.expm1(pooled["body_log_ml"]) == pytest.approx(np.pi * 40 * 30 * 96 / 1000, rel=0.03)
-    assert pooled["body_spread_mm_width"] == pytest.approx(40 / 2, rel=0.03)  # an ellipse's variance is a^2 / 4
-    assert pooled["lung_share"] == pytest.approx(2 * 12 * 20 / (40 * 30), rel=0.1)  # less the part of the ball inside
+    assert pooled["body_spread_mm_width"] == pytest.approx(
+        40 / 2, rel=0.03
+    )  # an ellipse's variance is a^2 / 4
+    assert pooled["lung_share"] == pytest.approx(
+        2 * 12 * 20 / (40 * 30), rel=0.1
+    )  # less the part of the ball inside
     assert np.expm1(pooled["contrast_log_ml"]) == pytest.approx(4 / 3 * np.pi, rel=0.25)
     assert pooled["contrast_offset_width"] == pytest.approx(20 / 80, abs=0.02)
     assert pooled["contrast_offset_height"] == pytest.approx(0.0, abs=0.02)
@@ -196,7 +229,17 @@ def test_features_depend_little_on_the_voxel_spacing():
     encoder = VolumeFeatures(grid=1)
     fine = named(encoder, chest((1.0, 1.0, 1.0)))[1]
     coarse = named(encoder, chest((2.0, 1.5, 1.5)))[1]
-    for name in ("mean", "sd", "share_lung", "share_soft", "lung_mean", "body_log_ml", "lung_log_ml", "contrast_log_ml", "lung_sd"):
+    for name in (
+        "mean",
+        "sd",
+        "share_lung",
+        "share_soft",
+        "lung_mean",
+        "body_log_ml",
+        "lung_log_ml",
+        "contrast_log_ml",
+        "lung_sd",
+    ):
         assert coarse[name] == pytest.approx(fine[name], rel=0.08, abs=0.02), name
     for name in ("gradient_per_mm", "local_sd_5mm", "local_sd_15mm", "autocorrelation_5mm_width"):
         assert coarse[name] == pytest.approx(fine[name], rel=0.25), name
@@ -214,7 +257,11 @@ def test_a_volume_of_air_has_no_body():
     voxels = noise_volume().voxels * 0.01 - 900
     encoder = VolumeFeatures()
     _, pooled = named(encoder, Volume(voxels, (1.0, 1.0, 1.0)))
-    assert all(value == 0.0 for name, value in pooled.items() if name.startswith(("body_", "lung_log", "fat_", "contrast_", "bone_")))
+    assert all(
+        value == 0.0
+        for name, value in pooled.items()
+        if name.startswith(("body_", "lung_log", "fat_", "contrast_", "bone_"))
+    )
 
 
 def test_a_volume_smaller_than_the_grid_is_refused():
@@ -223,7 +270,10 @@ def test_a_volume_smaller_than_the_grid_is_refused():
     assert error.value.reason == "fewer voxels along an axis than the 3 regions of the grid"
 
 
-@pytest.mark.parametrize(("options", "name"), [({"grid": 0}, "grid"), ({"grid": 17}, "grid"), ({"window": (100, 100)}, "window")])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"grid": 0}, "grid"), ({"grid": 17}, "grid"), ({"window": (100, 100)}, "window")],
+)
 def test_impossible_options_are_refused(options, name):
     with pytest.raises(ConfigError, match=name):
         ENCODERS.create("volume_features", **options)

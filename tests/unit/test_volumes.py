@@ -15,7 +15,11 @@ from scipy import ndimage
 from concordant.data.volumes import VolumeError, open_volume, read_volume
 from concordant.data.volumes.grid import trilinear
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "ct_volumes" / "totalseg"
+DATA = (
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    / "ct_volumes"
+    / "totalseg"
+)
 SHAPE, SPACING = (4, 5, 6), (0.7, 0.8, 2.5)
 
 
@@ -58,7 +62,9 @@ def world_samples(voxels_ras, origin, spacing):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("order", "signs"), list(product(permutations(range(3)), product((1, -1), repeat=3))))
+@pytest.mark.parametrize(
+    ("order", "signs"), list(product(permutations(range(3)), product((1, -1), repeat=3)))
+)
 def test_every_orientation_is_brought_to_superior_anterior_right(tmp_path, order, signs):
     voxels, affine = block(), signed_axes(order, signs)
     volume = read_volume(write(tmp_path / "scan.nii.gz", voxels, affine))
@@ -66,15 +72,27 @@ def test_every_orientation_is_brought_to_superior_anterior_right(tmp_path, order
     assert volume.voxels.dtype == np.float32
     assert volume.voxels.flags.c_contiguous
     spacing_xyz = volume.spacing_mm[::-1]
-    corners = np.array([affine @ [*corner, 1] for corner in product(*[(0, size - 1) for size in voxels.shape])])[:, :3]
-    expected = {tuple(np.round((affine @ [*index, 1])[:3], 4)): voxels[index] for index in np.ndindex(voxels.shape)}
-    assert world_samples(volume.voxels.transpose(2, 1, 0), corners.min(0), spacing_xyz) == pytest.approx(expected)
+    corners = np.array(
+        [affine @ [*corner, 1] for corner in product(*[(0, size - 1) for size in voxels.shape])]
+    )[:, :3]
+    expected = {
+        tuple(np.round((affine @ [*index, 1])[:3], 4)): voxels[index]
+        for index in np.ndindex(voxels.shape)
+    }
+    assert world_samples(
+        volume.voxels.transpose(2, 1, 0), corners.min(0), spacing_xyz
+    ) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("example_ct_sm.nii.gz", "example_ct.nii.gz", "chest_pulmonary_ct_cropped.nii.gz", "aorta_ct_cropped.nii.gz"),
+        *(
+            "example_ct_sm.nii.gz",
+            "example_ct.nii.gz",
+            "chest_pulmonary_ct_cropped.nii.gz",
+            "aorta_ct_cropped.nii.gz",
+        ),
         *("example_seg.nii.gz", "chest_heart_mask.nii.gz", "chest_pulmonary_artery_mask.nii.gz"),
     ],
 )
@@ -83,15 +101,21 @@ def test_real_scans_equal_nibabel(name):
         pytest.skip("no development data: set CONCORDANT_DATA to the folder that holds ct_volumes")
     volume = read_volume(DATA / name)
     canonical = nib.as_closest_canonical(nib.load(DATA / name))
-    np.testing.assert_array_equal(volume.voxels, np.asarray(canonical.dataobj, dtype=np.float32).transpose(2, 1, 0))
+    np.testing.assert_array_equal(
+        volume.voxels, np.asarray(canonical.dataobj, dtype=np.float32).transpose(2, 1, 0)
+    )
     np.testing.assert_allclose(volume.spacing_mm, canonical.header.get_zooms()[::-1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64]
+)
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
 def test_every_voxel_type_is_read(tmp_path, dtype, suffix):
     voxels = np.arange(120).reshape(SHAPE).astype(dtype)
-    volume = read_volume(write(tmp_path / f"scan.{suffix}", voxels, signed_axes((0, 1, 2), (1, 1, 1))))
+    volume = read_volume(
+        write(tmp_path / f"scan.{suffix}", voxels, signed_axes((0, 1, 2), (1, 1, 1)))
+    )
     np.testing.assert_array_equal(volume.voxels, voxels.transpose(2, 1, 0).astype(np.float32))
 
 
@@ -101,7 +125,9 @@ def test_big_endian_and_version_2_are_read(tmp_path):
     (tmp_path / "big.nii").write_bytes(big.to_bytes())
     (tmp_path / "two.nii").write_bytes(nib.Nifti2Image(voxels, affine).to_bytes())
     for name in ("big.nii", "two.nii"):
-        np.testing.assert_array_equal(read_volume(tmp_path / name).voxels, voxels.transpose(2, 1, 0))
+        np.testing.assert_array_equal(
+            read_volume(tmp_path / name).voxels, voxels.transpose(2, 1, 0)
+        )
 
 
 def test_slope_and_intercept_are_applied(tmp_path):
@@ -109,7 +135,9 @@ def test_slope_and_intercept_are_applied(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[112:120] = np.array([2.0, -1024.0], "<f4").tobytes()  # scl_slope, scl_inter
     path.write_bytes(raw)
-    np.testing.assert_array_equal(read_volume(path).voxels, block().transpose(2, 1, 0) * 2.0 - 1024.0)
+    np.testing.assert_array_equal(
+        read_volume(path).voxels, block().transpose(2, 1, 0) * 2.0 - 1024.0
+    )
 
 
 def test_the_sform_comes_before_the_qform(tmp_path):
@@ -134,7 +162,9 @@ def test_the_qform_serves_where_the_sform_has_no_code(tmp_path):
     np.testing.assert_allclose(volume.spacing_mm, SPACING[::-1], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)]
+)
 def test_units_become_millimetres(tmp_path, unit, factor):
     affine = np.diag([*(np.array(SPACING) / factor), 1.0])
     path = write(tmp_path / "scan.nii", block(), affine, lambda header: header.set_xyzt_units(unit))
@@ -171,7 +201,9 @@ def test_an_oblique_or_sheared_grid_is_resampled_in_body_space(tmp_path, kind):
     field = linear_field(affine, shape)
     volume = read_volume(write(tmp_path / "scan.nii", field, affine))
 
-    corners = np.array([affine @ [*corner, 1] for corner in product(*[(0, size - 1) for size in shape])])[:, :3]
+    corners = np.array(
+        [affine @ [*corner, 1] for corner in product(*[(0, size - 1) for size in shape])]
+    )[:, :3]
     grid = np.diag([*volume.spacing_mm[::-1], 1.0])
     grid[:3, 3] = corners.min(0)
     expected = linear_field(grid, volume.voxels.shape[::-1]).transpose(2, 1, 0)
@@ -186,11 +218,15 @@ def test_an_oblique_or_sheared_grid_is_resampled_in_body_space(tmp_path, kind):
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
 def test_linear_resampling_equals_scipy(dtype):
     random = np.random.default_rng(0)
-    values = random.integers(0, 200, (9, 10, 11)).astype(dtype)[::-1].transpose(1, 0, 2)  # a view in an odd memory order
+    values = (
+        random.integers(0, 200, (9, 10, 11)).astype(dtype)[::-1].transpose(1, 0, 2)
+    )  # a view in an odd memory order
     matrix, offset = np.eye(3) + random.normal(0, 0.1, (3, 3)), random.normal(0, 1, 3)
     out = np.empty((12, 13, 14), np.float32)
     trilinear(values, matrix, offset, np.float32(-5), out)
-    known = ndimage.affine_transform(values, matrix, offset, out.shape[::-1], np.float64, order=1, cval=-5)
+    known = ndimage.affine_transform(
+        values, matrix, offset, out.shape[::-1], np.float64, order=1, cval=-5
+    )
     np.testing.assert_allclose(out.transpose(2, 1, 0), known, atol=1e-4)
     assert 0.1 < (known == -5).mean() < 0.9
 
@@ -228,7 +264,14 @@ def test_damaged_files_are_refused(tmp_path, damage, expected):
 
 @pytest.mark.parametrize(
     "tail",
-    [bytes(1), bytes(511), bytes(1 << 20), gzip.compress(b""), gzip.compress(b"more"), bytes(9) + gzip.compress(b"more") + bytes(9)],
+    [
+        bytes(1),
+        bytes(511),
+        bytes(1 << 20),
+        gzip.compress(b""),
+        gzip.compress(b"more"),
+        bytes(9) + gzip.compress(b"more") + bytes(9),
+    ],
 )
 def test_padding_and_a_further_stream_may_follow_the_compressed_data(tmp_path, tail):
     path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
@@ -245,7 +288,15 @@ def test_voxels_may_lie_in_several_streams(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tail", [b"?", b"\x1f", b"text", b"a longer line of text\n" * 100, bytes(512) + b"text", gzip.compress(b"more") + b"text"]
+    "tail",
+    [
+        b"?",
+        b"\x1f",
+        b"text",
+        b"a longer line of text\n" * 100,
+        bytes(512) + b"text",
+        gzip.compress(b"more") + b"text",
+    ],
 )
 def test_other_bytes_after_the_compressed_data_are_named(tmp_path, tail):
     path = write(tmp_path / "scan.nii.gz", block(), signed_axes((0, 1, 2), (1, 1, 1)))
@@ -265,14 +316,18 @@ def test_one_damaged_byte_never_changes_a_voxel_unnoticed(tmp_path_factory, plac
     path = tmp_path_factory.getbasetemp() / "byte.nii.gz"
     voxels = np.random.default_rng(1).integers(-1000, 1000, (8, 8, 8)).astype(np.int16)
     data = bytearray(gzip.compress(nib.Nifti1Image(voxels, np.eye(4)).to_bytes(), 1, mtime=0))
-    place = 10 + place % (len(data) - 10)  # after gzip's own header, whose time stamp and flags may differ freely
+    place = 10 + place % (
+        len(data) - 10
+    )  # after gzip's own header, whose time stamp and flags may differ freely
     data[place] ^= flip
     path.write_bytes(data)
     try:
         volume = read_volume(path)
     except VolumeError:
         return
-    np.testing.assert_array_equal(volume.voxels, voxels.transpose(2, 1, 0))  # only padding bits were hit
+    np.testing.assert_array_equal(
+        volume.voxels, voxels.transpose(2, 1, 0)
+    )  # only padding bits were hit
 
 
 def set_field(**values):
@@ -320,13 +375,21 @@ def test_absurd_headers_are_refused(tmp_path, edit, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (1e300, "NaN or infinite"), (None, "constant")]
+    ("value", "expected"),
+    [
+        (np.nan, "NaN or infinite"),
+        (np.inf, "NaN or infinite"),
+        (1e300, "NaN or infinite"),
+        (None, "constant"),
+    ],
 )
 def test_impossible_voxels_are_refused(tmp_path, value, expected):
     voxels = np.zeros(SHAPE, np.float64)
     if value is not None:
         voxels[1, 2, 3] = value
-    assert expected in reason(write(tmp_path / "scan.nii.gz", voxels, signed_axes((0, 1, 2), (1, 1, 1))))
+    assert expected in reason(
+        write(tmp_path / "scan.nii.gz", voxels, signed_axes((0, 1, 2), (1, 1, 1)))
+    )
 
 
 def test_what_is_no_scan_says_so(tmp_path):
@@ -376,6 +439,8 @@ def test_gigabytes_from_a_small_file_are_refused_before_memory_is_asked_for(tmp_
     parsed = nib.Nifti1Header(header)
     parsed["dim"], parsed["vox_offset"] = [3, 1024, 1024, 1024, 1, 1, 1, 1], 352
     path = tmp_path / "bomb.nii.gz"
-    rest = np.random.default_rng(0).bytes(3 << 20)  # as large as two gigabytes of zeros when compressed
+    rest = np.random.default_rng(0).bytes(
+        3 << 20
+    )  # as large as two gigabytes of zeros when compressed
     path.write_bytes(gzip.compress(parsed.binaryblock + bytes(4) + rest, 1))
     assert reason(path).startswith("absurd header: more than 1 GiB")

@@ -1,4 +1,6 @@
-"""Weights: folders, a hub on this machine that answers as the real one does, and files that are refused."""
+"""Weights: folders, a hub on this machine that answers as the real one does, and files that are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -50,16 +52,23 @@ def test_the_digest_is_of_the_named_files_alone(tmp_path):
     assert open_weights(tmp_path, files=("a.json", "b.bin")).digest != both
 
 
-@pytest.mark.parametrize(("folder", "found"), [("there", "other.txt"), ("empty", "nothing"), ("absent", "no such folder")])
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [("there", "other.txt"), ("empty", "nothing"), ("absent", "no such folder")],
+)
 def test_a_missing_file_is_named_with_what_is_there(tmp_path, folder, found):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "other.txt").touch()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=rf"need the file\(s\) a\.json, b\.bin there \(found: {found}\)"):
+    with pytest.raises(
+        WeightsError, match=rf"need the file\(s\) a\.json, b\.bin there \(found: {found}\)"
+    ):
         open_weights(tmp_path / folder, files=("a.json", "b.bin"))
 
 
-@pytest.mark.parametrize("reference", ["hf:", "hf:name", "hf:owner/name@", "hf:owner/name/more", "hf:own er/name"])
+@pytest.mark.parametrize(
+    "reference", ["hf:", "hf:name", "hf:owner/name@", "hf:owner/name/more", "hf:own er/name"]
+)
 def test_a_reference_that_is_none_is_refused(reference):
     with pytest.raises(WeightsError, match=r"expected hf:OWNER/NAME@REVISION"):
         open_weights(reference, files=("a",))
@@ -72,7 +81,9 @@ def test_tensors_come_from_every_plain_form(tmp_path, name):
     if name.endswith("safetensors"):
         save_file(tensors, path)
     else:
-        torch.save(OrderedDict(tensors) if name == "a.pt" else {"state_dict": tensors, "epoch": 3}, path)
+        torch.save(
+            OrderedDict(tensors) if name == "a.pt" else {"state_dict": tensors, "epoch": 3}, path
+        )
     read = read_tensors(path)
     assert sorted(read) == ["x", "y"]
     assert read["y"].dtype is torch.float16
@@ -88,7 +99,10 @@ class Danger:
 
 def test_a_pickle_is_refused_and_not_run(tmp_path):
     torch.save({"x": torch.ones(2), "extra": Danger()}, tmp_path / "a.pt")
-    with pytest.raises(WeightsError, match=r"a\.pt: holds Python objects, which could run code.*convert it to safetensors"):
+    with pytest.raises(
+        WeightsError,
+        match=r"a\.pt: holds Python objects, which could run code.*convert it to safetensors",
+    ):
         read_tensors(tmp_path / "a.pt")
     (tmp_path / "b.bin").write_bytes(pickle.dumps({"x": Danger()}))
     with pytest.raises(WeightsError, match=r"b\.bin"):
@@ -97,7 +111,12 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [([torch.ones(2)], "found list"), ({"x": 3}, "expected named tensors"), (torch.ones(2), "found Tensor")]
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "found list"),
+        ({"x": 3}, "expected named tensors"),
+        (torch.ones(2), "found Tensor"),
+    ],
 )
 def test_what_is_no_mapping_of_tensors_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
@@ -122,11 +141,17 @@ def test_every_kind_of_misfit_is_counted_in_one_message(tmp_path):
     check_shapes(tmp_path, {"a": (2,), "b": (3,), "z": (1,)}, found)
     with pytest.raises(WeightsError) as caught:
         check_shapes(tmp_path, {"a": (2,), "b": (4,), "c": (1,), "d": (1,)}, found)
-    assert "2 missing (first: c); 1 unexpected (first: z); 1 of another shape (first: b is [3], not [4])" in str(caught.value)
+    assert (
+        "2 missing (first: c); 1 unexpected (first: z); 1 of another shape (first: b is [3], not "
+        "[4])" in str(caught.value)
+    )
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: files of `owner/open`; `owner/gated` shows itself but gives no file; nothing else is there."""
+    """Answers as the hub does: files of `owner/open`; `owner/gated` shows itself but gives no file.
+
+    Nothing else is there.
+    """
 
     folder: Path
     asked: list[str]
@@ -144,7 +169,13 @@ class Hub(BaseHTTPRequestHandler):
         type(self).asked.append(f"{self.command} {self.path}")
         parts = self.path.strip("/").split("/")
         repository = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        revision = parts[5] if parts[0] == "api" and len(parts) > 5 else parts[3] if len(parts) > 3 else "main"
+        revision = (
+            parts[5]
+            if parts[0] == "api" and len(parts) > 5
+            else parts[3]
+            if len(parts) > 3
+            else "main"
+        )
         if repository not in ("owner/open", "owner/gated"):
             return self._reply(401, b"{}", X_Error_Code="RepoNotFound")
         if revision not in ("main", "v1", COMMIT):
@@ -163,7 +194,9 @@ class Hub(BaseHTTPRequestHandler):
             return self._reply(200, json.dumps(content).encode(), Content_Type="application/json")
         if repository == "owner/gated":
             return self._reply(403, b"{}", X_Error_Code="GatedRepo")
-        return self._reply(200, (self.folder / parts[4]).read_bytes(), ETag=f'"{parts[4]}"', X_Repo_Commit=COMMIT)
+        return self._reply(
+            200, (self.folder / parts[4]).read_bytes(), ETag=f'"{parts[4]}"', X_Repo_Commit=COMMIT
+        )
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
@@ -199,7 +232,10 @@ print(json.dumps(answers))
 
 
 def ask(endpoint, home, *questions):
-    """Ask in a process of its own: the address of the hub is read when huggingface_hub is imported."""
+    """Ask in a process of its own.
+
+    The address of the hub is read when huggingface_hub is imported.
+    """
     environment = {
         **os.environ,
         "HF_ENDPOINT": endpoint,
@@ -210,7 +246,9 @@ def ask(endpoint, home, *questions):
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         environment.pop(name, None)
     command = [sys.executable, "-c", ASK, json.dumps(questions)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -233,8 +271,16 @@ def answers(hub, tmp_path_factory):
     )
     before = len(Hub.asked)
     again = ask(hub, home, ("hf:owner/open@v1", FILES))
-    assert [asked for asked in Hub.asked[before:] if "owner" in asked] == []  # the cache is looked at first
-    offline = ask("http://127.0.0.1:9", home, ("hf:owner/open@v1", FILES), (f"hf:owner/open@{COMMIT}", FILES), ("hf:owner/open@v2", FILES))
+    assert [
+        asked for asked in Hub.asked[before:] if "owner" in asked
+    ] == []  # the cache is looked at first
+    offline = ask(
+        "http://127.0.0.1:9",
+        home,
+        ("hf:owner/open@v1", FILES),
+        (f"hf:owner/open@{COMMIT}", FILES),
+        ("hf:owner/open@v2", FILES),
+    )
     return online, again, offline
 
 
@@ -251,10 +297,22 @@ def test_a_revision_is_fetched_once_and_its_commit_is_known(answers):
 @pytest.mark.parametrize(
     ("question", "sentence"),
     [
-        ("hf:owner/gated@main config.json,model.safetensors", "the repository is gated: ask for access at http"),
-        ("hf:owner/absent@main config.json,model.safetensors", "there is no such repository, or it is private"),
-        ("hf:owner/open@nowhere config.json,model.safetensors", "the repository has no revision 'nowhere'"),
-        ("hf:owner/open@main config.json,absent.bin", "the repository has no file absent.bin at 'main'"),
+        (
+            "hf:owner/gated@main config.json,model.safetensors",
+            "the repository is gated: ask for access at http",
+        ),
+        (
+            "hf:owner/absent@main config.json,model.safetensors",
+            "there is no such repository, or it is private",
+        ),
+        (
+            "hf:owner/open@nowhere config.json,model.safetensors",
+            "the repository has no revision 'nowhere'",
+        ),
+        (
+            "hf:owner/open@main config.json,absent.bin",
+            "the repository has no file absent.bin at 'main'",
+        ),
     ],
 )
 def test_what_the_hub_refuses_is_said_in_a_sentence_with_what_to_do(answers, question, sentence):
@@ -280,8 +338,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 
 def test_an_option_is_a_path_or_a_reference_that_stays_as_it_is():
-    assert ENCODERS.resolve("clmbr", {"weights": "weights/clmbr"})["weights"] == Path("weights/clmbr")
-    assert ENCODERS.resolve("clmbr", {"weights": "hf:owner/open@v1"})["weights"] == "hf:owner/open@v1"
+    assert ENCODERS.resolve("clmbr", {"weights": "weights/clmbr"})["weights"] == Path(
+        "weights/clmbr"
+    )
+    assert (
+        ENCODERS.resolve("clmbr", {"weights": "hf:owner/open@v1"})["weights"] == "hf:owner/open@v1"
+    )
     assert ENCODERS.label("clmbr", {"weights": "weights/clmbr"}) == "clmbr(weights=clmbr)"
     with pytest.raises(ConfigError, match="option weights"):
         ENCODERS.resolve("clmbr", {"weights": 3})
@@ -290,9 +352,15 @@ def test_an_option_is_a_path_or_a_reference_that_stays_as_it_is():
 def test_in_a_study_a_folder_resolves_against_its_file_and_a_reference_stays(tmp_path):
     encoder = TypeAdapter(EhrEncoder)
     (tmp_path / "weights").mkdir()
-    chosen = encoder.validate_python({"name": "clmbr", "weights": "weights"}, context={"folder": tmp_path})
+    chosen = encoder.validate_python(
+        {"name": "clmbr", "weights": "weights"}, context={"folder": tmp_path}
+    )
     assert chosen.options["weights"] == tmp_path / "weights"
-    hub = encoder.validate_python({"name": "clmbr", "weights": "hf:owner/open@v1"}, context={"folder": tmp_path})
+    hub = encoder.validate_python(
+        {"name": "clmbr", "weights": "hf:owner/open@v1"}, context={"folder": tmp_path}
+    )
     assert hub.options["weights"] == "hf:owner/open@v1"
     with pytest.raises(ValidationError, match="weights: no such file or folder"):
-        encoder.validate_python({"name": "clmbr", "weights": "absent"}, context={"folder": tmp_path})
+        encoder.validate_python(
+            {"name": "clmbr", "weights": "absent"}, context={"folder": tmp_path}
+        )

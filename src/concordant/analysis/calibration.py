@@ -1,4 +1,6 @@
-"""Are the predicted probabilities right? Predicted against observed, and the metrics of calibration, before and after recalibration."""
+"""Are the predicted probabilities right? Predicted against observed, and the metrics of
+calibration, before and after recalibration.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,21 @@ from concordant.analysis.candidates import Candidate, merged
 from concordant.analysis.decision import shown_models
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation import RESULT_SCHEMA, CensoringSource, evaluate, incidence_remark, survival_at
+from concordant.evaluation import (
+    RESULT_SCHEMA,
+    CensoringSource,
+    evaluate,
+    incidence_remark,
+    survival_at,
+)
 from concordant.metrics import CalibrationGroups, kaplan_meier_calibration
 
-CALIBRATION_METRICS = ("calibration_in_the_large", "calibration_slope", "integrated_calibration_index", "brier_score")
+CALIBRATION_METRICS = (
+    "calibration_in_the_large",
+    "calibration_slope",
+    "integrated_calibration_index",
+    "brier_score",
+)
 """Metrics at horizons that speak of the probabilities."""
 
 MOST_GROUPS, LEAST_IN_GROUP = 10, 10
@@ -43,23 +56,31 @@ GROUP_SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def calibration_groups(
-    candidates: Sequence[Candidate], *, horizons_days: Sequence[float], recalibrated: bool = False, cause: int | None = None
+    candidates: Sequence[Candidate],
+    *,
+    horizons_days: Sequence[float],
+    recalibrated: bool = False,
+    cause: int | None = None,
 ) -> pl.DataFrame:
-    """Compare predicted and observed probability in groups of the prediction: the best fusion, its unimodal models, models of others.
+    """Compare predicted and observed probability in groups of the prediction.
 
-    Ten groups, fewer where a group would hold fewer than ten samples. Under cross-validation a sample counts once, with its prediction
-    averaged over repeats.
+    The best fusion, its unimodal models, models of others.
+
+    Ten groups, fewer where a group would hold fewer than ten samples. Under cross-validation a
+    sample counts once, with its prediction averaged over repeats.
 
     Args:
         candidates: All models, every seed; those of others with curves of survival.
         horizons_days: Times by which the event counts.
         recalibrated: What the column of this name says.
-        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
+        cause: Code of the event of interest, with which every other code above 0 competes; None =
+            event 1, every other code censored.
 
     Returns:
-        The columns of `GROUP_SCHEMA`, a row per group, lowest prediction first: the mean prediction, and the observed probability of the
-        event by the horizon (1 - Kaplan-Meier, with a cause Aalen-Johansen) with its 95 % interval. Where that cannot be computed, one
-        row whose `note` says why.
+        The columns of `GROUP_SCHEMA`, a row per group, lowest prediction first: the mean
+        prediction, and the observed probability of the event by the horizon (1 - Kaplan-Meier, with
+        a cause Aalen-Johansen) with its 95 % interval. Where that cannot be computed, one row whose
+        `note` says why.
     """
     models = merged(candidates)
     cohorts = dict.fromkeys(cohort for model in models for cohort in model.predictions)
@@ -68,7 +89,9 @@ def calibration_groups(
         for cohort in cohorts
         for model in shown_models(models, cohort)
         for horizon in horizons_days
-        for row in _group_rows(_names(model, cohort, recalibrated), model.predictions[cohort], float(horizon), cause)
+        for row in _group_rows(
+            _names(model, cohort, recalibrated), model.predictions[cohort], float(horizon), cause
+        )
     ]
     return pl.DataFrame(rows, schema=GROUP_SCHEMA).fill_nan(None)
 
@@ -93,15 +116,25 @@ def calibration_table(
         cause: As in `evaluate`.
 
     Returns:
-        `cohort`, `ct_encoder`, `ehr_encoder`, `fusion`, `recalibrated` and the columns of `evaluate`.
+        `cohort`, `ct_encoder`, `ehr_encoder`, `fusion`, `recalibrated` and the columns of
+        `evaluate`.
     """
     empty = pl.DataFrame(schema={**_NAMES, **RESULT_SCHEMA})
     if not horizons_days:
         return empty
-    options: dict[str, Any] = {"horizons_days": horizons_days, "censoring": censoring, "train": train, "cause": cause}
+    options: dict[str, Any] = {
+        "horizons_days": horizons_days,
+        "censoring": censoring,
+        "train": train,
+        "cause": cause,
+    }
     tables = [
         evaluate(predictions, metrics=CALIBRATION_METRICS, **options).select(
-            *(pl.lit(value, _NAMES[name]).alias(name) for name, value in _names(model, cohort, recalibrated).items()), pl.all()
+            *(
+                pl.lit(value, _NAMES[name]).alias(name)
+                for name, value in _names(model, cohort, recalibrated).items()
+            ),
+            pl.all(),
         )
         for model in merged(candidates)
         for cohort, predictions in model.predictions.items()
@@ -119,7 +152,9 @@ def _names(model: Candidate, cohort: str, recalibrated: bool) -> dict[str, Any]:
     }
 
 
-def _group_rows(names: Mapping[str, Any], predictions: Predictions, horizon: float, cause: int | None) -> Iterator[dict[str, Any]]:
+def _group_rows(
+    names: Mapping[str, Any], predictions: Predictions, horizon: float, cause: int | None
+) -> Iterator[dict[str, Any]]:
     named = {**names, "horizon_days": horizon}
     try:
         found = _groups(predictions, horizon, cause)
@@ -150,9 +185,13 @@ def _groups(predictions: Predictions, horizon: float, cause: int | None) -> Cali
     time, event = samples["time_days"].to_numpy(), samples["event"].cast(pl.Int64).to_numpy()
     predicted, cluster = samples["probability"].to_numpy(), samples["subject_id"].to_numpy()
     most = int(np.clip(samples.height // LEAST_IN_GROUP, 1, MOST_GROUPS))
-    for groups in range(most, 0, -1):  # a group whose follow-up ends before the horizon is joined with others
+    for groups in range(
+        most, 0, -1
+    ):  # a group whose follow-up ends before the horizon is joined with others
         try:
-            return kaplan_meier_calibration(time, event, predicted, horizon, groups=groups, cluster=cluster, cause=cause)
+            return kaplan_meier_calibration(
+                time, event, predicted, horizon, groups=groups, cluster=cluster, cause=cause
+            )
         except MetricError:
             if groups == 1:
                 raise

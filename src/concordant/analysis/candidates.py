@@ -18,7 +18,10 @@ from concordant.core.survival import Predictions
 from concordant.evaluation import align
 
 CHOSEN_PER_FOLD = "unimodal(chosen per fold)"
-"""Reference under cross-validation: in every fold the unimodal model that is better on the fold's tuning part."""
+"""Reference under cross-validation.
+
+In every fold the unimodal model that is better on the fold's tuning part.
+"""
 
 Fold = tuple[int, int]
 """Repeat and fold."""
@@ -36,10 +39,13 @@ class Candidate:
         ehr_encoder: Label of the record's encoder, None where the model uses no record.
         modality: "ct" or "ehr" if the model uses that modality alone, else None.
         seed: Seed of the training.
-        predictions: Predictions per cohort label; the cohort under cross-validation has `repeat` and `fold`.
-        tuning: Concordance on the tuning part per (repeat, fold); the key is None without cross-validation.
-        is_reference: Whether the others may be measured against it, if it is unimodal. False for a further unimodal row, such as a
-            linear model of one modality, that is neither a reference nor a fusion.
+        predictions: Predictions per cohort label; the cohort under cross-validation has `repeat`
+            and `fold`.
+        tuning: Concordance on the tuning part per (repeat, fold); the key is None without
+            cross-validation.
+        is_reference: Whether the others may be measured against it, if it is unimodal. False for a
+            further unimodal row, such as a linear model of one modality, that is neither a
+            reference nor a fusion.
     """
 
     fusion: str
@@ -64,7 +70,8 @@ class Reference:
     Attributes:
         label: Its name in tables.
         predictions: Its predictions.
-        declared: True for the one whose difference enters the family; the others are shown beside it.
+        declared: True for the one whose difference enters the family; the others are shown beside
+            it.
     """
 
     label: str
@@ -73,10 +80,13 @@ class Reference:
 
 
 def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
-    """Average risks and survival curves row by row; rows are matched by sample, repeat and fold, in the first table's order.
+    """Average risks and survival curves row by row.
+
+    Rows are matched by sample, repeat and fold, in the first table's order.
 
     Args:
-        predictions: One table per seed. Survival curves are kept only where every table has them for all rows at the same times.
+        predictions: One table per seed. Survival curves are kept only where every table has them
+            for all rows at the same times.
 
     Raises:
         PredictionsError: No table, or other samples or outcomes.
@@ -91,36 +101,63 @@ def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
     curves = [one.survival for one in aligned if one.survival is not None]
     times = _shared_times(aligned) if len(curves) == len(aligned) else None
     survival = [None] * len(risk) if times is None else np.mean(curves, axis=0).tolist()
-    return Predictions(first.table.with_columns(risk, pl.Series("survival", survival, dtype=pl.List(pl.Float64))), times)
+    return Predictions(
+        first.table.with_columns(risk, pl.Series("survival", survival, dtype=pl.List(pl.Float64))),
+        times,
+    )
 
 
 def _shared_times(tables: Sequence[Predictions]) -> Float[np.ndarray, " time"] | None:
     """Return the times of the survival curves, None where the tables do not have the same."""
     times = [table.survival_times_days for table in tables if table.survival_times_days is not None]
-    return times[0] if len(times) == len(tables) and all(np.array_equal(times[0], other) for other in times) else None
+    return (
+        times[0]
+        if len(times) == len(tables) and all(np.array_equal(times[0], other) for other in times)
+        else None
+    )
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return one candidate per model: predictions and tuning concordances averaged over the seeds that have them."""
+    """Return one candidate per model.
+
+    Predictions and tuning concordances averaged over the seeds that have them.
+    """
     seeds: dict[tuple[str | None, ...], list[Candidate]] = defaultdict(list)
     for one in candidates:
         seeds[one.fusion, one.ct_encoder, one.ehr_encoder, one.modality].append(one)
-    return [replace(group[0], predictions=_mean_predictions(group), tuning=_mean_tuning(group)) for group in seeds.values()]
+    return [
+        replace(group[0], predictions=_mean_predictions(group), tuning=_mean_tuning(group))
+        for group in seeds.values()
+    ]
 
 
 def _mean_predictions(seeds: Sequence[Candidate]) -> dict[str, Predictions]:
     cohorts = dict.fromkeys(cohort for one in seeds for cohort in one.predictions)
-    return {cohort: average_seeds([one.predictions[cohort] for one in seeds if cohort in one.predictions]) for cohort in cohorts}
+    return {
+        cohort: average_seeds(
+            [one.predictions[cohort] for one in seeds if cohort in one.predictions]
+        )
+        for cohort in cohorts
+    }
 
 
 def _mean_tuning(seeds: Sequence[Candidate]) -> dict[Fold | None, float]:
     folds = dict.fromkeys(fold for one in seeds for fold in one.tuning)
-    return {fold: float(np.mean([one.tuning[fold] for one in seeds if fold in one.tuning])) for fold in folds}
+    return {
+        fold: float(np.mean([one.tuning[fold] for one in seeds if fold in one.tuning]))
+        for fold in folds
+    }
 
 
 def unimodal_parts(fusion: Candidate, cohort: str, models: Sequence[Candidate]) -> list[Candidate]:
-    """Return the unimodal models with the fusion's own encoders that predict a cohort and may be references."""
-    return [model for model in models if model.is_reference and _is_part_of(model, fusion) and cohort in model.predictions]
+    """Return the unimodal models with the fusion's own encoders that predict a cohort and may be
+    references.
+    """
+    return [
+        model
+        for model in models
+        if model.is_reference and _is_part_of(model, fusion) and cohort in model.predictions
+    ]
 
 
 def references(fusion: Candidate, cohort: str, models: Sequence[Candidate]) -> list[Reference]:
@@ -134,17 +171,24 @@ def references(fusion: Candidate, cohort: str, models: Sequence[Candidate]) -> l
         return []
     folds = _folds(fusion.predictions[cohort])
     if len(unimodal) > 1 and folds != [None]:
-        chosen = Reference(CHOSEN_PER_FOLD, _chosen_per_fold(unimodal, cohort, folds), declared=True)
+        chosen = Reference(
+            CHOSEN_PER_FOLD, _chosen_per_fold(unimodal, cohort, folds), declared=True
+        )
         others = unimodal
     else:
         best = max(unimodal, key=overall_tuning)
         chosen = Reference(best.fusion, best.predictions[cohort], declared=True)
         others = [model for model in unimodal if model is not best]
-    return [chosen, *(Reference(model.fusion, model.predictions[cohort], declared=False) for model in others)]
+    return [
+        chosen,
+        *(Reference(model.fusion, model.predictions[cohort], declared=False) for model in others),
+    ]
 
 
 def best_fusion(models: Sequence[Candidate]) -> Candidate | None:
-    """Return the fusion with the best mean tuning concordance, the first of equals; None without a fusion that has one.
+    """Return the fusion with the best mean tuning concordance, the first of equals.
+
+    None without a fusion that has one.
 
     Args:
         models: One candidate per model, see `merged`.
@@ -154,13 +198,17 @@ def best_fusion(models: Sequence[Candidate]) -> Candidate | None:
 
 
 def overall_tuning(model: Candidate) -> float:
-    """Return the mean tuning concordance over folds; tuning parts without an event recommend nothing.
+    """Return the mean tuning concordance over folds.
+
+    Tuning parts without an event recommend nothing.
 
     Raises:
         MetricError: The model has none.
     """
     if not model.tuning:
-        raise MetricError(f"{model.fusion} has no tuning concordance; the reference is chosen by it")
+        raise MetricError(
+            f"{model.fusion} has no tuning concordance; the reference is chosen by it"
+        )
     known = [value for value in model.tuning.values() if not math.isnan(value)]
     return sum(known) / len(known) if known else -math.inf
 
@@ -178,19 +226,31 @@ def _folds(predictions: Predictions) -> list[Fold | None]:
     return [None if fold is None else (repeat, fold) for repeat, fold in pairs]
 
 
-def _chosen_per_fold(unimodal: Sequence[Candidate], cohort: str, folds: Sequence[Fold | None]) -> Predictions:
-    """Return a table whose rows come, fold by fold, from the unimodal model that is better on the fold's tuning part."""
+def _chosen_per_fold(
+    unimodal: Sequence[Candidate], cohort: str, folds: Sequence[Fold | None]
+) -> Predictions:
+    """Return a table whose rows come, fold by fold, from the unimodal model that is better on
+    the fold's tuning part.
+    """
     parts = []
     for fold in folds:
         best = max(unimodal, key=partial(_tuning, fold=fold)).predictions[cohort]
         repeat, number = fold if fold is not None else (None, None)
-        parts.append(best.filter(pl.col("repeat").eq_missing(repeat) & pl.col("fold").eq_missing(number)))
+        parts.append(
+            best.filter(pl.col("repeat").eq_missing(repeat) & pl.col("fold").eq_missing(number))
+        )
     return Predictions(pl.concat([part.table for part in parts]), _shared_times(parts))
 
 
 def _tuning(model: Candidate, fold: Fold | None) -> float:
-    """Return the tuning concordance of a fold; a tuning part without an event recommends nothing."""
+    """Return the tuning concordance of a fold.
+
+    A tuning part without an event recommends nothing.
+    """
     if fold not in model.tuning:
-        raise MetricError(f"{model.fusion} has no tuning concordance for repeat and fold {fold}; the reference is chosen by it")
+        raise MetricError(
+            f"{model.fusion} has no tuning concordance for repeat and fold {fold}; the reference "
+            "is chosen by it"
+        )
     value = model.tuning[fold]
     return -math.inf if math.isnan(value) else value

@@ -1,4 +1,6 @@
-"""Decision curves: what acting on a model would be worth, beside acting on one modality, on everybody, on nobody."""
+"""Decision curves: what acting on a model would be worth, beside acting on one modality, on
+everybody, on nobody.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,25 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from concordant.analysis.candidates import Candidate, best_fusion, merged, references, unimodal_parts
+from concordant.analysis.candidates import (
+    Candidate,
+    best_fusion,
+    merged,
+    references,
+    unimodal_parts,
+)
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
 from concordant.evaluation import align, incidence_remark, survival_at
-from concordant.metrics import DecisionCurve, Difference, Estimate, SeedAverage, average_over_seeds, net_benefit, subtract
+from concordant.metrics import (
+    DecisionCurve,
+    Difference,
+    Estimate,
+    SeedAverage,
+    average_over_seeds,
+    net_benefit,
+    subtract,
+)
 
 TREAT_ALL, TREAT_NONE = "treat_all", "treat_none"
 """What stands in the column `fusion` for the two strategies that need no model."""
@@ -41,7 +57,8 @@ DECISION_SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def shown_models(models: Sequence[Candidate], cohort: str) -> list[Candidate]:
-    """Return the fusion that is best on tuning and its unimodal models (without a fusion, the unimodal models), then models of others.
+    """Return the fusion that is best on tuning and its unimodal models (without a fusion, the
+    unimodal models), then models of others.
 
     Args:
         models: One candidate per model, see `merged`.
@@ -61,23 +78,27 @@ def decision_curves(
     thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
     cause: int | None = None,
 ) -> pl.DataFrame:
-    """Compute the net benefit of the best fusion, its unimodal models and models of others, and of treating everybody or nobody.
+    """Compute the net benefit of the best fusion, its unimodal models and models of others, and of
+    treating everybody or nobody.
 
-    The best fusion is the one with the best tuning concordance. Under cross-validation the folds of a repeat are taken together, since a
-    probability means the same in all of them, and the curves are averaged over repeats, subject by subject.
+    The best fusion is the one with the best tuning concordance. Under cross-validation the folds of
+    a repeat are taken together, since a probability means the same in all of them, and the curves
+    are averaged over repeats, subject by subject.
 
     Args:
-        candidates: All models, every seed, those of others with curves of survival; curves are averaged over seeds.
+        candidates: All models, every seed, those of others with curves of survival; curves are
+            averaged over seeds.
         horizons_days: Times by which the event counts.
         thresholds: Probabilities at and above which one acts, ascending, in (0, 1).
-        cause: Code of the event of interest, with which every other code above 0 competes (the event probability is then Aalen-Johansen's);
-            None = event 1, every other code censored.
+        cause: Code of the event of interest, with which every other code above 0 competes (the
+            event probability is then Aalen-Johansen's); None = event 1, every other code censored.
 
     Returns:
-        The columns of `DECISION_SCHEMA`: per cohort, model, horizon and threshold the net benefit (true positives per subject, after
-        the false ones are charged at the odds of the threshold) with its 95 % interval; for the fusion also the paired difference to
-        the unimodal model that is better on tuning. A threshold above which follow-up ends before the horizon is null, and `note` says
-        so; a horizon that cannot be read is one row without a threshold.
+        The columns of `DECISION_SCHEMA`: per cohort, model, horizon and threshold the net benefit
+        (true positives per subject, after the false ones are charged at the odds of the threshold)
+        with its 95 % interval; for the fusion also the paired difference to the unimodal model that
+        is better on tuning. A threshold above which follow-up ends before the horizon is null, and
+        `note` says so; a horizon that cannot be read is one row without a threshold.
     """
     models = merged(candidates)
     cohorts = dict.fromkeys(cohort for model in models for cohort in model.predictions)
@@ -97,19 +118,33 @@ class _Acting(NamedTuple):
     cause: int | None
 
 
-def _cohort_rows(models: Sequence[Candidate], cohort: str, horizon: float, acting: _Acting) -> Iterator[dict[str, Any]]:
+def _cohort_rows(
+    models: Sequence[Candidate], cohort: str, horizon: float, acting: _Acting
+) -> Iterator[dict[str, Any]]:
     named = {"cohort": cohort, "horizon_days": horizon}
     shown = shown_models(models, cohort)
     for model in shown:
-        names = {**named, "ct_encoder": model.ct_encoder, "ehr_encoder": model.ehr_encoder, "fusion": model.fusion}
-        yield from _model_rows(names, model, references(model, cohort, models) if model.modality is None else [], acting)
+        names = {
+            **named,
+            "ct_encoder": model.ct_encoder,
+            "ehr_encoder": model.ehr_encoder,
+            "fusion": model.fusion,
+        }
+        yield from _model_rows(
+            names,
+            model,
+            references(model, cohort, models) if model.modality is None else [],
+            acting,
+        )
     if shown:
         everybody = shown[0].predictions[cohort]
         yield from _rows({**named, "fusion": TREAT_ALL}, everybody, acting, certain=1.0)
         yield from _rows({**named, "fusion": TREAT_NONE}, everybody, acting, certain=0.0)
 
 
-def _model_rows(names: Mapping[str, Any], model: Candidate, against: Sequence[Any], acting: _Acting) -> Iterator[dict[str, Any]]:
+def _model_rows(
+    names: Mapping[str, Any], model: Candidate, against: Sequence[Any], acting: _Acting
+) -> Iterator[dict[str, Any]]:
     own = model.predictions[names["cohort"]]
     reference = next(iter(against), None)
     if reference is None:
@@ -127,7 +162,10 @@ def _rows(
     certain: float | None = None,
     reference: Predictions | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row per threshold; `certain` puts one probability in the place of the predicted ones."""
+    """Yield a row per threshold.
+
+    `certain` puts one probability in the place of the predicted ones.
+    """
     horizon = names["horizon_days"]
     try:
         points = _points(predictions, horizon, acting, certain)
@@ -142,31 +180,60 @@ def _rows(
     for threshold in acting.thresholds.tolist():
         named = {**names, "threshold": threshold}
         if threshold in points:
-            yield {**named, **_numbers(points[threshold]), **_against(points[threshold], others.get(threshold)), "note": assumed or None}
+            yield {
+                **named,
+                **_numbers(points[threshold]),
+                **_against(points[threshold], others.get(threshold)),
+                "note": assumed or None,
+            }
         else:
-            yield {**named, "note": "follow-up of those above the threshold ends before the horizon"}
+            yield {
+                **named,
+                "note": "follow-up of those above the threshold ends before the horizon",
+            }
 
 
-def _points(predictions: Predictions, horizon: float, acting: _Acting, certain: float | None) -> dict[float, SeedAverage]:
+def _points(
+    predictions: Predictions, horizon: float, acting: _Acting, certain: float | None
+) -> dict[float, SeedAverage]:
     """Return the net benefit at every threshold that all repeats support, averaged over repeats."""
     table = predictions.table
-    probability = 1 - survival_at(predictions, horizon) if certain is None else np.full(table.height, certain)
+    probability = (
+        1 - survival_at(predictions, horizon) if certain is None else np.full(table.height, certain)
+    )
     sorted_rows = table.with_columns(probability=pl.Series(probability)).sort("sample_id")
-    curves = [_curve(part, horizon, acting) for part in sorted_rows.partition_by("repeat", maintain_order=True)]
-    by_threshold: list[dict[float, Estimate]] = [dict(zip(one.thresholds.tolist(), one.points, strict=True)) for one in curves]
-    shared = [threshold for threshold in by_threshold[0] if all(threshold in one for one in by_threshold)]
-    return {threshold: average_over_seeds([one[threshold] for one in by_threshold]) for threshold in shared}
+    curves = [
+        _curve(part, horizon, acting)
+        for part in sorted_rows.partition_by("repeat", maintain_order=True)
+    ]
+    by_threshold: list[dict[float, Estimate]] = [
+        dict(zip(one.thresholds.tolist(), one.points, strict=True)) for one in curves
+    ]
+    shared = [
+        threshold for threshold in by_threshold[0] if all(threshold in one for one in by_threshold)
+    ]
+    return {
+        threshold: average_over_seeds([one[threshold] for one in by_threshold])
+        for threshold in shared
+    }
 
 
 def _curve(part: pl.DataFrame, horizon: float, acting: _Acting) -> DecisionCurve:
     time, event = part["time_days"].to_numpy(), part["event"].cast(pl.Int64).to_numpy()
     predicted, cluster = part["probability"].to_numpy(), part["subject_id"].to_numpy()
-    return net_benefit(time, event, predicted, horizon, acting.thresholds, cluster=cluster, cause=acting.cause)
+    return net_benefit(
+        time, event, predicted, horizon, acting.thresholds, cluster=cluster, cause=acting.cause
+    )
 
 
 def _numbers(point: Estimate) -> dict[str, float]:
     low, high = point.interval()
-    return {"net_benefit": point.estimate, "standard_error": point.standard_error, "ci_low": low, "ci_high": high}
+    return {
+        "net_benefit": point.estimate,
+        "standard_error": point.standard_error,
+        "ci_low": low,
+        "ci_high": high,
+    }
 
 
 def _against(point: Estimate, other: Estimate | None) -> dict[str, float]:

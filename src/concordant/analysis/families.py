@@ -1,4 +1,7 @@
-"""Families of paired tests: each difference with its tests, and what correcting for their number makes of them."""
+"""Families of paired tests.
+
+Each difference with its tests, and what correcting for their number makes of them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,15 @@ import polars as pl
 
 from concordant.core.errors import ConfigError, MetricError, did_you_mean
 from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation import CensoringSource, Measure, MetricEstimate, averaged, higher_is_better, is_concordance, on_shared_samples
+from concordant.evaluation import (
+    CensoringSource,
+    Measure,
+    MetricEstimate,
+    averaged,
+    higher_is_better,
+    is_concordance,
+    on_shared_samples,
+)
 from concordant.metrics import (
     Simultaneous,
     benjamini_hochberg,
@@ -26,8 +37,9 @@ from concordant.metrics import (
 from concordant.metrics.inference import wald_p_value
 
 Multiplicity = Literal["holm", "benjamini_hochberg", "max_t"]
-"""How the p-values of a family are adjusted: `holm` and `max_t` bound the chance of any false finding in the family, `max_t` by the joint
-distribution of its tests (sharper, and with simultaneous intervals); `benjamini_hochberg` bounds the share of false findings."""
+"""How the p-values of a family are adjusted: `holm` and `max_t` bound the chance of any false
+finding in the family, `max_t` by the joint distribution of its tests (sharper, and with
+simultaneous intervals); `benjamini_hochberg` bounds the share of false findings."""
 
 DIFFERENCE_SCHEMA: dict[str, type[pl.DataType]] = {
     "metric": pl.String,
@@ -63,11 +75,15 @@ class Judging:
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that is supported.
-        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
+        cause: Code of the event of interest, with which every other code above 0 competes; None =
+            event 1, every other code censored.
         multiplicity: How p-values are adjusted within a family.
-        margin: The smallest difference that would matter, for tests of non-inferiority and equivalence; None = none are made.
-        margin_for_all: Whether the margin is in the units of every metric; else only the concordance indices are tested against it.
-        test_train_ratio: Rows of a fold's test part over those of its train part, for the Nadeau-Bengio test; None = it is not made.
+        margin: The smallest difference that would matter, for tests of non-inferiority and
+            equivalence; None = none are made.
+        margin_for_all: Whether the margin is in the units of every metric; else only the
+            concordance indices are tested against it.
+        test_train_ratio: Rows of a fold's test part over those of its train part, for the
+            Nadeau-Bengio test; None = it is not made.
     """
 
     censoring: CensoringSource = "cohort"
@@ -87,11 +103,19 @@ class Judging:
         """
         if self.multiplicity not in get_args(Multiplicity):
             known = get_args(Multiplicity)
-            raise ConfigError(f"unknown multiplicity {self.multiplicity!r}.{did_you_mean(self.multiplicity, known)}")
+            raise ConfigError(
+                "unknown multiplicity "
+                f"{self.multiplicity!r}.{did_you_mean(self.multiplicity, known)}"
+            )
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):
-            raise ConfigError(f"margin is {self.margin}; expected a number > 0, the smallest difference that would matter, such as 0.02")
+            raise ConfigError(
+                f"margin is {self.margin}; expected a number > 0, the smallest difference that "
+                "would matter, such as 0.02"
+            )
 
-    def difference(self, predictions: Predictions, reference: Predictions, measure: Measure) -> MetricEstimate:
+    def difference(
+        self, predictions: Predictions, reference: Predictions, measure: Measure
+    ) -> MetricEstimate:
         """Compute a paired difference, `predictions` minus `reference`.
 
         Raises:
@@ -110,7 +134,10 @@ class Judging:
 
 
 class PairedTest(NamedTuple):
-    """A paired difference: its columns, the family it is in (None: in none), and the estimate (None: it cannot be computed)."""
+    """A paired difference: its columns, the family it is in (None.
+
+    In none), and the estimate (None: it cannot be computed).
+    """
 
     row: dict[str, Any]
     family: str | None
@@ -118,9 +145,17 @@ class PairedTest(NamedTuple):
 
 
 def paired_test(
-    names: Mapping[str, Any], predictions: Predictions, reference: Predictions, measure: Measure, family: str | None, judging: Judging
+    names: Mapping[str, Any],
+    predictions: Predictions,
+    reference: Predictions,
+    measure: Measure,
+    family: str | None,
+    judging: Judging,
 ) -> PairedTest:
-    """Test one difference by itself; where it cannot be computed only its name and the reason are there, and it counts in its family."""
+    """Test one difference by itself.
+
+    Where it cannot be computed only its name and the reason are there, and it counts in its family.
+    """
     row = {
         **names,
         "metric": measure.metric,
@@ -137,7 +172,9 @@ def paired_test(
         "standard_error": paired.standard_error,
         "ci_low": low,
         "ci_high": high,
-        "p_value": known(wald_p_value(paired.estimate, paired.standard_error, degrees=paired.degrees)),
+        "p_value": known(
+            wald_p_value(paired.estimate, paired.standard_error, degrees=paired.degrees)
+        ),
         "p_nadeau_bengio": _over_folds(paired, judging.test_train_ratio),
         "tau_days": paired.tau_days,
         "note": paired.note or None,
@@ -151,17 +188,26 @@ def known(value: float) -> float | None:
 
 
 def _over_folds(paired: MetricEstimate, test_train_ratio: float | None) -> float | None:
-    """Return the p-value of the corrected resampled t test over folds; None without folds or with a single one."""
+    """Return the p-value of the corrected resampled t test over folds.
+
+    None without folds or with a single one.
+    """
     if test_train_ratio is None or len(paired.by_fold) < 2:
         return None
     return known(nadeau_bengio(paired.by_fold[None, :], test_train_ratio).p_value)
 
 
-def _against_margin(paired: MetricEstimate, metric: str, judging: Judging) -> dict[str, float | None]:
+def _against_margin(
+    paired: MetricEstimate, metric: str, judging: Judging
+) -> dict[str, float | None]:
     if judging.margin is None or not (judging.margin_for_all or is_concordance(metric)):
         return {}
     better = higher_is_better(metric)
-    worse = None if better is None else known(non_inferiority(paired, judging.margin, higher_is_better=better).p_value)
+    worse = (
+        None
+        if better is None
+        else known(non_inferiority(paired, judging.margin, higher_is_better=better).p_value)
+    )
     return {
         "margin": judging.margin,
         "p_non_inferiority": worse,
@@ -172,7 +218,8 @@ def _against_margin(paired: MetricEstimate, metric: str, judging: Judging) -> di
 def adjusted(tests: Sequence[PairedTest], judging: Judging) -> list[dict[str, Any]]:
     """Return the rows of tests with their adjusted p-values; a test that is in no family has none.
 
-    Tests against a margin are a claim of their own, and adjusted among themselves: by Holm where the family is by max-T.
+    Tests against a margin are a claim of their own, and adjusted among themselves: by Holm where
+    the family is by max-T.
     """
     rows = [dict(test.row) for test in tests]
     families: dict[str, list[int]] = defaultdict(list)
@@ -191,7 +238,9 @@ def adjusted(tests: Sequence[PairedTest], judging: Judging) -> list[dict[str, An
 
 
 def adjust(rows: Sequence[dict[str, Any]], name: str, to: str, multiplicity: Multiplicity) -> None:
-    """Add a column of adjusted p-values to the rows of one family; a test without a p-value has none, and counts.
+    """Add a column of adjusted p-values to the rows of one family.
+
+    A test without a p-value has none, and counts.
 
     `max_t` adjusts by Holm here: it needs the joint distribution of two-sided tests.
     """
@@ -201,7 +250,9 @@ def adjust(rows: Sequence[dict[str, Any]], name: str, to: str, multiplicity: Mul
         row[to] = known(float(value))
 
 
-def _adjust_jointly(rows: Sequence[dict[str, Any]], paired: Sequence[MetricEstimate | None]) -> None:
+def _adjust_jointly(
+    rows: Sequence[dict[str, Any]], paired: Sequence[MetricEstimate | None]
+) -> None:
     """Add p-values and intervals by the distribution of the largest |t| in the family.
 
     A test that could not be made has no distribution; the others are adjusted among themselves.
@@ -213,7 +264,10 @@ def _adjust_jointly(rows: Sequence[dict[str, Any]], paired: Sequence[MetricEstim
     band = joint.interval()
     for place, number in enumerate(made):
         if joint.standard_error[place] > 0:
-            rows[number] |= {"ci_low_simultaneous": float(band.low[place]), "ci_high_simultaneous": float(band.high[place])}
+            rows[number] |= {
+                "ci_low_simultaneous": float(band.low[place]),
+                "ci_high_simultaneous": float(band.high[place]),
+            }
         rows[number]["p_adjusted"] = known(float(joint.p_value[place]))
 
 

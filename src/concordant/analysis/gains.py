@@ -14,7 +14,13 @@ from concordant.analysis.families import Judging, Multiplicity, adjust, known
 from concordant.core.errors import MetricError
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
-from concordant.evaluation import CensoringSource, Measure, higher_is_better, measures, on_shared_samples
+from concordant.evaluation import (
+    CensoringSource,
+    Measure,
+    higher_is_better,
+    measures,
+    on_shared_samples,
+)
 from concordant.metrics import gain_over_both
 
 GAIN_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -49,10 +55,11 @@ def gains_over_both(
     cause: int | None = None,
     multiplicity: Multiplicity = "holm",
 ) -> pl.DataFrame:
-    """Test every fusion for being better than both of its unimodal models at once (intersection-union), seeds averaged.
+    """Test every fusion for being better than both of its unimodal models at once
+    (intersection-union), seeds averaged.
 
-    Nothing is chosen, on tuning or on the test cohort, so nothing can be chosen wrongly: a fusion wins where it beats CT alone and the
-    record alone.
+    Nothing is chosen, on tuning or on the test cohort, so nothing can be chosen wrongly: a fusion
+    wins where it beats CT alone and the record alone.
 
     Args:
         candidates: All models, every seed.
@@ -62,32 +69,48 @@ def gains_over_both(
         train: Outcomes of train, for `censoring` "train" and "pooled".
         tau: Days up to which the truncated metrics run; None = all that each cohort supports.
         cause: As in `evaluate`.
-        multiplicity: How the p-values of a cohort, record encoder and metric are adjusted for the number of fusions; by Holm for "max_t".
+        multiplicity: How the p-values of a cohort, record encoder and metric are adjusted for the
+            number of fusions; by Holm for "max_t".
 
     Returns:
-        The columns of `GAIN_SCHEMA`, a row per fusion, cohort and measure with both unimodal models. Gains are turned so that positive
-        is better; `gain` is the smaller of the two, `lower_limit` its one-sided 95 % limit, `p_value` one-sided.
+        The columns of `GAIN_SCHEMA`, a row per fusion, cohort and measure with both unimodal
+        models. Gains are turned so that positive is better; `gain` is the smaller of the two,
+        `lower_limit` its one-sided 95 % limit, `p_value` one-sided.
 
     Raises:
         ConfigError: As `contrasts`.
-        PredictionsError: Models of one cohort that do not hold the same samples, folds and outcomes.
+        PredictionsError: Models of one cohort that do not hold the same samples, folds and
+            outcomes.
     """
-    judging = Judging(censoring=censoring, train=train, tau=tau, cause=cause, multiplicity=multiplicity)
+    judging = Judging(
+        censoring=censoring, train=train, tau=tau, cause=cause, multiplicity=multiplicity
+    )
     models = merged(candidates)
-    asked = [measure for measure in measures(metrics, horizons_days) if higher_is_better(measure.metric) is not None]
+    asked = [
+        measure
+        for measure in measures(metrics, horizons_days)
+        if higher_is_better(measure.metric) is not None
+    ]
     rows = [
         _row(fusion, cohort, parts, measure, judging)
         for fusion in models
         if fusion.modality is None
         for cohort in fusion.predictions
-        if len(parts := {part.modality: part for part in unimodal_parts(fusion, cohort, models)}) == len(Modality)
+        if len(parts := {part.modality: part for part in unimodal_parts(fusion, cohort, models)})
+        == len(Modality)
         for measure in asked
     ]
     _adjust(rows, multiplicity)
     return pl.DataFrame(rows, schema=GAIN_SCHEMA).fill_nan(None)
 
 
-def _row(fusion: Candidate, cohort: str, parts: dict[str | None, Candidate], measure: Measure, judging: Judging) -> dict[str, Any]:
+def _row(
+    fusion: Candidate,
+    cohort: str,
+    parts: dict[str | None, Candidate],
+    measure: Measure,
+    judging: Judging,
+) -> dict[str, Any]:
     named = {
         "cohort": cohort,
         "ct_encoder": fusion.ct_encoder,
@@ -100,8 +123,13 @@ def _row(fusion: Candidate, cohort: str, parts: dict[str | None, Candidate], mea
     }
     own = fusion.predictions[cohort]
     try:
-        differences = [judging.difference(own, parts[modality].predictions[cohort], measure) for modality in (Modality.CT, Modality.EHR)]
-        tested = gain_over_both(*on_shared_samples(differences), higher_is_better=bool(higher_is_better(measure.metric)))
+        differences = [
+            judging.difference(own, parts[modality].predictions[cohort], measure)
+            for modality in (Modality.CT, Modality.EHR)
+        ]
+        tested = gain_over_both(
+            *on_shared_samples(differences), higher_is_better=bool(higher_is_better(measure.metric))
+        )
     except MetricError as error:
         return {**named, "note": str(error)}
     return {

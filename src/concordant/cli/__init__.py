@@ -1,4 +1,7 @@
-"""The command line `concordant`: the functions of the Python API as commands. Heavy modules are loaded by the command that needs them."""
+"""The command line `concordant`: the functions of the Python API as commands.
+
+Heavy modules are loaded by the command that needs them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="concordant",
     cls=Group,
-    help="Fuse CT scans and health records for time-to-event prediction, and say with honest statistics whether fusing helped.",
+    help="Fuse CT scans and health records for time-to-event prediction, and say with honest "
+    "statistics whether fusing helped.",
     epilog="Start with: concordant simulate demo, then concordant run demo/study.yaml",
     no_args_is_help=True,
     add_completion=False,
@@ -34,12 +38,26 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the study file, for example train.lr=3e-4. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a value of the study file, for example train.lr=3e-4. Repeatable.",
+    ),
 ]
 Imports = Annotated[
-    list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers components of your own. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="Import a module that registers components of your own. Repeatable.",
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; one per processor unless given.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of processes; one per processor unless given.", show_default=False
+    ),
+]
 
 
 def main() -> None:
@@ -57,33 +75,53 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
     pass
 
 
-@app.command(cls=SimulateCommand, epilog="Example: concordant simulate demo --n-development 1000 --missing-ct 0.2")
+@app.command(
+    cls=SimulateCommand,
+    epilog="Example: concordant simulate demo --n-development 1000 --missing-ct 0.2",
+)
 def simulate(
     context: typer.Context,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist, or be empty.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="The folder to write; it must not exist, or be empty."),
+    ],
     workers: Workers = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+    ] = False,
 ) -> None:
-    """Simulate a cohort with known truth: real files of scans and records at two hospitals, and a study ready to run.
+    """Simulate a cohort with known truth.
 
-    How much only the scan shows, only the record, and both are options: what fusion gains can be read against the truth.
+    Real files of scans and records at two hospitals, and a study ready to run.
+
+    How much only the scan shows, only the record, and both are options: what fusion gains can be
+    read against the truth.
     """
     options = simulation_options(context.obj)
     from concordant.simulate import simulate as simulate_cohort
 
     with progress() as report:
-        simulate_cohort(out, options, workers=_processes(workers), overwrite=overwrite, progress=report)
+        simulate_cohort(
+            out, options, workers=_processes(workers), overwrite=overwrite, progress=report
+        )
     typer.echo(f"study: {out / 'study.yaml'}")
 
 
 @app.command(epilog="Example: concordant check study.yaml")
 def check(study: StudyFile, overrides: Overrides = None, imports: Imports = None) -> None:
-    """Check a study for leaks before it is run: who is in which split, what was known when, what an encoder was trained on.
+    """Check a study for leaks before it is run.
+
+    Who is in which split, what was known when, what an encoder was trained on.
 
     Exit code 2 if a check fails.
     """
@@ -97,23 +135,38 @@ def check(study: StudyFile, overrides: Overrides = None, imports: Imports = None
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example: concordant embed study.yaml --workers 8, or on a cluster: --engine ray --address auto")
+@app.command(
+    epilog="Example: concordant embed study.yaml --workers 8, or on a cluster: --engine ray "
+    "--address auto"
+)
 def embed(
     study: StudyFile,
     overrides: Overrides = None,
     imports: Imports = None,
     workers: Workers = None,
-    retry_quarantined: Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be read before.")] = False,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="Where shards are made: local, or ray (many machines).")] = "local",
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what could not be read before.")
+    ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Where shards are made: local, or ray (many machines)."),
+    ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs, or auto.", show_default="a Ray of this machine alone"),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A Ray cluster that runs, or auto.",
+            show_default="a Ray of this machine alone",
+        ),
     ] = None,
 ) -> None:
-    """Encode the scans and records of a study. Nothing is learned from the cohort, and what is there already is kept.
+    """Encode the scans and records of a study.
 
-    `concordant run` does this as well; on its own it serves to use many processes or machines, or to do the slow part first. With the
-    engine ray, --workers is the number of processors each task reserves (1 unless given), and all machines must see the same folders.
+    Nothing is learned from the cohort, and what is there already is kept.
+
+    `concordant run` does this as well; on its own it serves to use many processes or machines, or
+    to do the slow part first. With the engine ray, --workers is the number of processors each task
+    reserves (1 unless given), and all machines must see the same folders.
     """
     chosen = _read(study, overrides, imports)
     from concordant.embeddings.making import ShardEngine
@@ -121,15 +174,24 @@ def embed(
 
     processes = (workers or 1) if engine == "ray" else _processes(workers)
     with progress() as report:
-        embed_study(chosen, engine=ShardEngine(engine, address, processes), retry_quarantined=retry_quarantined, progress=report)
+        embed_study(
+            chosen,
+            engine=ShardEngine(engine, address, processes),
+            retry_quarantined=retry_quarantined,
+            progress=report,
+        )
     typer.echo(f"embeddings: {chosen.embeddings_root}")
 
 
 @app.command(epilog="Example: concordant run study.yaml --set train.lr=3e-4 --workers 4")
-def run(study: StudyFile, overrides: Overrides = None, imports: Imports = None, workers: Workers = None) -> None:
-    """Run a study: check, encode, fit every member of the grid, predict every cohort, compare, write the report.
+def run(
+    study: StudyFile, overrides: Overrides = None, imports: Imports = None, workers: Workers = None
+) -> None:
+    """Run a study: check, encode, fit every member of the grid, predict every cohort, compare,
+    write the report.
 
-    A run that was stopped continues where it was; what is done already is kept as long as nothing it depends on has changed.
+    A run that was stopped continues where it was; what is done already is kept as long as nothing
+    it depends on has changed.
     """
     chosen = _read(study, overrides, imports)
     import polars as pl
@@ -139,21 +201,38 @@ def run(study: StudyFile, overrides: Overrides = None, imports: Imports = None, 
     from concordant.study import run_study
 
     processes = _processes(workers)
-    with progress() as report:  # scans are read in another process even with one worker: a decoder that crashes does not end the run
-        folder = run_study(chosen, workers=processes, engine=ShardEngine(workers=processes), progress=report)
-    open_console().print(tables.strategies(pl.read_parquet(folder.results), chosen.evaluate.metrics[0]))
+    with (
+        progress() as report
+        # scans are read in another process even with one worker: a decoder that crashes does not
+        # end
+        # the run
+    ):
+        folder = run_study(
+            chosen, workers=processes, engine=ShardEngine(workers=processes), progress=report
+        )
+    open_console().print(
+        tables.strategies(pl.read_parquet(folder.results), chosen.evaluate.metrics[0])
+    )
     typer.echo(f"report: {folder.report}")
 
 
 app.command(
     cls=PredictionsCommand,
-    epilog="Example: concordant evaluate predictions.parquet --metric concordance_index --metric brier_score --horizon 365",
+    epilog="Example: concordant evaluate predictions.parquet --metric concordance_index --metric "
+    "brier_score --horizon 365",
 )(evaluate)
-app.command(cls=PredictionsCommand, epilog="Example: concordant compare ours.parquet theirs.parquet pesi.parquet --reference pesi")(compare)
+app.command(
+    cls=PredictionsCommand,
+    epilog="Example: concordant compare ours.parquet theirs.parquet pesi.parquet --reference pesi",
+)(compare)
 
 
 @app.command(epilog="Example: concordant report runs/pe_mortality")
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder runs/NAME of a finished run.")]) -> None:
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER", help="The folder runs/NAME of a finished run.")
+    ],
+) -> None:
     """Write the report of a run again, from its tables: one HTML file that needs no network."""
     from concordant.core.artifacts import RunFolder
     from concordant.report.html import write_report
@@ -173,7 +252,9 @@ def _read(path: Path, overrides: list[str] | None, imports: list[str] | None) ->
     from concordant.config import read_study
 
     if imports and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`: a module of the working folder is found
+        sys.path.insert(
+            0, str(Path.cwd())
+        )  # as for `python -m`: a module of the working folder is found
     return read_study(path, overrides or (), imports or ())
 
 

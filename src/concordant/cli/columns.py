@@ -9,12 +9,19 @@ import typer
 from concordant.core.errors import ConfigError
 
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", metavar="NAME=NAME", help="What the files call a MEDS column: time=when. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=NAME",
+        help="What the files call a MEDS column: time=when. Repeatable.",
+    ),
 ]
 
 
 def renamed_columns(given: list[str] | None) -> dict[str, str]:
-    """Read the values of --column: the name in the files of each MEDS column that is called otherwise there.
+    """Read the values of --column.
+
+    The name in the files of each MEDS column that is called otherwise there.
 
     Raises:
         ConfigError: A value that is no pair of names.
@@ -23,6 +30,7 @@ def renamed_columns(given: list[str] | None) -> dict[str, str]:
     for name, equals, stored in pairs:
         if not (name and equals and stored):
             raise ConfigError(
-                f"--column: given {name + equals + stored!r}, expected MEDS_NAME=NAME_IN_THE_FILE, such as numeric_value=value"
+                f"--column: given {name + equals + stored!r}, expected MEDS_NAME=NAME_IN_THE_FILE, "
+                "such as numeric_value=value"
             )
     return {name: stored for name, _, stored in pairs}

@@ -25,7 +25,9 @@ _UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy that 
 
 
 class Group(TyperGroup):
-    """The commands; an error that the input or a path caused is one line, and an interrupt says how to go on."""
+    """The commands; an error that the input or a path caused is one line, and an interrupt says
+    how to go on.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command: exit code 2 after an error, 130 after an interrupt."""
@@ -41,7 +43,11 @@ class Group(TyperGroup):
             if error.filename is None:
                 raise
             why = str(error.strerror).lower()
-            _stop(f"error: {error.filename}: {why}; check that path, who may write there, and the room on its disk", 2)
+            _stop(
+                f"error: {error.filename}: {why}; check that path, who may write there, and the "
+                "room on its disk",
+                2,
+            )
         except KeyboardInterrupt:
             _stop("stopped; run the same command again to continue", 130)
 
@@ -52,16 +58,26 @@ def _stop(message: str, code: int) -> None:
 
 
 def open_console(*, errors: bool = False) -> Console:
-    """Return a console that takes labels literally; lines that go to a file are not cut at 80 columns."""
+    """Return a console that takes labels literally.
+
+    Lines that go to a file are not cut at 80 columns.
+    """
     from rich.console import Console
 
     made = Console(stderr=errors, markup=False, highlight=False)
-    return made if made.is_terminal else Console(stderr=errors, markup=False, highlight=False, width=_WIDTH_OF_A_FILE)
+    return (
+        made
+        if made.is_terminal
+        else Console(stderr=errors, markup=False, highlight=False, width=_WIDTH_OF_A_FILE)
+    )
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress on standard error while a command works: bars on a terminal, a line now and then elsewhere; log lines as well."""
+    """Show progress on standard error while a command works.
+
+    Bars on a terminal, a line now and then elsewhere; log lines as well.
+    """
     screen = open_console(errors=True)
     with _logged(screen):
         if not screen.is_terminal:
@@ -73,7 +89,15 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def _bars(screen: Console) -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -96,7 +120,10 @@ def _bars(screen: Console) -> Iterator[Progress]:
 
 
 class _Pace:
-    """How many a second a stage does, since it was first told of: what an earlier run had done counts as nothing."""
+    """How many a second a stage does, since it was first told of.
+
+    What an earlier run had done counts as nothing.
+    """
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[int, float]] = {}
@@ -124,7 +151,9 @@ def _left(seconds: float) -> str:
 
 
 class _Lines:
-    """Progress for a file: a line when a stage is whole, and for a slow stage one every ten seconds."""
+    """Progress for a file: a line when a stage is whole, and for a slow stage one every ten
+    seconds.
+    """
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
@@ -135,7 +164,11 @@ class _Lines:
         printed, when = self._last.setdefault(stage, (-1, time.monotonic()))
         pace = self._pace(stage, done)
         if done != printed and (done >= total or time.monotonic() - when >= _SECONDS_BETWEEN_LINES):
-            how_fast = f" ({_rate(pace)}, {_left((total - done) / pace)} left)" if pace > 0 and done < total else ""
+            how_fast = (
+                f" ({_rate(pace)}, {_left((total - done) / pace)} left)"
+                if pace > 0 and done < total
+                else ""
+            )
             self._screen.print(f"{stage}: {done}/{total}{how_fast}", soft_wrap=True)
             self._last[stage] = (done, time.monotonic())
 
@@ -145,7 +178,9 @@ def _logged(screen: Console) -> Iterator[None]:
     """Let the package's log lines appear above the progress."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=screen, show_time=False, show_level=False, show_path=False, markup=False)
+    handler = RichHandler(
+        console=screen, show_time=False, show_level=False, show_path=False, markup=False
+    )
     logger = logging.getLogger("concordant")
     level = logger.level
     logger.addHandler(handler)

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def show_flow(flow: Flow) -> None:
-    """Print a flow: its steps, what happened to those who remain, counts; what to look at goes to standard error."""
+    """Print a flow: its steps, what happened to those who remain, counts.
+
+    What to look at goes to standard error.
+    """
     screen = open_console()
     screen.print(_steps(flow))
     screen.print(", ".join(f"{count} {name}" for name, count in flow.events.items()))
@@ -32,5 +35,16 @@ def _steps(flow: Flow) -> Any:
     for name in ("samples removed", "subjects removed", "samples", "subjects"):
         table.add_column(name, justify="right")
     for step in flow.steps:
-        table.add_row(step.name, *(str(one) for one in (step.removed_samples, step.removed_subjects, step.samples, step.subjects)))
+        table.add_row(
+            step.name,
+            *(
+                str(one)
+                for one in (
+                    step.removed_samples,
+                    step.removed_subjects,
+                    step.samples,
+                    step.subjects,
+                )
+            ),
+        )
     return table

@@ -17,27 +17,54 @@ EPILOG = "Example: concordant omop exports/omop_5.4.zip data/meds"
 
 
 def omop(
-    omop_dir: Annotated[Path, typer.Argument(metavar="OMOP_DIR", help="A folder or a zip of OMOP tables: CSV, CSV.gz or parquet.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The MEDS dataset to write; it must not exist, or be empty.")],
-    prefer: Annotated[str, typer.Option(metavar="CONCEPT", help="Which concept gives the code: standard or source.")] = "standard",
-    unmapped: Annotated[str, typer.Option(metavar="RULE", help="Rows without any concept: keep (as UNMAPPED/TABLE) or drop.")] = "keep",
+    omop_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OMOP_DIR", help="A folder or a zip of OMOP tables: CSV, CSV.gz or parquet."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The MEDS dataset to write; it must not exist, or be empty."
+        ),
+    ],
+    prefer: Annotated[
+        str,
+        typer.Option(metavar="CONCEPT", help="Which concept gives the code: standard or source."),
+    ] = "standard",
+    unmapped: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE", help="Rows without any concept: keep (as UNMAPPED/TABLE) or drop."
+        ),
+    ] = "keep",
     date_only: Annotated[
         str,
         typer.Option(
             metavar="RULE",
-            help="When an event happened of which only the day is known: end_of_day (23:59; midnight counts as a day), "
-            "keep_midnight or start_of_day.",
+            help="When an event happened of which only the day is known: end_of_day (23:59; "
+            "midnight counts as a day), keep_midnight or start_of_day.",
         ),
     ] = "end_of_day",
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day an event may lie on.", show_default="today")
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The last day an event may lie on.", show_default="today"
+        ),
     ] = None,
-    subjects_per_shard: Annotated[int, typer.Option(min=1, help="Subjects in one shard; a shard is sorted in memory.")] = 5000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    subjects_per_shard: Annotated[
+        int, typer.Option(min=1, help="Subjects in one shard; a shard is sorted in memory.")
+    ] = 5000,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+    ] = False,
 ) -> None:
-    """Convert an OMOP CDM 5.3 or 5.4 export to a MEDS dataset, and count every row that gives no event.
+    """Convert an OMOP CDM 5.3 or 5.4 export to a MEDS dataset, and count every row that gives no
+    event.
 
-    The dataset appears whole or not at all. Its counts are printed, and kept in metadata/quality.json.
+    The dataset appears whole or not at all. Its counts are printed, and kept in
+    metadata/quality.json.
     """
     from concordant.data.omop import OmopOptions, convert_omop
 
@@ -54,7 +81,10 @@ def omop(
     screen.print(_counts(conversion.counts))
     if conversion.absent:
         screen.print(f"tables that are not there: {', '.join(conversion.absent)}")
-    screen.print(f"{conversion.n_events} events of {conversion.n_subjects} subjects, {conversion.n_codes} codes")
+    screen.print(
+        f"{conversion.n_events} events of {conversion.n_subjects} subjects, {conversion.n_codes} "
+        "codes"
+    )
     typer.echo(f"meds: {out}")
 
 

@@ -13,13 +13,27 @@ from concordant.cli.console import open_console
 if TYPE_CHECKING:
     from concordant.core.survival import SurvivalTarget
 
-_MULTIPLICITY = "holm, benjamini_hochberg or max_t (joint distribution, with simultaneous intervals)"
+_MULTIPLICITY = (
+    "holm, benjamini_hochberg or max_t (joint distribution, with simultaneous intervals)"
+)
 
-Metrics = Annotated[list[str] | None, typer.Option("--metric", metavar="NAME", help="A metric to compute. Repeatable.")]
-Horizons = Annotated[
-    list[float] | None, typer.Option("--horizon", metavar="DAYS", help="A horizon for the metrics that have one. Repeatable.")
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME", help="A metric to compute. Repeatable."),
 ]
-Train = Annotated[Path | None, typer.Option(metavar="TRAIN.parquet", help="Outcomes of train (time_days, event) for the censoring curve.")]
+Horizons = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--horizon", metavar="DAYS", help="A horizon for the metrics that have one. Repeatable."
+    ),
+]
+Train = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TRAIN.parquet",
+        help="Outcomes of train (time_days, event) for the censoring curve.",
+    ),
+]
 Censoring = Annotated[
     str | None,
     typer.Option(
@@ -30,13 +44,18 @@ Censoring = Annotated[
 ]
 Tau = Annotated[
     float | None,
-    typer.Option(metavar="DAYS", help="Uno's C and the integrated Brier score run up to here.", show_default="all that is supported"),
+    typer.Option(
+        metavar="DAYS",
+        help="Uno's C and the integrated Brier score run up to here.",
+        show_default="all that is supported",
+    ),
 ]
 Cause = Annotated[
     int | None,
     typer.Option(
         metavar="CODE",
-        help="Code of the event of interest; every other code above 0 competes with it, and 1 - survival is its cumulative incidence.",
+        help="Code of the event of interest; every other code above 0 competes with it, and 1 - "
+        "survival is its cumulative incidence.",
         show_default="event 1, every other code censored",
     ),
 ]
@@ -50,13 +69,22 @@ Cluster = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="COLUMN", help="Column of weights; 2 equals two copies of the subject.", show_default="every row counts once"),
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of weights; 2 equals two copies of the subject.",
+        show_default="every row counts once",
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(metavar="TABLE.parquet", help="Write the table here as well.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="TABLE.parquet", help="Write the table here as well.")
+]
 
 
 class PredictionsCommand(TyperCommand):
-    """A command whose --metric lists the registered metrics; they are loaded only when the command is used."""
+    """A command whose --metric lists the registered metrics.
+
+    They are loaded only when the command is used.
+    """
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options, the names of all metrics in the help of --metric."""
@@ -77,7 +105,11 @@ def _metric_help(text: str) -> str:
 
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS.parquet", help="Columns sample_id, time_days, event, risk and optionally survival.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS.parquet",
+            help="Columns sample_id, time_days, event, risk and optionally survival.",
+        ),
     ],
     metric: Metrics = None,
     horizon: Horizons = None,
@@ -89,36 +121,52 @@ def evaluate(
     weights: Weights = None,
     out: Out = None,
 ) -> None:
-    """Judge the predictions in a file, ours or another group's: metrics with standard errors and 95 % intervals.
+    """Judge the predictions in a file, ours or another group's.
 
-    Higher risk means an earlier event; event 1 was observed, any other code censored (but see --cause).
-    Without --metric: concordance_index and integrated_brier_score.
+    Metrics with standard errors and 95 % intervals.
+
+    Higher risk means an earlier event; event 1 was observed, any other code censored (but see
+    --cause). Without --metric: concordance_index and integrated_brier_score.
     """
     from concordant.cli import tables
     from concordant.evaluation import evaluate as evaluate_predictions
     from concordant.evaluation import read_judged
 
     given = read_judged(predictions, cluster=cluster, weights=weights, cause=cause)
-    rows = evaluate_predictions(given, tau=tau, cause=cause, **_measures(metric, horizon), **_curve(censoring, train))
+    rows = evaluate_predictions(
+        given, tau=tau, cause=cause, **_measures(metric, horizon), **_curve(censoring, train)
+    )
     _write(rows, out)
     open_console().print(tables.metrics(rows))
 
 
 def compare(
-    files: Annotated[list[Path], typer.Argument(metavar="A.parquet B.parquet ...", help="Two or more predictions files.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="A.parquet B.parquet ...", help="Two or more predictions files."),
+    ],
     reference: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The file the others are compared with, by path or stem.", show_default="the first")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file the others are compared with, by path or stem.",
+            show_default="the first",
+        ),
     ] = None,
     metric: Metrics = None,
     horizon: Horizons = None,
     multiplicity: Annotated[
-        str, typer.Option(metavar="METHOD", help=f"How the p values of each metric are adjusted: {_MULTIPLICITY}.")
+        str,
+        typer.Option(
+            metavar="METHOD", help=f"How the p values of each metric are adjusted: {_MULTIPLICITY}."
+        ),
     ] = "holm",
     margin: Annotated[
         float | None,
         typer.Option(
             metavar="DIFFERENCE",
-            help="The smallest difference that would matter, in the units of the metric: tests of non-inferiority and equivalence.",
+            help="The smallest difference that would matter, in the units of the metric: tests of "
+            "non-inferiority and equivalence.",
         ),
     ] = None,
     train: Train = None,
@@ -129,7 +177,9 @@ def compare(
     weights: Weights = None,
     out: Out = None,
 ) -> None:
-    """Compare predictions of the same samples: paired differences to a reference, with intervals and adjusted p values.
+    """Compare predictions of the same samples.
+
+    Paired differences to a reference, with intervals and adjusted p values.
 
     Without --metric: concordance_index.
     """
@@ -162,8 +212,14 @@ def _measures(metric: list[str] | None, horizon: list[float] | None) -> dict[str
 
 
 def _curve(censoring: str | None, train: Path | None) -> dict[str, Any]:
-    """Return where the censoring curve comes from: from train where it is given and nothing else is asked for."""
-    return {"censoring": censoring or ("cohort" if train is None else "train"), "train": None if train is None else _outcomes(train)}
+    """Return where the censoring curve comes from.
+
+    From train where it is given and nothing else is asked for.
+    """
+    return {
+        "censoring": censoring or ("cohort" if train is None else "train"),
+        "train": None if train is None else _outcomes(train),
+    }
 
 
 def _write(table: Any, out: Path | None) -> None:
@@ -175,7 +231,10 @@ def _write(table: Any, out: Path | None) -> None:
 
 
 def _outcomes(path: Path) -> SurvivalTarget:
-    """Read the outcomes of train: the rows whose split is train, or all where the table has no splits."""
+    """Read the outcomes of train.
+
+    The rows whose split is train, or all where the table has no splits.
+    """
     import polars as pl
 
     from concordant.core.errors import CohortError
@@ -184,7 +243,12 @@ def _outcomes(path: Path) -> SurvivalTarget:
     try:
         table = pl.read_parquet(path)
         rows = table.filter(pl.col("split") == "train") if "split" in table.columns else table
-        return SurvivalTarget(rows["time_days"].cast(pl.Float64).to_numpy(), rows["event"].cast(pl.Int64).to_numpy())
+        return SurvivalTarget(
+            rows["time_days"].cast(pl.Float64).to_numpy(), rows["event"].cast(pl.Int64).to_numpy()
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise CohortError(f"{path}: {reason}; expected parquet with columns time_days (days) and event (1 = observed)") from None
+        raise CohortError(
+            f"{path}: {reason}; expected parquet with columns time_days (days) and event (1 = "
+            "observed)"
+        ) from None

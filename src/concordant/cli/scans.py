@@ -22,23 +22,43 @@ EPILOG = "Example: concordant scans dicom/ --out scans.parquet --montage picture
 
 
 def scans(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the scans lie, at any depth: NIfTI files and DICOM series.")],
-    out: Annotated[Path, typer.Option(metavar="SCANS.parquet", help="The table to write, one row a scan.")],
-    montage: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a picture of each scan here, named by its key.")] = None,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Where the scans lie, at any depth: NIfTI files and DICOM series.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="SCANS.parquet", help="The table to write, one row a scan.")
+    ],
+    montage: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a picture of each scan here, named by its key."),
+    ] = None,
     write_index: Annotated[
         bool,
         typer.Option(
             "--write-index",
-            help="Write an index file beside each DICOM series that shares its folder with others, so that ct_path can name it.",
+            help="Write an index file beside each DICOM series that shares its folder with others, "
+            "so that ct_path can name it.",
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=_MIN_WORKERS, help="Number of processes; one per processor unless given.", show_default=False)
+        int | None,
+        typer.Option(
+            min=_MIN_WORKERS,
+            help="Number of processes; one per processor unless given.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Find every scan below a folder, read it, and say what it is worth: geometry, Hounsfield units, duplicates, and what is quarantined.
+    """Find every scan below a folder, read it, and say what it is worth.
 
-    The table's ct_path is what a cohort needs. Screen and pictures name scans by keys that reveal nothing.
+    Geometry, Hounsfield units, duplicates, and what is quarantined.
+
+    The table's ct_path is what a cohort needs. Screen and pictures name scans by keys that reveal
+    nothing.
     """
     from concordant.core.files import atomic_path
     from concordant.data.quality import find_scans, quality_table
@@ -47,7 +67,12 @@ def scans(
     found = find_scans(folder, write_index=write_index)
     with progress() as report:
         done = _Count(report, len(found))
-        outcomes = run_tasks(partial(_measure, montage), found, workers=workers or max(default_workers(), _MIN_WORKERS), on_done=done)
+        outcomes = run_tasks(
+            partial(_measure, montage),
+            found,
+            workers=workers or max(default_workers(), _MIN_WORKERS),
+            on_done=done,
+        )
     table = quality_table(found, _qualities(found, outcomes))
     with atomic_path(out) as temporary:
         table.write_parquet(temporary)
@@ -80,12 +105,24 @@ def _measure(montage_folder: Path | None, scan: Scan) -> ScanQuality:
     return quality
 
 
-def _qualities(found: Sequence[Scan], outcomes: Sequence[Outcome[ScanQuality]]) -> list[ScanQuality]:
-    """Return every scan's quality; one that brought its process down is quarantined, a missing extra is an error."""
+def _qualities(
+    found: Sequence[Scan], outcomes: Sequence[Outcome[ScanQuality]]
+) -> list[ScanQuality]:
+    """Return every scan's quality.
+
+    One that brought its process down is quarantined, a missing extra is an error.
+    """
     from concordant.core.errors import ConcordantError
     from concordant.data.quality import ScanQuality
 
-    expected = next((outcome.failure for outcome in outcomes if outcome.failure is not None and outcome.failure.expected), None)
+    expected = next(
+        (
+            outcome.failure
+            for outcome in outcomes
+            if outcome.failure is not None and outcome.failure.expected
+        ),
+        None,
+    )
     if expected is not None:
         raise ConcordantError(expected.message)
     return [
@@ -108,8 +145,14 @@ def _print_summary(table: pl.DataFrame) -> None:
     screen = open_console()
     usable = table.filter(pl.col("status") == USABLE)
     n_copies = table["duplicate_of"].count()
-    screen.print(f"{len(table)} scans: {len(usable)} usable, {len(table) - len(usable)} quarantined, {n_copies} with the voxels of another")
-    for title, column in (("quarantined because", table["reason"]), ("usable, but look at", usable["doubts"].explode())):
+    screen.print(
+        f"{len(table)} scans: {len(usable)} usable, {len(table) - len(usable)} quarantined, "
+        f"{n_copies} with the voxels of another"
+    )
+    for title, column in (
+        ("quarantined because", table["reason"]),
+        ("usable, but look at", usable["doubts"].explode()),
+    ):
         counts = column.drop_nulls().value_counts(sort=True, name="scans").rows()
         if counts:
             shown = Table(title, "scans")

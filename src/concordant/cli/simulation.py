@@ -1,4 +1,7 @@
-"""The options of `concordant simulate`: one for each field of the simulation's own options, made when the command is used."""
+"""The options of `concordant simulate`.
+
+One for each field of the simulation's own options, made when the command is used.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class SimulateCommand(TyperCommand):
-    """A command whose options come from `SimulationOptions`; `concordant --help` does not load the simulation."""
+    """A command whose options come from `SimulationOptions`.
+
+    `concordant --help` does not load the simulation.
+    """
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options written down here, those of the simulation, and --help."""
@@ -28,7 +34,11 @@ class SimulateCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Hand what was given for the simulation to the command as the context's object."""
-        ctx.obj = {name: value for name in _options().model_fields if (value := ctx.params.pop(name)) is not None}
+        ctx.obj = {
+            name: value
+            for name in _options().model_fields
+            if (value := ctx.params.pop(name)) is not None
+        }
         return super().invoke(ctx)
 
 
@@ -57,16 +67,26 @@ def _options() -> type[BaseModel]:
 
 
 def _parameters(options: type[BaseModel]) -> list[Any]:
-    """Return a command-line option per field of a model, with the field's default and description."""
+    """Return a command-line option per field of a model, with the field's default and
+    description.
+    """
 
     def collect(**_: Any) -> None:
         """Only the signature counts."""
 
-    hints = {name: Annotated[field.annotation, typer.Option(help=field.description)] for name, field in options.model_fields.items()}
+    hints = {
+        name: Annotated[field.annotation, typer.Option(help=field.description)]
+        for name, field in options.model_fields.items()
+    }
     collect.__annotations__ = hints
     kind = inspect.Parameter.KEYWORD_ONLY
     fields = options.model_fields
-    signature = inspect.Signature([inspect.Parameter(name, kind, default=fields[name].default, annotation=hints[name]) for name in fields])
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(name, kind, default=fields[name].default, annotation=hints[name])
+            for name in fields
+        ]
+    )
     collect.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect
     app = typer.Typer(add_completion=False)
     app.command()(collect)

@@ -1,4 +1,7 @@
-"""Components of a study: a name, validated options, a label; paths among the options resolved and checked."""
+"""Components of a study: a name, validated options, a label.
+
+Paths among the options resolved and checked.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+)
 
 from concordant.core.errors import ConfigError, did_you_mean
 from concordant.core.messages import complaint, config_error
@@ -62,7 +73,10 @@ class _Encoders:
             raise ConfigError(f"unknown encoder {name!r}.{did_you_mean(name, [*known, FEATURES])}")
         reads = ENCODERS.get(name).modality
         if reads is not self.modality:
-            raise ConfigError(f"encoder {name!r} reads {reads}, not {self.modality}; give it under encoders.{reads}")
+            raise ConfigError(
+                f"encoder {name!r} reads {reads}, not {self.modality}; give it under "
+                f"encoders.{reads}"
+            )
         return ENCODERS.resolve(name, given)
 
     def label(self, name: str, given: Mapping[str, Any]) -> str:
@@ -80,7 +94,10 @@ def _feature_options(given: Mapping[str, Any]) -> FeatureOptions:
 
 
 def folder_of(info: ValidationInfo) -> Path:
-    """Return the folder against which relative paths resolve: the study file's, or the working directory."""
+    """Return the folder against which relative paths resolve.
+
+    The study file's, or the working directory.
+    """
     folder: Path = (info.context or {}).get("folder", Path())
     return folder.absolute()
 
@@ -108,7 +125,11 @@ def _validator(kind: _Kind) -> BeforeValidator:
             label = kind.label(name, options) if label is None else label
         except ConfigError as error:
             raise complaint(str(error)) from None
-        return Component(name=name, label=label, options={key: _path(key, value, info) for key, value in resolved.items()})
+        return Component(
+            name=name,
+            label=label,
+            options={key: _path(key, value, info) for key, value in resolved.items()},
+        )
 
     return BeforeValidator(validate)
 

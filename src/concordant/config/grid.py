@@ -1,4 +1,6 @@
-"""The grid of a study: what is varied, each key with its values, validated like the key's place in the study."""
+"""The grid of a study: what is varied, each key with its values, validated like the key's place
+in the study.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ def _grid(given: Any, info: ValidationInfo) -> dict[str, tuple[Any, ...]]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise complaint(f"given {given!r}, expected a mapping from keys such as `fusion`, `encoders.ehr`, `seed` to lists")
+        raise complaint(
+            f"given {given!r}, expected a mapping from keys such as `fusion`, `encoders.ehr`, "
+            "`seed` to lists"
+        )
     return {key: _grid_values(key, values, info) for key, values in given.items()}
 
 
@@ -26,7 +31,9 @@ def _grid_values(key: str, given: Any, info: ValidationInfo) -> tuple[Any, ...]:
     if key not in kinds:
         raise ConfigError(f"grid.{key}: unknown key.{did_you_mean(key, kinds)}")
     try:
-        values: tuple[Any, ...] = TypeAdapter(tuple[kinds[key], ...]).validate_python(given, context=info.context)  # type: ignore[valid-type]  # a type known only at run time
+        values: tuple[Any, ...] = TypeAdapter(tuple[kinds[key], ...]).validate_python(
+            given, context=info.context
+        )  # type: ignore[valid-type]  # a type known only at run time
     except ValidationError as error:
         raise config_error(error, given, prefix=("grid", key)) from None
     if not values:

@@ -1,4 +1,7 @@
-"""The grid of a study, expanded to its members: one combination of encoders, fusion, head, seed and training options each."""
+"""The grid of a study, expanded to its members.
+
+One combination of encoders, fusion, head, seed and training options each.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class Member:
         head: The survival head.
         seed: Seed of initialisation and batches.
         train: Options of training.
-        varied: The training options, and the head, that the grid varies: what sets members apart that have the same fusion and encoders.
+        varied: The training options, and the head, that the grid varies: what sets members apart
+            that have the same fusion and encoders.
     """
 
     ct: Component | None
@@ -51,17 +55,34 @@ class Member:
 
     @property
     def label(self) -> str:
-        """What tables call the strategy: the fusion's label, and in brackets what else the grid varies."""
+        """What tables call the strategy.
+
+        The fusion's label, and in brackets what else the grid varies.
+        """
         varied = ",".join(f"{key}={value}" for key, value in self.varied.items())
         return f"{self.fusion.label}[{varied}]" if varied else self.fusion.label
 
     @property
     def name(self) -> str:
-        """Name of the member's folder: made of the labels, the same in every study that holds this member."""
+        """Name of the member's folder.
+
+        Made of the labels, the same in every study that holds this member.
+        """
         options = [f"{key}={value}" for key, value in self.varied.items() if key != "head"]
-        labels = [self.fusion.label, self.ct_label, self.ehr_label, self.head.label, *options, f"seed{self.seed}"]
+        labels = [
+            self.fusion.label,
+            self.ct_label,
+            self.ehr_label,
+            self.head.label,
+            *options,
+            f"seed{self.seed}",
+        ]
         name = "__".join(slug(label) for label in labels if label is not None)
-        return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{fingerprint({'name': name})}"
+        return (
+            name
+            if len(name) <= _LONGEST_NAME
+            else f"{name[:_LONGEST_NAME]}-{fingerprint({'name': name})}"
+        )
 
     def encoder(self, modality: Modality) -> Component | None:
         """Return the encoder of a modality, or None where it is not used."""
@@ -69,16 +90,26 @@ class Member:
 
     def resolved(self) -> dict[str, Any]:
         """Return the member as plain values, in the form of a study."""
-        encoders = {str(one): None if (chosen := self.encoder(one)) is None else chosen.model_dump(mode="json") for one in Modality}
+        encoders = {
+            str(one): None
+            if (chosen := self.encoder(one)) is None
+            else chosen.model_dump(mode="json")
+            for one in Modality
+        }
         parts = {"fusion": self.fusion, "head": self.head, "train": self.train}
-        return {"encoders": encoders, **{key: part.model_dump(mode="json") for key, part in parts.items()}, "seed": self.seed}
+        return {
+            "encoders": encoders,
+            **{key: part.model_dump(mode="json") for key, part in parts.items()},
+            "seed": self.seed,
+        }
 
 
 def member_of(choice: Mapping[str, Any], train: TrainOptions, varied: Iterable[str]) -> Member:
     """Build the member of one point of the grid.
 
     Args:
-        choice: A value for "fusion", "encoders.ct", "encoders.ehr", "head", "seed" and each "train.<option>" that the grid names.
+        choice: A value for "fusion", "encoders.ct", "encoders.ehr", "head", "seed" and each
+            "train.<option>" that the grid names.
         train: Options of training that hold where the grid does not name them.
         varied: Keys of the grid with more than one value.
 
@@ -86,14 +117,22 @@ def member_of(choice: Mapping[str, Any], train: TrainOptions, varied: Iterable[s
         ConfigError: The fusion uses a modality that has no encoder.
     """
     fusion: Component = choice["fusion"]
-    encoders = {modality: choice[f"encoders.{modality}"] for modality in modalities_used(fusion.name, fusion.options)}
+    encoders = {
+        modality: choice[f"encoders.{modality}"]
+        for modality in modalities_used(fusion.name, fusion.options)
+    }
     for modality, encoder in encoders.items():
         if encoder is None:
             raise ConfigError(
                 f"fusion {fusion.label} uses {modality}, but there is no encoders.{modality}; "
-                f"give one, or choose a fusion of one modality: {{name: unimodal, modality: {modality.other}}}"
+                f"give one, or choose a fusion of one modality: {{name: unimodal, modality: "
+                f"{modality.other}}}"
             )
-    options = {key.removeprefix("train."): value for key, value in choice.items() if key.startswith("train.")}
+    options = {
+        key.removeprefix("train."): value
+        for key, value in choice.items()
+        if key.startswith("train.")
+    }
     return Member(
         ct=encoders.get(Modality.CT),
         ehr=encoders.get(Modality.EHR),
@@ -101,7 +140,11 @@ def member_of(choice: Mapping[str, Any], train: TrainOptions, varied: Iterable[s
         head=choice["head"],
         seed=choice["seed"],
         train=train.model_copy(update=options),
-        varied={key.removeprefix("train."): _short(choice[key]) for key in varied if key == "head" or key.startswith("train.")},
+        varied={
+            key.removeprefix("train."): _short(choice[key])
+            for key in varied
+            if key == "head" or key.startswith("train.")
+        },
     )
 
 
@@ -113,11 +156,15 @@ def merged(members: Iterable[Member]) -> tuple[Member, ...]:
     """Return the members in order, those that are the same once.
 
     Raises:
-        ConfigError: Two members differ but have the same name, so that their folders and rows could not be told apart.
+        ConfigError: Two members differ but have the same name, so that their folders and rows could
+            not be told apart.
     """
     by_name: dict[str, Member] = {}
     for member in members:
         other = by_name.setdefault(member.name.casefold(), member)
         if other != member:
-            raise ConfigError(f"two members of the grid differ but are both called {member.name!r}; give their components a `label` each")
+            raise ConfigError(
+                f"two members of the grid differ but are both called {member.name!r}; give their "
+                "components a `label` each"
+            )
     return tuple(by_name.values())

@@ -1,4 +1,6 @@
-"""A study: what is predicted, on which cohorts, from which encoders, by which members, and how it is judged."""
+"""A study: what is predicted, on which cohorts, from which encoders, by which members, and how
+it is judged.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,16 @@ from pydantic import (
 )
 
 from concordant.analysis.families import Multiplicity
-from concordant.config.components import FEATURES, Component, CtEncoder, EhrEncoder, ExistingPath, FusionChoice, HeadChoice, folder_of
+from concordant.config.components import (
+    FEATURES,
+    Component,
+    CtEncoder,
+    EhrEncoder,
+    ExistingPath,
+    FusionChoice,
+    HeadChoice,
+    folder_of,
+)
 from concordant.config.grid import Grid
 from concordant.config.members import Member, member_of, merged
 from concordant.config.source import overridden, read_yaml
@@ -49,14 +60,17 @@ def _ascending(days: tuple[float, ...]) -> tuple[float, ...]:
 
 def _as_folder(name: str) -> str:
     if not name or slug(name) != name:
-        raise complaint(f"given {name!r}, expected letters, digits, '_', '-' and '.': it names a folder")
+        raise complaint(
+            f"given {name!r}, expected letters, digits, '_', '-' and '.': it names a folder"
+        )
     return name
 
 
 def _with_concordance(metrics: tuple[str, ...]) -> tuple[str, ...]:
     if not any(name.startswith("concordance_index") for name in metrics):
         raise complaint(
-            f"given {list(metrics)}, expected concordance_index or concordance_index_ipcw among them: the report is built around it"
+            f"given {list(metrics)}, expected concordance_index or concordance_index_ipcw among "
+            "them: the report is built around it"
         )
     return metrics
 
@@ -81,8 +95,9 @@ def _fitted_cause(given: Any) -> Any:
     if given is None or (given == 1 and not isinstance(given, bool)):
         return given
     raise complaint(
-        f"given {given!r}, expected 1 or nothing: the models of a study are fitted on event 1, and judging them by another event says "
-        "nothing of them; give the event of interest code 1 in the cohort tables"
+        f"given {given!r}, expected 1 or nothing: the models of a study are fitted on event 1, and "
+        "judging them by another event says nothing of them; give the event of interest code 1 in "
+        "the cohort tables"
     )
 
 
@@ -111,8 +126,10 @@ class CohortSource(_Frozen):
 
     Attributes:
         table: The cohort table (parquet).
-        meds: The MEDS dataset with its subjects' records; needed only by encoders that read records.
-        columns: What the dataset's files call a column, by its name in MEDS: `{numeric_value: value}`.
+        meds: The MEDS dataset with its subjects' records; needed only by encoders that read
+            records.
+        columns: What the dataset's files call a column, by its name in MEDS: `{numeric_value:
+            value}`.
         name: How tables call it; the table's stem where it is not given.
     """
 
@@ -126,7 +143,8 @@ class Cohorts(_Frozen):
     """The cohorts of a study.
 
     Attributes:
-        development: Where models are fitted and, on its held-out part or by cross-validation, judged.
+        development: Where models are fitted and, on its held-out part or by cross-validation,
+            judged.
         external: Cohorts that are only ever predicted.
     """
 
@@ -135,7 +153,9 @@ class Cohorts(_Frozen):
 
 
 class Encoders(_Frozen):
-    """The encoder of each modality; None where the grid gives it, or the study does without the modality.
+    """The encoder of each modality.
+
+    None where the grid gives it, or the study does without the modality.
 
     Attributes:
         ct: Encoder of scans, or a feature file.
@@ -152,16 +172,23 @@ class Evaluate(_Frozen):
     Attributes:
         metrics: Names in `concordant.evaluation.METRICS`.
         censoring: Where the censoring curve of a metric comes from.
-        tau: Time up to which Uno's C and the integrated Brier score run: `common` = the greatest that every predicted cohort supports,
-            `cohort` = each up to its own, or a number of days.
-        cause: 1 = every code above 1 is a competing event, after which event 1 never comes; None = such a code is censored.
+        tau: Time up to which Uno's C and the integrated Brier score run: `common` = the greatest
+            that every predicted cohort supports, `cohort` = each up to its own, or a number of
+            days.
+        cause: 1 = every code above 1 is a competing event, after which event 1 never comes; None =
+            such a code is censored.
         multiplicity: How the p-values of a family of contrasts are adjusted.
-        margin: The smallest difference of a concordance index that would matter; gives tests of non-inferiority and equivalence.
-        gain_over_both: Whether every fusion is tested for being better than both of its unimodal models.
-        recalibrate: Whether predicted survival is recalibrated on tuning and its calibration told before and after.
+        margin: The smallest difference of a concordance index that would matter; gives tests of
+            non-inferiority and equivalence.
+        gain_over_both: Whether every fusion is tested for being better than both of its unimodal
+            models.
+        recalibrate: Whether predicted survival is recalibrated on tuning and its calibration told
+            before and after.
     """
 
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_with_concordance)] = (
+    metrics: Annotated[
+        tuple[Metric, ...], Field(min_length=1), AfterValidator(_with_concordance)
+    ] = (
         "concordance_index",
         "integrated_brier_score",
     )
@@ -178,8 +205,9 @@ class Report(_Frozen):
     """What the report shows beside the numbers.
 
     Attributes:
-        attention_pictures: So many pictures of scans with what the best attention model looks at, half of them of the highest risks, half
-            of the lowest. They show patients, so a report with them may not go where the scans may not.
+        attention_pictures: So many pictures of scans with what the best attention model looks at,
+            half of them of the highest risks, half of the lowest. They show patients, so a report
+            with them may not go where the scans may not.
     """
 
     attention_pictures: Annotated[int, Field(ge=0, le=20)] = 0
@@ -193,7 +221,8 @@ class CrossValidation(_Frozen):
         repeats: How often folds are drawn anew.
         group: Column whose values are never divided between folds.
         seed: Seed of the draw.
-        assignment: A table sample_id, repeat, fold (CSV) that gives the folds; `folds`, `repeats` and `seed` then have no place.
+        assignment: A table sample_id, repeat, fold (CSV) that gives the folds; `folds`, `repeats`
+            and `seed` then have no place.
     """
 
     folds: Annotated[int, Field(ge=2)] = 5
@@ -206,7 +235,10 @@ class CrossValidation(_Frozen):
     def _drawn_or_given(self) -> CrossValidation:
         drawn = sorted(self.model_fields_set & {"folds", "repeats", "seed"})
         if self.assignment is not None and drawn:
-            raise complaint(f"{', '.join(drawn)} stand(s) beside `assignment`, which already gives the folds; leave out one of the two")
+            raise complaint(
+                f"{', '.join(drawn)} stand(s) beside `assignment`, which already gives the folds; "
+                "leave out one of the two"
+            )
         return self
 
 
@@ -215,8 +247,8 @@ class Foreign(_Frozen):
 
     Attributes:
         name: How tables call it.
-        table: Parquet with sample_id, risk (higher = earlier event) and optionally survival, as in a predictions file, for any of the
-            cohorts.
+        table: Parquet with sample_id, risk (higher = earlier event) and optionally survival, as in
+            a predictions file, for any of the cohorts.
     """
 
     name: Label
@@ -240,7 +272,8 @@ class Study(_Frozen):
         cross_validation: Folds instead of splits, or None.
         max_quarantined: Greatest share of a cohort's scans that may be unreadable.
         foreign: Predictions of others to be judged as well.
-        grid: What is compared: keys such as "fusion", "encoders.ehr", "seed", "train.lr", each with its values.
+        grid: What is compared: keys such as "fusion", "encoders.ehr", "seed", "train.lr", each with
+            its values.
     """
 
     name: Annotated[str, AfterValidator(_as_folder)]
@@ -266,16 +299,22 @@ class Study(_Frozen):
     def _consistent(self, info: ValidationInfo) -> Study:
         self._folder = folder_of(info)
         internal = dict.fromkeys([*INTERNAL_LABELS, self.cohorts.development.name])
-        _check_names("cohorts.external", [*internal, *(source.name for source in self.cohorts.external)])
+        _check_names(
+            "cohorts.external", [*internal, *(source.name for source in self.cohorts.external)]
+        )
         strategies = dict.fromkeys(member.label for member in self.members())
         _check_names("foreign", [*strategies, *(foreign.name for foreign in self.foreign)])
         measures(self.evaluate.metrics, self.task.horizons_days)
         if self.evaluate.recalibrate and not self.task.horizons_days:
-            raise complaint("evaluate.recalibrate: given true, but calibration is told at task.horizons_days; give the days")
+            raise complaint(
+                "evaluate.recalibrate: given true, but calibration is told at task.horizons_days; "
+                "give the days"
+            )
         if self.evaluate.recalibrate and self.evaluate.cause is not None:
             raise complaint(
-                "evaluate.recalibrate: given true beside evaluate.cause, but recalibration fits the hazard to which competing events are "
-                "censored, not the cumulative incidence that a cause asks for; leave out one of the two"
+                "evaluate.recalibrate: given true beside evaluate.cause, but recalibration fits "
+                "the hazard to which competing events are censored, not the cumulative incidence "
+                "that a cause asks for; leave out one of the two"
             )
         self._check_records()
         return self
@@ -292,7 +331,10 @@ class Study(_Frozen):
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """Modules outside this package that register components of the study; every worker imports them."""
+        """Modules outside this package that register components of the study.
+
+        Every worker imports them.
+        """
         return self._imports
 
     @property
@@ -306,10 +348,13 @@ class Study(_Frozen):
         return self.folder / "embeddings"
 
     def members(self) -> tuple[Member, ...]:
-        """Expand the grid, the last key fastest; members that cannot differ are run once, an encoder without use left out.
+        """Expand the grid, the last key fastest.
+
+        Members that cannot differ are run once, an encoder without use left out.
 
         Raises:
-            ConfigError: A fusion uses a modality that has no encoder, or two different members have the same labels.
+            ConfigError: A fusion uses a modality that has no encoder, or two different members have
+                the same labels.
         """
         plain = {
             "fusion": self.fusion,
@@ -326,7 +371,9 @@ class Study(_Frozen):
     def encoder_choices(self, modality: Modality) -> tuple[Component, ...]:
         """Return the encoders of a modality that at least one member uses, each once, in order."""
         chosen = [member.encoder(modality) for member in self.members()]
-        return tuple(one for place, one in enumerate(chosen) if one is not None and one not in chosen[:place])
+        return tuple(
+            one for place, one in enumerate(chosen) if one is not None and one not in chosen[:place]
+        )
 
     def resolved(self) -> dict[str, Any]:
         """Return the study as plain values, every default filled in, paths absolute."""
@@ -335,10 +382,16 @@ class Study(_Frozen):
     def _check_records(self) -> None:
         readers = [one.name for one in self.encoder_choices(Modality.EHR) if one.name != FEATURES]
         sources = {"cohorts.development": self.cohorts.development}
-        sources |= {f"cohorts.external.{place}": source for place, source in enumerate(self.cohorts.external)}
+        sources |= {
+            f"cohorts.external.{place}": source
+            for place, source in enumerate(self.cohorts.external)
+        }
         for place, source in sources.items():
             if readers and source.meds is None:
-                raise complaint(f"{place}.meds: required, since encoder {readers[0]!r} reads records; give the MEDS dataset's folder")
+                raise complaint(
+                    f"{place}.meds: required, since encoder {readers[0]!r} reads records; give the "
+                    "MEDS dataset's folder"
+                )
 
 
 def _check_names(place: str, names: Sequence[str]) -> None:
@@ -349,7 +402,9 @@ def _check_names(place: str, names: Sequence[str]) -> None:
         raise complaint(f"{place}: the name {twice[0]!r} is taken; give each its own `name`")
 
 
-def read_study(path: Path | str, overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> Study:
+def read_study(
+    path: Path | str, overrides: Sequence[str] = (), imports: Sequence[str] = ()
+) -> Study:
     """Read a study file.
 
     Args:
@@ -358,7 +413,8 @@ def read_study(path: Path | str, overrides: Sequence[str] = (), imports: Sequenc
         imports: Modules that register components of one's own, imported first.
 
     Raises:
-        ConfigError: Anything wrong with the file: the message names the file, the key, what was given and what is expected.
+        ConfigError: Anything wrong with the file: the message names the file, the key, what was
+            given and what is expected.
     """
     path = Path(path)
     given = overridden(read_yaml(path), overrides)
@@ -393,4 +449,6 @@ def _import(module: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
-        raise ConfigError(f"--import {module}: {error}; expected a module that can be imported from here") from None
+        raise ConfigError(
+            f"--import {module}: {error}; expected a module that can be imported from here"
+        ) from None

@@ -1,1 +1,4 @@
-"""The types that flow through the house, and the few services every room uses. Nothing here imports torch except `tokens`."""
+"""The types that flow through the house, and the few services every room uses.
+
+Nothing here imports torch except `tokens`.
+"""

@@ -104,7 +104,9 @@ class MemberFolder:
         return self.path / "config.yaml"
 
     def predictions(self, cohort: str) -> Path:
-        """Predictions for one cohort label (`held_out`, `development`, or an external cohort's name)."""
+        """Predictions for one cohort label (`held_out`, `development`, or an external cohort's
+        name).
+        """
         return self.path / "predictions" / f"{slug(cohort)}.parquet"
 
 

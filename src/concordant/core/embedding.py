@@ -31,8 +31,10 @@ class CodeEmbedding:
 
     Attributes:
         codes: Active codes, unique, sorted.
-        weights: One weight per code: 1 or a count for presence codes, the raw value for numeric ones.
-        numeric: True where the weight is a measured value (an age, a laboratory value), to be standardised on train.
+        weights: One weight per code: 1 or a count for presence codes, the raw value for numeric
+            ones.
+        numeric: True where the weight is a measured value (an age, a laboratory value), to be
+            standardised on train.
     """
 
     codes: tuple[str, ...]
@@ -47,8 +49,10 @@ class TokenTable:
     Attributes:
         values: All tokens, sample after sample.
         offsets: Sample i owns rows offsets[i] to offsets[i + 1].
-        pooled: One pooled vector per sample (NaN rows where the sample is missing), or None if the encoder has none.
-        missing: "error" if no value is NaN, "median" if NaN is to be imputed by train's median with an indicator.
+        pooled: One pooled vector per sample (NaN rows where the sample is missing), or None if the
+            encoder has none.
+        missing: "error" if no value is NaN, "median" if NaN is to be imputed by train's median with
+            an indicator.
     """
 
     values: Float[np.ndarray, "row dim"]
@@ -68,7 +72,12 @@ class TokenTable:
     def take(self, samples: Int[np.ndarray, " chosen"]) -> TokenTable:
         """Return the table of the chosen samples, in that order."""
         rows, offsets = _gather(self.offsets, samples)
-        return TokenTable(self.values[rows], offsets, None if self.pooled is None else self.pooled[samples], self.missing)
+        return TokenTable(
+            self.values[rows],
+            offsets,
+            None if self.pooled is None else self.pooled[samples],
+            self.missing,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,11 @@ class CodeTable:
         place = range(len(self))[sample]
         rows = slice(self.offsets[place], self.offsets[place + 1])
         index = self.index[rows]
-        return CodeEmbedding(tuple(self.codes[code] for code in index.tolist()), self.weight[rows], self.numeric[index])
+        return CodeEmbedding(
+            tuple(self.codes[code] for code in index.tolist()),
+            self.weight[rows],
+            self.numeric[index],
+        )
 
     @property
     def lengths(self) -> Int[np.ndarray, " sample"]:
@@ -110,7 +123,9 @@ class CodeTable:
         return np.diff(self.offsets)
 
     def among(self, present: Bool[np.ndarray, " sample"]) -> CodeTable:
-        """Return the table of more samples, these where `present` is true, and the modality missing elsewhere."""
+        """Return the table of more samples, these where `present` is true, and the modality
+        missing elsewhere.
+        """
         lengths = np.zeros(len(present), np.int64)
         lengths[present] = self.lengths
         return replace(self, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
@@ -135,18 +150,28 @@ def _gather(
     return np.arange(new_offsets[-1]) + starts, new_offsets
 
 
-def pack_tokens(embeddings: Sequence[TokenEmbedding | None], *, dim: int, pooled_dim: int | None, missing: str = "error") -> TokenTable:
+def pack_tokens(
+    embeddings: Sequence[TokenEmbedding | None],
+    *,
+    dim: int,
+    pooled_dim: int | None,
+    missing: str = "error",
+) -> TokenTable:
     """Pack token embeddings; None is a sample whose modality is missing."""
     lengths = [0 if one is None else len(one.tokens) for one in embeddings]
     present = [one.tokens for one in embeddings if one is not None]
-    values = np.concatenate(present).astype(np.float32) if present else np.zeros((0, dim), np.float32)
+    values = (
+        np.concatenate(present).astype(np.float32) if present else np.zeros((0, dim), np.float32)
+    )
     pooled = None
     if pooled_dim is not None:
         pooled = np.full((len(embeddings), pooled_dim), np.nan, np.float32)
         for row, one in enumerate(embeddings):
             if one is not None and one.pooled is not None:
                 pooled[row] = one.pooled
-    return TokenTable(values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pooled, missing)
+    return TokenTable(
+        values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pooled, missing
+    )
 
 
 def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
@@ -160,9 +185,15 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     codes = sorted(set().union(*(one.codes for one in present)))
     if not codes:
-        return CodeTable((), np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.float32), offsets)
+        return CodeTable(
+            (), np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.float32), offsets
+        )
     position = {code: place for place, code in enumerate(codes)}
-    index = np.fromiter(map(position.__getitem__, chain.from_iterable(one.codes for one in present)), np.int32, offsets[-1])
+    index = np.fromiter(
+        map(position.__getitem__, chain.from_iterable(one.codes for one in present)),
+        np.int32,
+        offsets[-1],
+    )
     row_numeric = np.concatenate([one.numeric for one in present]).astype(bool)
     numeric = np.zeros(len(codes), bool)
     numeric[index] = row_numeric
@@ -172,19 +203,25 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
 
 
 def _refuse_both_kinds(codes: Collection[str]) -> None:
-    """Refuse codes that are a measured value in one place and a plain code in another: they cannot share a column."""
+    """Refuse codes that are a measured value in one place and a plain code in another.
+
+    They cannot share a column.
+    """
     if codes:
         raise StoreError(
-            f"{len(codes)} code(s), such as {min(codes)!r}, are a measured value in one sample and a plain code in another; "
-            "rename one of the two in the records"
+            f"{len(codes)} code(s), such as {min(codes)!r}, are a measured value in one sample and "
+            "a plain code in another; rename one of the two in the records"
         )
 
 
 def concatenate(tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
-    """Put tables of one kind after each other; code tables are joined by code string, never by index.
+    """Put tables of one kind after each other.
+
+    Code tables are joined by code string, never by index.
 
     Raises:
-        StoreError: Token tables that disagree in what a NaN means, or code tables in which codes are measured values.
+        StoreError: Token tables that disagree in what a NaN means, or code tables in which codes
+            are measured values.
         TypeError: A token table and a code table.
     """
     tokens = [table for table in tables if isinstance(table, TokenTable)]
@@ -202,7 +239,10 @@ def _offsets(tables: Sequence[EmbeddingTable]) -> Int[np.ndarray, " sample_plus_
 def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
     policies = {table.missing for table in tables}
     if len(policies) > 1:
-        raise StoreError(f"these tables disagree in what a missing value means ({', '.join(sorted(policies))}); make them with one option")
+        raise StoreError(
+            f"these tables disagree in what a missing value means ({', '.join(sorted(policies))}); "
+            "make them with one option"
+        )
     pooled = [table.pooled for table in tables if table.pooled is not None]
     return TokenTable(
         np.concatenate([table.values for table in tables]),
@@ -215,7 +255,10 @@ def _concatenate_tokens(tables: Sequence[TokenTable]) -> TokenTable:
 def _concatenate_codes(tables: Sequence[CodeTable]) -> CodeTable:
     codes = tuple(sorted(set().union(*(table.codes for table in tables))))
     position = {code: place for place, code in enumerate(codes)}
-    places = [np.fromiter(map(position.__getitem__, table.codes), np.int32, len(table.codes)) for table in tables]
+    places = [
+        np.fromiter(map(position.__getitem__, table.codes), np.int32, len(table.codes))
+        for table in tables
+    ]
     numeric, plain = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
     for place, table in zip(places, tables, strict=True):
         numeric[place[table.numeric]] = plain[place[~table.numeric]] = True
@@ -223,5 +266,9 @@ def _concatenate_codes(tables: Sequence[CodeTable]) -> CodeTable:
     ends = np.cumsum([len(table.index) for table in tables])
     index = np.empty(ends[-1], np.int32)
     for place, table, rows in zip(places, tables, np.split(index, ends[:-1]), strict=True):
-        place.take(table.index, out=rows, mode="clip")  # none lies outside, and to look for such takes a copy
-    return CodeTable(codes, numeric, index, np.concatenate([table.weight for table in tables]), _offsets(tables))
+        place.take(
+            table.index, out=rows, mode="clip"
+        )  # none lies outside, and to look for such takes a copy
+    return CodeTable(
+        codes, numeric, index, np.concatenate([table.weight for table in tables]), _offsets(tables)
+    )

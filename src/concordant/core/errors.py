@@ -1,7 +1,7 @@
 """One exception family: every error a user can cause derives from `ConcordantError`.
 
-A message says what was given, what was expected and what to do; the command line prints it without a traceback
-and exits with code 2.
+A message says what was given, what was expected and what to do; the command line prints it without
+a traceback and exits with code 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class VolumeError(ConcordantError):
     """A scan cannot be read as a volume in Hounsfield units.
 
     Attributes:
-        reason: Short, stable text without a path or patient identifier; goes to the quarantine list.
+        reason: Short, stable text without a path or patient identifier; goes to the quarantine
+            list.
     """
 
     def __init__(self, reason: str, path: object = None) -> None:
@@ -60,7 +61,10 @@ class MetricError(ConcordantError):
 
 
 class NotApplicableError(ConcordantError):
-    """A component cannot work on these inputs (attention over a single key, say): the member is left out with this reason."""
+    """A component cannot work on these inputs (attention over a single key, say).
+
+    The member is left out with this reason.
+    """
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

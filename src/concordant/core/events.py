@@ -1,4 +1,7 @@
-"""Records up to the prediction time, left of the embedding store: one subject's, and many packed."""
+"""Records up to the prediction time, left of the embedding store.
+
+One subject's, and many packed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
-"""Codes of the birth event: the age follows from it, so no look-back cuts it, and as a code it says nothing."""
+"""Codes of the birth event.
+
+The age follows from it, so no look-back cuts it, and as a code it says nothing.
+"""
 
 DEATH_CODE = "MEDS_DEATH"
 """Code of the death event; `MEDS_DEATH//...` are deaths as well."""
@@ -57,7 +63,8 @@ class Events:
     """A record in MEDS terms, cut at the prediction time.
 
     Attributes:
-        days_before: Days between the event and the prediction time, >= 0, descending (oldest first). Static events come first, as NaN.
+        days_before: Days between the event and the prediction time, >= 0, descending (oldest
+            first). Static events come first, as NaN.
         code: MEDS code of each event.
         numeric_value: Value of each event, NaN where there is none.
         text_value: Text of each event, None where there is none; empty where no text was read.
@@ -83,12 +90,16 @@ class Texts:
 
     def __getitem__(self, rows: slice) -> tuple[str | None, ...]:
         """Return the texts of rows."""
-        return tuple(None if place < 0 else self.texts[place] for place in self.index[rows].tolist())
+        return tuple(
+            None if place < 0 else self.texts[place] for place in self.index[rows].tolist()
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedEvents(Sequence[Events]):
-    """The records of many samples, packed: a sequence of `Events` that takes a twentieth of their memory.
+    """The records of many samples, packed.
+
+    A sequence of `Events` that takes a twentieth of their memory.
 
     Attributes:
         codes: The distinct codes, sorted.
@@ -153,7 +164,9 @@ def pack_events(records: Iterable[Events]) -> PackedEvents:
         np.array([position[code] for record in given for code in record.code], np.int32),
         np.concatenate([np.zeros(0), *(record.days_before for record in given)]),
         np.concatenate([np.zeros(0), *(record.numeric_value for record in given)]),
-        np.concatenate([[0], np.cumsum([len(record.code) for record in given], dtype=np.int64)]).astype(np.int64),
+        np.concatenate(
+            [[0], np.cumsum([len(record.code) for record in given], dtype=np.int64)]
+        ).astype(np.int64),
         _pack_texts(given),
     )
 
@@ -164,4 +177,6 @@ def _pack_texts(records: Sequence[Events]) -> Texts | None:
     rows = [text for record in records for text in record.text_value or (None,) * len(record.code)]
     texts = tuple(sorted({text for text in rows if text is not None}))
     position = {text: place for place, text in enumerate(texts)}
-    return Texts(texts, np.array([-1 if text is None else position[text] for text in rows], np.int32))
+    return Texts(
+        texts, np.array([-1 if text is None else position[text] for text in rows], np.int32)
+    )

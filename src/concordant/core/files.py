@@ -18,7 +18,10 @@ _BLOCK = 1 << 20
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, on failure removed."""
+    """Yield a temporary path in the same folder.
+
+    On success it is synced and renamed to `path`, on failure removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -35,7 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success it takes the folder's place whole, on failure it is removed."""
+    """Yield a temporary folder beside `folder`.
+
+    On success it takes the folder's place whole, on failure it is removed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     temporary = aside / "new"
@@ -45,7 +51,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         for path in temporary.rglob("*"):
             _sync(path)
         if folder.exists():
-            folder.replace(aside / "old")  # moved before it is removed: a kill never leaves half of it in its place
+            folder.replace(
+                aside / "old"
+            )  # moved before it is removed: a kill never leaves half of it in its place
         temporary.replace(folder)
         _sync(folder.parent)
     finally:
@@ -61,7 +69,10 @@ def _sync(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files and folders that killed runs left in a folder and below; nothing else may be writing there."""
+    """Remove the temporary files and folders that killed runs left in a folder and below.
+
+    Nothing else may be writing there.
+    """
     for path in sorted(folder.rglob(".*.tmp")):  # a folder comes before what lies in it
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -105,11 +116,17 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Return the keys whose values differ, for a message that names why work is done again."""
     plain = [json.loads(json.dumps(facts, default=_plain)) for facts in (before, now)]
     absent = object()  # None is a value
-    return sorted(key for key in plain[0].keys() | plain[1].keys() if plain[0].get(key, absent) != plain[1].get(key, absent))
+    return sorted(
+        key
+        for key in plain[0].keys() | plain[1].keys()
+        if plain[0].get(key, absent) != plain[1].get(key, absent)
+    )
 
 
 class DigestCache:
-    """SHA-256 digests of large files, remembered by path, size and modification time; several threads may ask at once.
+    """SHA-256 digests of large files, remembered by path, size and modification time.
+
+    Several threads may ask at once.
 
     Attributes:
         path: Where the memory is kept (JSON); None keeps it for this process only.
@@ -121,16 +138,26 @@ class DigestCache:
         self._known: dict[str, tuple[str, str]] = {}
         if path is not None and path.is_file():
             with suppress(ValueError, TypeError, AttributeError):
-                self._known = {name: (str(state), str(digest)) for name, (state, digest) in read_json(path).items()}
+                self._known = {
+                    name: (str(state), str(digest))
+                    for name, (state, digest) in read_json(path).items()
+                }
 
     def digest(self, file: Path) -> str:
         """Return the hex digest of a file's bytes."""
         return self._remembered(file, _state(file), partial(file_digest, file))
 
     def digest_together(self, place: Path, files: Mapping[str, Path]) -> str:
-        """Return one hex digest of several files under their names, remembered once, under a place: a series may have a thousand slices."""
+        """Return one hex digest of several files under their names, remembered once, under a place.
+
+        A series may have a thousand slices.
+        """
         states = {name: _state(file) for name, file in files.items()}
-        return self._remembered(place, fingerprint(states), lambda: fingerprint({name: file_digest(file) for name, file in files.items()}))
+        return self._remembered(
+            place,
+            fingerprint(states),
+            lambda: fingerprint({name: file_digest(file) for name, file in files.items()}),
+        )
 
     def _remembered(self, place: Path, state: str, make: Callable[[], str]) -> str:
         key = str(place.resolve())
@@ -144,7 +171,9 @@ class DigestCache:
     def save(self) -> None:
         """Write the memory, if it has a place."""
         if self.path is not None:
-            write_json(self.path, dict(self._known))  # a copy: other threads may add to it meanwhile
+            write_json(
+                self.path, dict(self._known)
+            )  # a copy: other threads may add to it meanwhile
 
 
 def _state(file: Path) -> str:

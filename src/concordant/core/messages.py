@@ -31,11 +31,19 @@ _EXPECTED = {
 
 
 def complaint(message: str) -> PydanticCustomError:
-    """Return the error with which a validator of ours gives a whole message; pydantic adds where it was."""
+    """Return the error with which a validator of ours gives a whole message.
+
+    Pydantic adds where it was.
+    """
     return PydanticCustomError(OWN, "{message}", {"message": message})
 
 
-def config_error(error: ValidationError, given: Any, model: type[BaseModel] | None = None, prefix: Sequence[str] = ()) -> ConfigError:
+def config_error(
+    error: ValidationError,
+    given: Any,
+    model: type[BaseModel] | None = None,
+    prefix: Sequence[str] = (),
+) -> ConfigError:
     """Return the first thing wrong as a ConfigError, and how many more there are.
 
     Args:
@@ -45,16 +53,24 @@ def config_error(error: ValidationError, given: Any, model: type[BaseModel] | No
         prefix: Keys that lead to `given`.
     """
     places: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
-    for details in sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden"):  # a misspelt key explains the missing one
+    for details in sorted(
+        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+    ):  # a misspelt key explains the missing one
         places.setdefault(_place(details, given), []).append(details)
     (place, first), *others = places.items()
     dotted = ".".join(str(part) for part in (*prefix, *place))
     more = f" ({len(others)} more wrong after this)" if others else ""
-    return ConfigError(f"{dotted}: {_sentence(first, model)}{more}" if dotted else f"{_sentence(first, model)}{more}")
+    return ConfigError(
+        f"{dotted}: {_sentence(first, model)}{more}"
+        if dotted
+        else f"{_sentence(first, model)}{more}"
+    )
 
 
 def _place(details: ErrorDetails, given: Any) -> tuple[int | str, ...]:
-    """Return the keys that lead to the value, without the names pydantic gives to the branches of a union."""
+    """Return the keys that lead to the value, without the names pydantic gives to the branches
+    of a union.
+    """
     if details["type"] == "missing":
         return details["loc"]
     place: list[int | str] = []
@@ -80,15 +96,22 @@ def _sentence(same_place: list[ErrorDetails], model: type[BaseModel] | None) -> 
     if first["type"] == "missing":
         return "required, but not given"
     if first["type"] == "extra_forbidden":
-        return f"unknown key.{did_you_mean(str(first['loc'][-1]), _known(model, first['loc'][:-1]))}"
-    expected = dict.fromkeys(_EXPECTED.get(one["type"], one["msg"].removeprefix("Input should be ")) for one in same_place)
+        return (
+            f"unknown key.{did_you_mean(str(first['loc'][-1]), _known(model, first['loc'][:-1]))}"
+        )
+    expected = dict.fromkeys(
+        _EXPECTED.get(one["type"], one["msg"].removeprefix("Input should be "))
+        for one in same_place
+    )
     return f"given {reprlib.repr(first['input'])}, expected {' or '.join(expected)}"
 
 
 def _known(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the model that lies at a place."""
     for part in loc:
-        if model is not None and part in model.model_fields:  # not a position, a key of a mapping or the branch of a union
+        if (
+            model is not None and part in model.model_fields
+        ):  # not a position, a key of a mapping or the branch of a union
             model = _model_in(model.model_fields[str(part)].annotation)
     return [] if model is None else list(model.model_fields)
 

@@ -1,4 +1,5 @@
-"""Worker processes that survive each other's crashes and do not outlive the process that started them.
+"""Worker processes that survive each other's crashes and do not outlive the process that started
+them.
 
 This module imports nothing heavy: a worker sets its threads before anything loads numpy or torch.
 """
@@ -41,7 +42,8 @@ class Failure:
     Attributes:
         kind: Name of the exception's class, or "WorkerCrash" where the process died.
         message: The exception's message.
-        expected: True for a `ConcordantError`: the input is at fault and the message says what to do.
+        expected: True for a `ConcordantError`: the input is at fault and the message says what to
+            do.
         details: The traceback; empty for a crash.
     """
 
@@ -66,8 +68,13 @@ class Outcome(Generic[R]):
     failure: Failure | None = None
 
 
-def attempt(function: Callable[[T], R], task: T, imports: Sequence[str] = (), index: int = _UNKNOWN) -> Outcome[R]:
-    """Run a function on a task in this process and return what became of it; modules in `imports` come first."""
+def attempt(
+    function: Callable[[T], R], task: T, imports: Sequence[str] = (), index: int = _UNKNOWN
+) -> Outcome[R]:
+    """Run a function on a task in this process and return what became of it.
+
+    Modules in `imports` come first.
+    """
     try:
         for module in imports:
             import_module(module)
@@ -95,7 +102,10 @@ class Worker:
         self.index = _UNKNOWN
 
     def begin(self, function: Callable[[Any], Any], task: Any, index: int) -> Failure | None:
-        """Send a task, or return why it cannot be sent; a process that is gone is noticed by `receive`."""
+        """Send a task, or return why it cannot be sent.
+
+        A process that is gone is noticed by `receive`.
+        """
         self.index = index
         try:
             self.pipe.send((function, task))
@@ -111,7 +121,9 @@ class Worker:
             outcome: Outcome[Any] = self.pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join()
-            return Outcome(self.index, failure=Failure("WorkerCrash", _crash_message(self.process.exitcode)))
+            return Outcome(
+                self.index, failure=Failure("WorkerCrash", _crash_message(self.process.exitcode))
+            )
         except Exception as error:  # the same for a result that cannot be unpickled
             return Outcome(self.index, failure=_failure(error))
         return replace(outcome, index=self.index)
@@ -139,10 +151,12 @@ def stop_workers(workers: Sequence[Worker]) -> None:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let processes started here use one thread each: libraries read these variables when they are loaded.
+    """Let processes started here use one thread each.
 
-    Enter and leave it while no other thread works: compiled code may read the environment at any time, and a change under its eyes is a
-    segmentation fault.
+    Libraries read these variables when they are loaded.
+
+    Enter and leave it while no other thread works: compiled code may read the environment at any
+    time, and a change under its eyes is a segmentation fault.
     """
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
@@ -158,14 +172,20 @@ def one_thread_each() -> Iterator[None]:
 
 def _serve(pipe: Connection[Any, Any], imports: tuple[str, ...]) -> None:
     """Serve tasks until the pipe closes: the life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     end_with_parent()
-    os.environ["NUMBA_NUM_THREADS"] = "1"  # set here only: numba refuses a change in a process whose threads run
+    os.environ["NUMBA_NUM_THREADS"] = (
+        "1"  # set here only: numba refuses a change in a process whose threads run
+    )
     try:
         _serve_tasks(pipe, imports)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving: a signal now would only disturb what is left to do
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # it is leaving: a signal now would only disturb what is left to do
 
 
 def _serve_tasks(pipe: Connection[Any, Any], imports: tuple[str, ...]) -> None:
@@ -195,9 +215,12 @@ def _reply(pipe: Connection[Any, Any], outcome: Outcome[Any]) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this worker process end as soon as its parent is gone, killed without a word perhaps; what it works on, a new run does again.
+    """Let this worker process end as soon as its parent is gone, killed without a word perhaps.
 
-    A parent that ends in an orderly way stops its workers itself. Called once, in the worker; elsewhere it does nothing.
+    What it works on, a new run does again.
+
+    A parent that ends in an orderly way stops its workers itself. Called once, in the worker;
+    elsewhere it does nothing.
     """
     if multiprocessing.parent_process() is not None:
         threading.Thread(target=_wait_and_end, name="end with parent", daemon=True).start()

@@ -1,4 +1,7 @@
-"""Registries: a component is one class, one decorator; its keyword-only arguments are its validated options."""
+"""Registries: a component is one class, one decorator.
+
+Its keyword-only arguments are its validated options.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from concordant.core.messages import config_error
 
 T = TypeVar("T")
 
-_OPTIONS = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+_OPTIONS = ConfigDict(
+    extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=()
+)
 
 
 class Registry(Generic[T]):
     """Names of one kind of component.
 
-    Positional constructor arguments are what the house supplies (dimensions); keyword-only ones are options.
+    Positional constructor arguments are what the house supplies (dimensions); keyword-only ones are
+    options.
 
     Attributes:
         kind: What is registered ("fusion", "encoder"), for messages.
@@ -36,7 +42,8 @@ class Registry(Generic[T]):
         """Return a decorator that registers a class under `name`.
 
         Raises:
-            ConfigError: From the decorator, where the name is taken, or where an option has a name that pydantic keeps for itself.
+            ConfigError: From the decorator, where the name is taken, or where an option has a name
+                that pydantic keeps for itself.
         """
 
         def decorate(cls: type[T]) -> type[T]:
@@ -76,21 +83,35 @@ class Registry(Generic[T]):
         model = self.options(name)
         unknown = [key for key in given if key not in model.model_fields]
         if unknown:
-            raise ConfigError(f"{self.kind} {name!r} has no option {unknown[0]!r}.{did_you_mean(unknown[0], model.model_fields)}")
+            raise ConfigError(
+                f"{self.kind} {name!r} has no option "
+                f"{unknown[0]!r}.{did_you_mean(unknown[0], model.model_fields)}"
+            )
         try:
             return model.model_validate(dict(given)).model_dump()
         except ValidationError as error:
-            raise ConfigError(f"{self.kind} {name!r}, option {config_error(error, given, model)}") from None
+            raise ConfigError(
+                f"{self.kind} {name!r}, option {config_error(error, given, model)}"
+            ) from None
 
     def create(self, name: str, *supplied: Any, **given: Any) -> T:
         """Build a component from what the house supplies and its options."""
         return self.get(name)(*supplied, **self.resolve(name, given))
 
     def label(self, name: str, given: Mapping[str, Any]) -> str:
-        """Return the name with the options that are required or differ from their default, in signature order; a path by its last part."""
-        resolved = {key: value.name if isinstance(value, Path) else value for key, value in self.resolve(name, given).items()}
+        """Return the name with the options that are required or differ from their default, in
+        signature order; a path by its last part.
+        """
+        resolved = {
+            key: value.name if isinstance(value, Path) else value
+            for key, value in self.resolve(name, given).items()
+        }
         fields = self.options(name).model_fields
-        shown = [f"{key}={resolved[key]}" for key, field in fields.items() if field.is_required() or resolved[key] != field.default]
+        shown = [
+            f"{key}={resolved[key]}"
+            for key, field in fields.items()
+            if field.is_required() or resolved[key] != field.default
+        ]
         return f"{name}({','.join(shown)})" if shown else name
 
     def _options_model(self, name: str, cls: type) -> type[BaseModel]:
@@ -103,5 +124,8 @@ class Registry(Generic[T]):
                 fields[key] = (hints[key], default)
         reserved = [key for key in fields if key.startswith("_") or hasattr(BaseModel, key)]
         if reserved:
-            raise ConfigError(f"{self.kind} {name!r}: an option cannot be called {reserved[0]!r}, the name is reserved; choose another")
+            raise ConfigError(
+                f"{self.kind} {name!r}: an option cannot be called {reserved[0]!r}, the name is "
+                "reserved; choose another"
+            )
         return create_model(f"{name}_options", __config__=_OPTIONS, **fields)

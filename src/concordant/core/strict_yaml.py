@@ -1,4 +1,7 @@
-"""Strict YAML: no duplicate keys, numbers and booleans as in YAML 1.2; nothing but plain values can come out."""
+"""Strict YAML: no duplicate keys, numbers and booleans as in YAML 1.2.
+
+Nothing but plain values can come out.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,29 @@ from concordant.core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the plain scalars of YAML 1.2's core schema: `no` and dates are text, `3e-4` is a number; `<<` merges nothing."""
+    """Safe YAML with the plain scalars of YAML 1.2's core schema.
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # the base class's own way to hold them
+    `no` and dates are text, `3e-4` is a number; `<<` merges nothing.
+    """
+
+    # the base class's own way to hold them
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, refusing what plain YAML lets pass: a key given twice, a key that is no text."""
+        """Build a mapping, refusing what plain YAML lets pass.
+
+        A key given twice, a key that is no text.
+        """
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(problem="a key is not text; quote it", problem_mark=key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem="a key is not text; quote it", problem_mark=key.start_mark
+                )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -38,7 +52,11 @@ for _tag, _pattern, _first in (
         "-+0123456789.",
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first])
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(f"^(?:{_pattern})$"),
+        [c if c != "\0" else "" for c in _first],
+    )
 
 
 def read_mapping(path: Path, *, kind: str, keys: str) -> dict[str, Any]:
@@ -50,7 +68,8 @@ def read_mapping(path: Path, *, kind: str, keys: str) -> dict[str, Any]:
         keys: The keys one expects at the top, for messages.
 
     Raises:
-        ConfigError: No such file, not YAML (with line and column), a key given twice, or something other than a mapping.
+        ConfigError: No such file, not YAML (with line and column), a key given twice, or something
+            other than a mapping.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such {kind} file")
@@ -79,7 +98,9 @@ def parse_yaml(text: str, place: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
-        raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+        raise ConfigError(
+            f"{place}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}"
+        ) from None
 
 
 def _kind(value: Any) -> str:

@@ -18,7 +18,8 @@ class Tokens:
     Attributes:
         values: Token vectors; what stands in an invalid place is never read.
         valid: True where a token exists.
-        pooled: The encoder's own pooled vector, or None: the masked mean of the projected tokens stands in for it.
+        pooled: The encoder's own pooled vector, or None: the masked mean of the projected tokens
+            stands in for it.
     """
 
     values: Float[Tensor, "batch token dim"]
@@ -58,7 +59,8 @@ class Pair:
     Attributes:
         ct: The scan's tokens.
         ehr: The record's tokens.
-        subject: Number of the subject each sample belongs to, or None = all different; samples of one subject are no negatives.
+        subject: Number of the subject each sample belongs to, or None = all different; samples of
+            one subject are no negatives.
     """
 
     ct: Tokens | CodeTokens
@@ -82,7 +84,8 @@ class FusionOutput:
     """What a fusion hands to the head.
 
     Attributes:
-        views: One view, or one per modality where the decision is made after the head (late fusion).
+        views: One view, or one per modality where the decision is made after the head (late
+            fusion).
         view_valid: True where a sample has the view; None = all valid.
         alignment_loss: Scalar, or None.
         attention: Named attention maps, for pictures, or None.

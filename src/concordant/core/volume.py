@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
-_BLOCK = 1 << 20  # voxels converted at a time: what one pass leaves in the cache, the next finds there
+_BLOCK = (
+    1 << 20
+)  # voxels converted at a time: what one pass leaves in the cache, the next finds there
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +17,8 @@ class Volume:
     """A scan in Hounsfield units on an orthogonal grid.
 
     Attributes:
-        voxels: Hounsfield units, float32. The index grows to superior (depth), anterior (height) and right (width): RAS+ with the
-            last axis first.
+        voxels: Hounsfield units, float32. The index grows to superior (depth), anterior (height)
+            and right (width): RAS+ with the last axis first.
         spacing_mm: Voxel spacing in millimetres, in the order (depth, height, width).
     """
 
@@ -26,12 +28,16 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class StoredVolume:
-    """A scan as its file stores it, on an orthogonal grid: Hounsfield units are stored * slope + intercept.
+    """A scan as its file stores it, on an orthogonal grid.
 
-    A quarter to a half of the memory of a `Volume`, and no pass over it: what resamples can do so from here.
+    Hounsfield units are stored * slope + intercept.
+
+    A quarter to a half of the memory of a `Volume`, and no pass over it: what resamples can do so
+    from here.
 
     Attributes:
-        stored: The file's numbers, axes and directions as in a `Volume`; a view of the file's bytes in any memory layout.
+        stored: The file's numbers, axes and directions as in a `Volume`; a view of the file's bytes
+            in any memory layout.
         slope: Hounsfield units per stored unit.
         intercept: Hounsfield units of a stored 0.
         spacing_mm: Voxel spacing in millimetres, in the order (depth, height, width).

@@ -1,4 +1,7 @@
-"""The audit: proof that nothing which is tested was seen in training. Details are counts; no sample or subject is named."""
+"""The audit: proof that nothing which is tested was seen in training. Details are counts.
+
+No sample or subject is named.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ SHARED_SCANS = "scans of two subjects"
 
 _ADVICE = "pretrain with the cohort table as --splits, or on subjects outside of the study"
 _ADVICE_FOLDED = (
-    "under cross-validation every subject is tested, so pretrain on subjects outside of the study (a table of them as --splits), or give "
-    "the cohort table a held_out split in place of the folds and pretrain with it as --splits"
+    "under cross-validation every subject is tested, so pretrain on subjects outside of the study "
+    "(a table of them as --splits), or give the cohort table a held_out split in place of the "
+    "folds and pretrain with it as --splits"
 )
 
 
@@ -62,7 +66,11 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return what `audit.json` holds."""
         quality = {"data_quality": quality_table(self.records).to_dicts()} if self.records else {}
-        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks], **quality}
+        return {
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            **quality,
+        }
 
 
 def audit(
@@ -85,9 +93,11 @@ def audit(
         cross_validation: Whether folds replace the splits of the table.
         assignment: Under cross-validation `sample_id`, `repeat`, `fold`.
         group: Column whose values must never be split across folds.
-        training_data: Per encoder label the public cohorts its weights were trained on (`EncoderCard.training_data`).
+        training_data: Per encoder label the public cohorts its weights were trained on
+            (`EncoderCard.training_data`).
         records: Per cohort label what reading its records met.
-        pretraining: Per label of an encoder whose weights `concordant pretrain` can make, whom they were pretrained on; None = not known.
+        pretraining: Per label of an encoder whose weights `concordant pretrain` can make, whom they
+            were pretrained on; None = not known.
         datasets: Per cohort label the identity of its MEDS dataset (`dataset_identity`).
 
     Raises:
@@ -104,7 +114,12 @@ def audit(
     checks += [
         _events_after_prediction(cohorts, records or {}),
         _training_data(cohorts, training_data or {}),
-        _pretraining(tested, pretraining or {}, datasets or {}, _ADVICE_FOLDED if cross_validation else _ADVICE),
+        _pretraining(
+            tested,
+            pretraining or {},
+            datasets or {},
+            _ADVICE_FOLDED if cross_validation else _ADVICE,
+        ),
         _shared_scans(cohorts),
     ]
     return Audit(tuple(checks), records or {})
@@ -114,15 +129,21 @@ def _subjects_across_splits(development: Cohort) -> AuditCheck:
     shared = subjects_in_several_splits(development.table)
     total = development.table["subject_id"].n_unique()
     return AuditCheck(
-        "subjects across splits", shared == 0, f"{shared} of {total} subjects of {development.label} lie in more than one split"
+        "subjects across splits",
+        shared == 0,
+        f"{shared} of {total} subjects of {development.label} lie in more than one split",
     )
 
 
 def _subjects_across_cohorts(cohorts: Sequence[Cohort]) -> AuditCheck:
     subjects = [(cohort.label, set(cohort.table["subject_id"])) for cohort in cohorts]
-    shared = {f"{a} and {b}": len(left & right) for (a, left), (b, right) in combinations(subjects, 2)}
+    shared = {
+        f"{a} and {b}": len(left & right) for (a, left), (b, right) in combinations(subjects, 2)
+    }
     listed = "; ".join(f"{pair} share {count} subjects" for pair, count in shared.items())
-    return AuditCheck("subjects across cohorts", not any(shared.values()), listed or "there is one cohort")
+    return AuditCheck(
+        "subjects across cohorts", not any(shared.values()), listed or "there is one cohort"
+    )
 
 
 def _every_sample_has_a_split(development: Cohort) -> AuditCheck:
@@ -130,27 +151,44 @@ def _every_sample_has_a_split(development: Cohort) -> AuditCheck:
     counts = {name: int((split == name).sum()) for name in SPLITS}
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
     return AuditCheck(
-        "every sample has a split", split.null_count() == 0 and all(counts.values()), f"{listed}, {split.null_count()} without"
+        "every sample has a split",
+        split.null_count() == 0 and all(counts.values()),
+        f"{listed}, {split.null_count()} without",
     )
 
 
 def _folds(development: Cohort, assignment: pl.DataFrame, group: str) -> pl.DataFrame:
-    """Join the assignment to the development cohort: `sample_id`, `repeat`, `fold`, `held_out`, `group`."""
+    """Join the assignment to the development cohort.
+
+    `sample_id`, `repeat`, `fold`, `held_out`, `group`.
+    """
     absent = [name for name in ("sample_id", "repeat", "fold") if name not in assignment.columns]
     if absent:
-        raise CohortError(f"the assignment has no column {', '.join(absent)}; expected sample_id, repeat, fold")
+        raise CohortError(
+            f"the assignment has no column {', '.join(absent)}; expected sample_id, repeat, fold"
+        )
     if group not in development.table.columns:
-        raise CohortError(f"{development.path}: no column {group!r} to group folds by.{did_you_mean(group, development.table.columns)}")
+        raise CohortError(
+            f"{development.path}: no column {group!r} to group folds "
+            f"by.{did_you_mean(group, development.table.columns)}"
+        )
     samples = development.table.select("sample_id", _held_out(), pl.col(group).alias("group"))
-    return assignment.select(pl.col("sample_id").cast(pl.String), "repeat", "fold").join(samples, on="sample_id", how="inner")
+    return assignment.select(pl.col("sample_id").cast(pl.String), "repeat", "fold").join(
+        samples, on="sample_id", how="inner"
+    )
 
 
 def _held_out() -> pl.Expr:
     return pl.col("split").eq_missing("held_out").alias("held_out")
 
 
-def _tested(development: Cohort, external: Sequence[Cohort], *, cross_validation: bool) -> dict[str, pl.DataFrame]:
-    """Return per cohort the `subject_id` of whom the study predicts: those held out, or all that take part in folds; externally all."""
+def _tested(
+    development: Cohort, external: Sequence[Cohort], *, cross_validation: bool
+) -> dict[str, pl.DataFrame]:
+    """Return per cohort the `subject_id` of whom the study predicts.
+
+    Those held out, or all that take part in folds; externally all.
+    """
     predicted = development.table.filter(~_held_out() if cross_validation else _held_out())
     tables = {development.label: predicted} | {cohort.label: cohort.table for cohort in external}
     return {label: table.select("subject_id").unique() for label, table in tables.items()}
@@ -158,39 +196,62 @@ def _tested(development: Cohort, external: Sequence[Cohort], *, cross_validation
 
 def _every_sample_has_a_fold(development: Cohort, folds: pl.DataFrame) -> AuditCheck:
     n_repeats = folds["repeat"].n_unique()
-    n_samples = development.table.height - int(development.table.select(_held_out())["held_out"].sum())
+    n_samples = development.table.height - int(
+        development.table.select(_held_out())["held_out"].sum()
+    )
     held_out = int(folds["held_out"].sum())
     once = folds.filter(~pl.col("held_out")).unique(["sample_id", "repeat"]).height
     twice = folds.height - held_out - once
     absent = n_samples * max(n_repeats, 1) - once
-    detail = f"{n_samples} samples, {n_repeats} repeats: {absent} without a fold, {twice} with another, {held_out} held out but given one"
-    return AuditCheck("every sample has one fold per repeat", not (absent or twice or held_out), detail)
+    detail = (
+        f"{n_samples} samples, {n_repeats} repeats: {absent} without a fold, {twice} with another, "
+        f"{held_out} held out but given one"
+    )
+    return AuditCheck(
+        "every sample has one fold per repeat", not (absent or twice or held_out), detail
+    )
 
 
 def _groups_within_folds(folds: pl.DataFrame, group: str) -> AuditCheck:
     per_group = folds.drop_nulls("group").group_by("repeat", "group").agg(pl.col("fold").n_unique())
     split = int((per_group["fold"] > 1).sum())
     return AuditCheck(
-        "groups within folds", split == 0, f"{split} of {per_group.height} values of {group} (per repeat) lie in more than one fold"
+        "groups within folds",
+        split == 0,
+        f"{split} of {per_group.height} values of {group} (per repeat) lie in more than one fold",
     )
 
 
-def _events_after_prediction(cohorts: Sequence[Cohort], records: Mapping[str, RecordCounts]) -> AuditCheck:
+def _events_after_prediction(
+    cohorts: Sequence[Cohort], records: Mapping[str, RecordCounts]
+) -> AuditCheck:
     read = [(cohort.label, records[cohort.label]) for cohort in cohorts if cohort.label in records]
-    late = [label for label, counts in read if counts.latest_days_before is not None and counts.latest_days_before < 0]
+    late = [
+        label
+        for label, counts in read
+        if counts.latest_days_before is not None and counts.latest_days_before < 0
+    ]
     listed = "; ".join(
-        f"{label}: {counts.n_after_prediction} of {counts.n_events_read} events came after the prediction time and were cut"
+        f"{label}: {counts.n_after_prediction} of {counts.n_events_read} events came after the "
+        "prediction time and were cut"
         for label, counts in read
     )
-    return AuditCheck("events after the prediction time", not late, listed or "no records were read")
+    return AuditCheck(
+        "events after the prediction time", not late, listed or "no records were read"
+    )
 
 
 def _words(text: str) -> str:
     return f" {' '.join(re.findall('[a-z0-9]+', text.casefold()))} "
 
 
-def _training_data(cohorts: Sequence[Cohort], training_data: Mapping[str, Sequence[str]]) -> AuditCheck:
-    """Compare names word by word, without case or punctuation: weights trained on `INSPECT` have seen the cohort `inspect_test`."""
+def _training_data(
+    cohorts: Sequence[Cohort], training_data: Mapping[str, Sequence[str]]
+) -> AuditCheck:
+    """Compare names word by word, without case or punctuation.
+
+    Weights trained on `INSPECT` have seen the cohort `inspect_test`.
+    """
     seen = [
         f"{encoder} was trained on {name}, the study tests on {cohort.label}"
         for encoder, names in training_data.items()
@@ -198,7 +259,11 @@ def _training_data(cohorts: Sequence[Cohort], training_data: Mapping[str, Sequen
         for cohort in cohorts
         if _words(name) in _words(cohort.label)
     ]
-    return AuditCheck(TRAINING_DATA, not seen, "; ".join(seen) or f"none of {len(training_data)} encoders declares a cohort of this study")
+    return AuditCheck(
+        TRAINING_DATA,
+        not seen,
+        "; ".join(seen) or f"none of {len(training_data)} encoders declares a cohort of this study",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,28 +278,46 @@ class _Meeting:
 
     @property
     def is_overlap(self) -> bool:
-        """Whether the same people are on both sides; in another dataset the same number may be another person."""
+        """Whether the same people are on both sides.
+
+        In another dataset the same number may be another person.
+        """
         return self.same_dataset and len(self.uses) > 0
 
     def in_words(self) -> str:
         """Say it in counts."""
         if not self.same_dataset:
             return (
-                f"{self.encoder} cannot be compared with {self.cohort}, whose MEDS dataset is not the one it was pretrained on "
-                f"(ids that coincide: {len(self.uses)} of {self.n_tested}; the same number may be another person)"
+                f"{self.encoder} cannot be compared with {self.cohort}, whose MEDS dataset is not "
+                f"the one it was pretrained on (ids that coincide: {len(self.uses)} of "
+                f"{self.n_tested}; the same number may be another person)"
             )
         uses = ", ".join(f"{int((self.uses == use).sum())} {use}" for use in USES)
-        return f"{self.encoder} was pretrained on {len(self.uses)} of {self.n_tested} tested subjects of {self.cohort} ({uses})"
+        return (
+            f"{self.encoder} was pretrained on {len(self.uses)} of {self.n_tested} tested subjects "
+            f"of {self.cohort} ({uses})"
+        )
 
 
 def _pretraining(
-    tested: Mapping[str, pl.DataFrame], pretraining: Mapping[str, PretrainingSubjects | None], datasets: Mapping[str, str], advice: str
+    tested: Mapping[str, pl.DataFrame],
+    pretraining: Mapping[str, PretrainingSubjects | None],
+    datasets: Mapping[str, str],
+    advice: str,
 ) -> AuditCheck:
     unknown = [
-        f"{encoder} could not be checked: no {SUBJECTS} beside its weights" for encoder, listed in pretraining.items() if listed is None
+        f"{encoder} could not be checked: no {SUBJECTS} beside its weights"
+        for encoder, listed in pretraining.items()
+        if listed is None
     ]
     met = [
-        _Meeting(encoder, cohort, ids.height, _common(listed.table, ids), datasets.get(cohort) == listed.dataset)
+        _Meeting(
+            encoder,
+            cohort,
+            ids.height,
+            _common(listed.table, ids),
+            datasets.get(cohort) == listed.dataset,
+        )
         for encoder, listed in pretraining.items()
         if listed is not None
         for cohort, ids in tested.items()
@@ -242,7 +325,11 @@ def _pretraining(
     overlaps = "; ".join(one.in_words() for one in met if one.is_overlap)
     others = [*(one.in_words() for one in met if not one.is_overlap), *unknown]
     found = "; ".join([f"{overlaps}: {advice}", *others] if overlaps else others)
-    return AuditCheck(PRETRAINING, not overlaps, found or "no encoder has weights that `concordant pretrain` can make")
+    return AuditCheck(
+        PRETRAINING,
+        not overlaps,
+        found or "no encoder has weights that `concordant pretrain` can make",
+    )
 
 
 def _common(listed: pl.DataFrame, tested: pl.DataFrame) -> pl.Series:
@@ -250,10 +337,16 @@ def _common(listed: pl.DataFrame, tested: pl.DataFrame) -> pl.Series:
 
 
 def _shared_scans(cohorts: Sequence[Cohort]) -> AuditCheck:
-    scans = pl.DataFrame(list(_scans(cohorts)), schema={"path": pl.String, "subject_id": pl.Int64}, orient="row")
+    scans = pl.DataFrame(
+        list(_scans(cohorts)), schema={"path": pl.String, "subject_id": pl.Int64}, orient="row"
+    )
     subjects = scans.group_by("path").agg(pl.col("subject_id").n_unique())
     shared = int((subjects["subject_id"] > 1).sum())
-    return AuditCheck(SHARED_SCANS, shared == 0, f"{shared} of {subjects.height} scans are used by more than one subject")
+    return AuditCheck(
+        SHARED_SCANS,
+        shared == 0,
+        f"{shared} of {subjects.height} scans are used by more than one subject",
+    )
 
 
 def _scans(cohorts: Sequence[Cohort]) -> Iterator[tuple[str, int]]:

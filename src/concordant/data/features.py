@@ -16,7 +16,10 @@ from concordant.core.embedding import TokenEmbedding, TokenTable
 from concordant.core.errors import FeatureError
 
 COHORT_COLUMNS = ("subject_id", "prediction_time", "split", "site", "time_days", "event", "ct_path")
-"""Columns of a cohort table that a feature file must not hold: as features, they would tell the outcome or the split."""
+"""Columns of a cohort table that a feature file must not hold.
+
+As features, they would tell the outcome or the split.
+"""
 
 
 class FeatureOptions(BaseModel):
@@ -25,8 +28,10 @@ class FeatureOptions(BaseModel):
     Attributes:
         path: The parquet file.
         transform: "signed_log1p" maps x to sign(x) log(1 + |x|), for heavy-tailed features.
-        missing: What a single null means: "error", or "median" (imputed by train's median, with an indicator, after the store).
-        training_data: Names of the public cohorts that the encoder behind the features was trained on, for the audit's leakage warning.
+        missing: What a single null means: "error", or "median" (imputed by train's median, with an
+            indicator, after the store).
+        training_data: Names of the public cohorts that the encoder behind the features was trained
+            on, for the audit's leakage warning.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,8 +48,10 @@ class FeatureTable:
 
     Attributes:
         sample_ids: The samples, in file order.
-        embeddings: Their features, float32, NaN where a value is to be imputed; a row that is null throughout has no token (missing).
-        columns: Names of the numeric columns, in file order: the entries of the pooled vector or, without `tokens`, of the only token.
+        embeddings: Their features, float32, NaN where a value is to be imputed; a row that is null
+            throughout has no token (missing).
+        columns: Names of the numeric columns, in file order: the entries of the pooled vector or,
+            without `tokens`, of the only token.
     """
 
     sample_ids: tuple[str, ...]
@@ -73,7 +80,13 @@ class FeatureTable:
             return None
         start, end = self.embeddings.offsets[row : row + 2]
         pooled = self.embeddings.pooled
-        return None if start == end else TokenEmbedding(self.embeddings.values[start:end], None if pooled is None else pooled[row])
+        return (
+            None
+            if start == end
+            else TokenEmbedding(
+                self.embeddings.values[start:end], None if pooled is None else pooled[row]
+            )
+        )
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -83,19 +96,25 @@ class FeatureTable:
 def read_features(options: FeatureOptions) -> FeatureTable:
     """Read a feature file.
 
-    With numeric columns alone a sample is one token; with `tokens` (list<list<number>>) alone it is those tokens; with both, the numeric
-    columns are the pooled vector. Booleans count as 0 and 1. The transform is the only thing done to a value.
+    With numeric columns alone a sample is one token; with `tokens` (list<list<number>>) alone it is
+    those tokens; with both, the numeric columns are the pooled vector. Booleans count as 0 and 1.
+    The transform is the only thing done to a value.
 
     Raises:
-        FeatureError: No parquet file, a `sample_id` that is absent, null or not unique, a column that is not numeric or belongs to the
-            cohort table, tokens of different widths, a row with numbers but no tokens, an infinity, or a null under `missing: error`.
+        FeatureError: No parquet file, a `sample_id` that is absent, null or not unique, a column
+            that is not numeric or belongs to the cohort table, tokens of different widths, a row
+            with numbers but no tokens, an infinity, or a null under `missing: error`.
     """
     path = options.path
     frame = _read(path)
     columns = _numeric_columns(frame, path)
     numbers = _transformed(_numbers(frame, columns), options)
     has_tokens = "tokens" in frame.columns
-    tokens = _tokens(frame["tokens"], options) if has_tokens else _Tokens(numbers, np.ones(frame.height, np.int64))
+    tokens = (
+        _tokens(frame["tokens"], options)
+        if has_tokens
+        else _Tokens(numbers, np.ones(frame.height, np.int64))
+    )
     tokens = tokens.without_empty_samples()
     pooled = numbers if columns and has_tokens else None
     _check_complete(tokens, pooled, options)
@@ -106,17 +125,29 @@ def read_features(options: FeatureOptions) -> FeatureTable:
 
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
-        raise FeatureError(f"{path}: no such feature file; expected parquet with sample_id, numeric columns and/or tokens")
+        raise FeatureError(
+            f"{path}: no such feature file; expected parquet with sample_id, numeric columns "
+            "and/or tokens"
+        )
     try:
         frame = pl.read_parquet(path, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise FeatureError(f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})") from None
-    if "sample_id" not in frame.columns or frame["sample_id"].dtype != pl.String or frame.is_empty():
         raise FeatureError(
-            f"{path}: expected a text column sample_id and at least one row; found {frame.height} row(s) of {dict(frame.schema)}"
+            f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})"
+        ) from None
+    if (
+        "sample_id" not in frame.columns
+        or frame["sample_id"].dtype != pl.String
+        or frame.is_empty()
+    ):
+        raise FeatureError(
+            f"{path}: expected a text column sample_id and at least one row; found {frame.height} "
+            f"row(s) of {dict(frame.schema)}"
         )
     if frame["sample_id"].null_count() or frame["sample_id"].is_duplicated().any():
-        raise FeatureError(f"{path}: sample_id is null or occurs twice; expected one row per sample")
+        raise FeatureError(
+            f"{path}: sample_id is null or occurs twice; expected one row per sample"
+        )
     return frame
 
 
@@ -124,12 +155,25 @@ def _numeric_columns(frame: pl.DataFrame, path: Path) -> tuple[str, ...]:
     columns = tuple(name for name in frame.columns if name not in ("sample_id", "tokens"))
     foreign = [name for name in columns if name in COHORT_COLUMNS]
     if foreign:
-        raise FeatureError(f"{path}: column(s) {', '.join(foreign)} belong to the cohort table and are no features; leave them out")
-    other = [name for name in columns if not (frame[name].dtype.is_numeric() or frame[name].dtype in (pl.Boolean, pl.Null))]
+        raise FeatureError(
+            f"{path}: column(s) {', '.join(foreign)} belong to the cohort table and are no "
+            "features; leave them out"
+        )
+    other = [
+        name
+        for name in columns
+        if not (frame[name].dtype.is_numeric() or frame[name].dtype in (pl.Boolean, pl.Null))
+    ]
     if other:
-        raise FeatureError(f"{path}: column(s) {', '.join(other)} are not numeric; one-hot encode them first, or leave them out")
+        raise FeatureError(
+            f"{path}: column(s) {', '.join(other)} are not numeric; one-hot encode them first, or "
+            "leave them out"
+        )
     if not columns and "tokens" not in frame.columns:
-        raise FeatureError(f"{path}: no feature; expected numeric columns and/or tokens (list<list<number>>) beside sample_id")
+        raise FeatureError(
+            f"{path}: no feature; expected numeric columns and/or tokens (list<list<number>>) "
+            "beside sample_id"
+        )
     return columns
 
 
@@ -149,7 +193,9 @@ class _Tokens:
     def without_empty_samples(self) -> _Tokens:
         """Drop the tokens of the rows that are null throughout."""
         row = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        filled = np.bincount(row, weights=~np.isnan(self.values).all(1), minlength=len(self.lengths)) > 0
+        filled = (
+            np.bincount(row, weights=~np.isnan(self.values).all(1), minlength=len(self.lengths)) > 0
+        )
         return _Tokens(self.values[filled[row]], np.where(filled, self.lengths, 0))
 
 
@@ -158,19 +204,25 @@ def _tokens(column: pl.Series, options: FeatureOptions) -> _Tokens:
     try:
         lists = column.cast(pl.List(pl.List(pl.Float64)))
     except pl.exceptions.PolarsError:
-        raise FeatureError(f"{path}: tokens is {column.dtype}; expected list<list<number>>, one inner list per token") from None
+        raise FeatureError(
+            f"{path}: tokens is {column.dtype}; expected list<list<number>>, one inner list per "
+            "token"
+        ) from None
     lengths = lists.list.len().fill_null(0)
     vectors = lists.filter(lengths > 0).explode()
     widths = vectors.list.len()
     if widths.null_count() or widths.n_unique() != 1 or widths[0] == 0:
         raise FeatureError(
-            f"{path}: tokens holds no token, a null token, or tokens of different widths; expected one width for the whole file"
+            f"{path}: tokens holds no token, a null token, or tokens of different widths; expected "
+            "one width for the whole file"
         )
     values = vectors.explode().fill_null(np.nan).to_numpy().reshape(len(vectors), widths[0])
     return _Tokens(_transformed(values, options), lengths.cast(pl.Int64).to_numpy())
 
 
-def _transformed(values: Float[np.ndarray, "row dim"], options: FeatureOptions) -> Float[np.ndarray, "row dim"]:
+def _transformed(
+    values: Float[np.ndarray, "row dim"], options: FeatureOptions
+) -> Float[np.ndarray, "row dim"]:
     """Apply the transform in float64 and return float32."""
     if options.transform == "signed_log1p":
         values = np.sign(values) * np.log1p(np.abs(values))
@@ -179,12 +231,15 @@ def _transformed(values: Float[np.ndarray, "row dim"], options: FeatureOptions) 
     infinite = int(np.isinf(stored).sum())
     if infinite:
         raise FeatureError(
-            f"{options.path}: {infinite} value(s) are infinite or beyond float32; mend them, or give null where a value is unknown"
+            f"{options.path}: {infinite} value(s) are infinite or beyond float32; mend them, or "
+            "give null where a value is unknown"
         )
     return stored
 
 
-def _check_complete(tokens: _Tokens, pooled: Float[np.ndarray, "row dim"] | None, options: FeatureOptions) -> None:
+def _check_complete(
+    tokens: _Tokens, pooled: Float[np.ndarray, "row dim"] | None, options: FeatureOptions
+) -> None:
     if not tokens.lengths.any():
         raise FeatureError(f"{options.path}: every row is null throughout; no sample has a feature")
     absent = np.isnan(tokens.values).sum()
@@ -192,11 +247,13 @@ def _check_complete(tokens: _Tokens, pooled: Float[np.ndarray, "row dim"] | None
         bare = ~np.isnan(pooled).all(1) & (tokens.lengths == 0)
         if bare.any():
             raise FeatureError(
-                f"{options.path}: {bare.sum()} row(s) have numbers but no tokens; give both, or neither where the sample is missing"
+                f"{options.path}: {bare.sum()} row(s) have numbers but no tokens; give both, or "
+                "neither where the sample is missing"
             )
         absent += np.isnan(pooled[tokens.lengths > 0]).sum()
     if absent and options.missing == "error":
         raise FeatureError(
             f"{options.path}: {absent} single value(s) are null in rows that hold others; "
-            "state `missing: median` to impute them by train's median with an indicator, or fill them"
+            "state `missing: median` to impute them by train's median with an indicator, or fill "
+            "them"
         )

@@ -1,4 +1,6 @@
-"""How many samples and subjects each step of building a cohort removed, in the manner of CONSORT."""
+"""How many samples and subjects each step of building a cohort removed, in the manner of
+CONSORT.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class Flow:
         steps: Every step, in order; the first is where samples come from.
         events: Number of samples by what happened: `censored`, `outcome`, `competing 2`, ...
         counts: Further counts by what was counted.
-        code_sets: By name of a code set, the number of its `codes` that the records use and of their `events`.
+        code_sets: By name of a code set, the number of its `codes` that the records use and of
+            their `events`.
         warnings: What a user should look at.
         made_from: From what: the task or the options as they were resolved, and where the data lay.
     """
@@ -77,11 +80,19 @@ class FlowCounter:
         made: list[FlowStep] = []
         for name, (samples, subjects) in self._remaining.items():
             before = made[-1] if made else FlowStep("", 0, 0, samples, subjects)
-            made.append(FlowStep(name, before.samples - samples, before.subjects - subjects, samples, subjects))
+            made.append(
+                FlowStep(
+                    name, before.samples - samples, before.subjects - subjects, samples, subjects
+                )
+            )
         return tuple(made)
 
 
 def events_by_name(event: pl.Series, n_competing: int) -> dict[str, int]:
     """Count samples by what happened to them."""
-    names: Sequence[str] = ("censored", "outcome", *(f"competing {number}" for number in range(2, 2 + n_competing)))
+    names: Sequence[str] = (
+        "censored",
+        "outcome",
+        *(f"competing {number}" for number in range(2, 2 + n_competing)),
+    )
     return {name: int((event == number).sum()) for number, name in enumerate(names)}

@@ -1,4 +1,7 @@
-"""Whom weights were pretrained on: a list beside them that stays at home, so that a study can be checked against it."""
+"""Whom weights were pretrained on.
+
+A list beside them that stays at home, so that a study can be checked against it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from concordant.core.files import DigestCache, atomic_path, fingerprint
 from concordant.data.meds import shard_paths
 
 SUBJECTS = "subjects.parquet"
-"""The list, in the folder of the weights. It names patients and is no part of the weights: whatever reads these passes it over."""
+"""The list, in the folder of the weights. It names patients and is no part of the weights.
+
+Whatever reads these passes it over.
+"""
 
 USES = ("train", "tuning")
 
@@ -25,7 +31,8 @@ class PretrainingSubjects:
     """Whom an encoder's weights were pretrained on.
 
     Attributes:
-        dataset: Of which MEDS dataset the ids are (`dataset_identity`): the same number may be another person elsewhere.
+        dataset: Of which MEDS dataset the ids are (`dataset_identity`): the same number may be
+            another person elsewhere.
         table: `subject_id` i64, `used_for` ("train": learned from; "tuning": said when to stop).
     """
 
@@ -34,7 +41,8 @@ class PretrainingSubjects:
 
 
 def dataset_identity(meds: Path, columns: Mapping[str, str] | None, digests: DigestCache) -> str:
-    """Return what two MEDS datasets share if their shards have the same bytes, wherever they lie, and the same column names the subject.
+    """Return what two MEDS datasets share if their shards have the same bytes, wherever they lie,
+    and the same column names the subject.
 
     Args:
         meds: A MEDS dataset.
@@ -69,14 +77,24 @@ def read_subjects(folder: Path) -> PretrainingSubjects | None:
         )
         dataset = pl.read_parquet_metadata(path).get(_DATASET)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, f"not readable, {type(error).__name__}") from None  # no more of it: polars may quote a value
-    if dataset is None or any(column.null_count() for column in table) or not table["used_for"].is_in(USES).all():
-        raise _unreadable(path, f"no {_DATASET} in its metadata, a null, or a used_for other than {', '.join(USES)}")
+        raise _unreadable(
+            path, f"not readable, {type(error).__name__}"
+        ) from None  # no more of it: polars may quote a value
+    if (
+        dataset is None
+        or any(column.null_count() for column in table)
+        or not table["used_for"].is_in(USES).all()
+    ):
+        raise _unreadable(
+            path,
+            f"no {_DATASET} in its metadata, a null, or a used_for other than {', '.join(USES)}",
+        )
     return PretrainingSubjects(dataset, table)
 
 
 def _unreadable(path: Path, reason: str) -> WeightsError:
     return WeightsError(
-        f"{path}: {reason}; expected the list that `concordant pretrain` leaves beside its weights. The same pretraining again writes it "
-        "anew and keeps the weights; without the file the weights work, and the audit says that it could not check"
+        f"{path}: {reason}; expected the list that `concordant pretrain` leaves beside its "
+        "weights. The same pretraining again writes it anew and keeps the weights; without the "
+        "file the weights work, and the audit says that it could not check"
     )

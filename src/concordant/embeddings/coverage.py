@@ -1,4 +1,7 @@
-"""How many of a cohort's events an encoder's vocabulary has: of a site that codes otherwise it has few, and no other error says so."""
+"""How many of a cohort's events an encoder's vocabulary has.
+
+Of a site that codes otherwise it has few, and no other error says so.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,23 @@ class VocabularyCoverage:
 
 
 def coverage_of(parts: pl.DataFrame) -> VocabularyCoverage | None:
-    """Add up what the shards counted per sample; None where the encoder has no vocabulary of its own."""
+    """Add up what the shards counted per sample.
+
+    None where the encoder has no vocabulary of its own.
+    """
     counted = parts.filter(pl.col("n_events") > 0)
     if counted.is_empty():
         return None
     shares = counted["n_known"] / counted["n_events"]
     n_events, n_known = int(counted["n_events"].sum()), int(counted["n_known"].sum())
-    return VocabularyCoverage(n_events, n_known, n_known / n_events, _median(shares), counted.height, int((shares < WARN_BELOW).sum()))
+    return VocabularyCoverage(
+        n_events,
+        n_known,
+        n_known / n_events,
+        _median(shares),
+        counted.height,
+        int((shares < WARN_BELOW).sum()),
+    )
 
 
 def _median(shares: pl.Series) -> float:
@@ -62,11 +75,16 @@ def check_coverage(coverage: VocabularyCoverage, required: float, stage: str) ->
     Raises:
         StoreError: The share is below what is required.
     """
-    said = f"{stage}: the encoder's vocabulary has {coverage.n_known} of {coverage.n_events} events ({coverage.share:.1%})"
+    said = (
+        f"{stage}: the encoder's vocabulary has {coverage.n_known} of {coverage.n_events} events "
+        f"({coverage.share:.1%})"
+    )
     if coverage.share < required:
         raise StoreError(
-            f"{said}, less than the {required:.0%} that are required: what it sees of these records is next to nothing. Map the codes to "
-            "its vocabularies (see its documentation), or give the encoder `force: true` to go on; what is encoded already is kept"
+            f"{said}, less than the {required:.0%} that are required: what it sees of these "
+            "records is next to nothing. Map the codes to its vocabularies (see its "
+            "documentation), or give the encoder `force: true` to go on; what is encoded already "
+            "is kept"
         )
     if coverage.share < WARN_BELOW:
         _LOG.warning(

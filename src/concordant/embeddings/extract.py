@@ -25,7 +25,14 @@ from concordant.embeddings.making import ShardEngine, ShardTask, make_shards
 from concordant.embeddings.origins import Opened, origin_of, path_digest
 from concordant.embeddings.reuse import Place, embedding_keys, find_embeddings
 from concordant.embeddings.shards import read_index_part
-from concordant.embeddings.store import EmbeddingStore, read_manifest, read_parts, reopen, seal, write_quarantine
+from concordant.embeddings.store import (
+    EmbeddingStore,
+    read_manifest,
+    read_parts,
+    reopen,
+    seal,
+    write_quarantine,
+)
 from concordant.encoders.base import Encoder, RecordEncoder
 
 _LOG = logging.getLogger(__name__)
@@ -59,10 +66,12 @@ def embed(
 ) -> EmbeddingStore:
     """Embed one modality of a cohort, or open the store that holds exactly that already.
 
-    A sample without an input (no scan, no event, no row of features) has the modality missing. A scan that cannot be read or encoded
-    is quarantined with its reason. A run that was killed goes on with the shards that are not whole. Of a scan that a store of the same
-    cohort and encoder holds already, made on the same kind of device, the embedding is taken over from there, and so is the reason of one
-    that was quarantined for its bytes; what is taken over has the bytes that encoding it again would give.
+    A sample without an input (no scan, no event, no row of features) has the modality missing. A
+    scan that cannot be read or encoded is quarantined with its reason. A run that was killed goes
+    on with the shards that are not whole. Of a scan that a store of the same cohort and encoder
+    holds already, made on the same kind of device, the embedding is taken over from there, and so
+    is the reason of one that was quarantined for its bytes; what is taken over has the bytes that
+    encoding it again would give.
 
     Args:
         cohort: The samples.
@@ -75,12 +84,13 @@ def embed(
         max_quarantined: Greatest share of the samples with an input that may be quarantined.
         engine: Where shards are made; this process alone unless given.
         retry_quarantined: Try again the shards that hold a quarantined sample.
-        progress: Told after every sample, or, where those of a shard are encoded together or in another process, after every shard.
+        progress: Told after every sample, or, where those of a shard are encoded together or in
+            another process, after every shard.
         digests: Remembers the digests of large files.
 
     Raises:
-        StoreError: Too many quarantined, a vocabulary that has too few of the events, an encoder that breaks its own declaration, a worker
-            that died.
+        StoreError: Too many quarantined, a vocabulary that has too few of the events, an encoder
+            that breaks its own declaration, a worker that died.
         CohortError: An encoder of scans and no column `ct_path`.
         RecordError: An encoder of records and no `meds`, or no MEDS dataset there.
         FeatureError: The feature file breaks its format.
@@ -91,39 +101,69 @@ def embed(
     origin = origin_of(cohort, modality, source)
     # first, so that weights that are not there are known before hours of reading
     weights = source.weights_digest if isinstance(source, Encoder) else None
-    inputs = origin.digests(digests, partial(report, f"{stage}, digests of inputs"), max(engine.workers, 1))
+    inputs = origin.digests(
+        digests, partial(report, f"{stage}, digests of inputs"), max(engine.workers, 1)
+    )
     facts = {
         "store_version": STORE_VERSION,
         "encoder": name,
         "version": origin.version,
         "options": _content(_effective(options, source), digests),
         "inputs": fingerprint({"digests": inputs}),
-        "samples": fingerprint({"samples": cohort.table.select("sample_id", pl.col("prediction_time").cast(pl.Int64)).rows()}),
+        "samples": fingerprint(
+            {
+                "samples": cohort.table.select(
+                    "sample_id", pl.col("prediction_time").cast(pl.Int64)
+                ).rows()
+            }
+        ),
         "weights": weights,
         "shard_size": shard_size,
     }
     digests.save()
     folder = root / slug(cohort.label) / f"{slug(name)}-{fingerprint(facts)}"
-    job = _Job(cohort, folder, shard_size, stage, max_quarantined, origin.batch_size, retry_quarantined)
+    job = _Job(
+        cohort, folder, shard_size, stage, max_quarantined, origin.batch_size, retry_quarantined
+    )
     if retry_quarantined:
         reopen(job.folder, job.n_shards)
     if read_manifest(job.folder) is None:
         _say_why(job.folder, facts)
         opened = origin.open()
         keys = job.keys({fact: facts[fact] for fact in _OF_THE_ENCODER}, inputs)
-        _fill(job, opened, keys, _HERE if isinstance(source, FeatureOptions) else engine, partial(report, stage))
-        _finish(job, opened, {"encoder": name, "options": dict(options), "facts": facts, "card": _card(source), "versions": _versions()})
+        _fill(
+            job,
+            opened,
+            keys,
+            _HERE if isinstance(source, FeatureOptions) else engine,
+            partial(report, stage),
+        )
+        _finish(
+            job,
+            opened,
+            {
+                "encoder": name,
+                "options": dict(options),
+                "facts": facts,
+                "card": _card(source),
+                "versions": _versions(),
+            },
+        )
     store = EmbeddingStore.open(job.folder)
     _check_quarantine(job, store.quarantine["reason"], store.manifest["n_inputs"])
     if store.manifest["vocabulary"] is not None and isinstance(source, RecordEncoder):
-        check_coverage(VocabularyCoverage(**store.manifest["vocabulary"]), source.required_coverage, stage)
+        check_coverage(
+            VocabularyCoverage(**store.manifest["vocabulary"]), source.required_coverage, stage
+        )
     report(stage, len(cohort), len(cohort))
     return store
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One store to fill: which samples, where, in shards and batches of which size, how many may fail, whether those are tried again."""
+    """One store to fill: which samples, where, in shards and batches of which size, how many may
+    fail, whether those are tried again.
+    """
 
     cohort: Cohort
     folder: Path
@@ -142,8 +182,13 @@ class _Job:
         """Return the first row of a shard and the one after its last."""
         return shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.cohort))
 
-    def keys(self, encoder: Mapping[str, Any], digests: Sequence[str | None]) -> Sequence[str | None]:
-        """Return what each sample's embedding is made of; None where more than its batch decides it."""
+    def keys(
+        self, encoder: Mapping[str, Any], digests: Sequence[str | None]
+    ) -> Sequence[str | None]:
+        """Return what each sample's embedding is made of.
+
+        None where more than its batch decides it.
+        """
         if self.batch_size is None:
             return [None] * len(self.cohort)
         return embedding_keys(encoder, digests, self._batches(self.batch_size))
@@ -158,25 +203,44 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def _content(value: Any, digests: DigestCache) -> Any:
-    """Replace every path in options by the digest of what it leads to: moving a file changes nothing, changing it does."""
+    """Replace every path in options by the digest of what it leads to.
+
+    Moving a file changes nothing, changing it does.
+    """
     if isinstance(value, Mapping):
         return {key: _content(one, digests) for key, one in value.items()}
     return path_digest(value, digests) if isinstance(value, Path) else value
 
 
 def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Log what differs from the newest store of the same encoder that is there already; another feature file is another source."""
-    for sibling in sorted(folder.parent.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    """Log what differs from the newest store of the same encoder that is there already.
+
+    Another feature file is another source.
+    """
+    for sibling in sorted(
+        folder.parent.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True
+    ):
         with suppress(StoreError):
             before = (read_manifest(sibling.parent) or {}).get("facts", {})
             same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
             if all(before.get(key) == facts[key] for key in same):
                 differing = ", ".join(differing_keys(before, facts))
-                _LOG.info("%s is a store of its own: %s differ from %s", folder.name, differing, sibling.parent.name)
+                _LOG.info(
+                    "%s is a store of its own: %s differ from %s",
+                    folder.name,
+                    differing,
+                    sibling.parent.name,
+                )
                 return
 
 
-def _fill(job: _Job, opened: Opened, keys: Sequence[str | None], engine: ShardEngine, report: Callable[[int, int], None]) -> None:
+def _fill(
+    job: _Job,
+    opened: Opened,
+    keys: Sequence[str | None],
+    engine: ShardEngine,
+    report: Callable[[int, int], None],
+) -> None:
     """Make the shards that are not whole."""
     shards = [shard for shard in range(job.n_shards) if read_index_part(job.folder, shard) is None]
     total = len(job.cohort)
@@ -185,7 +249,9 @@ def _fill(job: _Job, opened: Opened, keys: Sequence[str | None], engine: ShardEn
         engine = _HERE
     places = _found(job, shards, keys)
     try:
-        for finished in make_shards((_task(job, opened, shard, keys, places) for shard in shards), opened, engine):
+        for finished in make_shards(
+            (_task(job, opened, shard, keys, places) for shard in shards), opened, engine
+        ):
             done += finished
             report(done, total)
     except StoreError as error:
@@ -194,15 +260,24 @@ def _fill(job: _Job, opened: Opened, keys: Sequence[str | None], engine: ShardEn
 
 def _found(job: _Job, shards: Sequence[int], keys: Sequence[str | None]) -> Mapping[str, Place]:
     """Look for what these shards will hold in the stores made before."""
-    wanted = [key for start, end in map(job.bounds, shards) for key in keys[start:end] if key is not None]
+    wanted = [
+        key for start, end in map(job.bounds, shards) for key in keys[start:end] if key is not None
+    ]
     places = find_embeddings(job.folder, set(wanted), quarantined=not job.retry_quarantined)
     if places:
         n_found = sum(key in places for key in wanted)
-        _LOG.info("%s: %d of %d samples lie in stores made before, to be taken over", job.stage, n_found, len(job.cohort))
+        _LOG.info(
+            "%s: %d of %d samples lie in stores made before, to be taken over",
+            job.stage,
+            n_found,
+            len(job.cohort),
+        )
     return places
 
 
-def _task(job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], places: Mapping[str, Place]) -> ShardTask:
+def _task(
+    job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], places: Mapping[str, Place]
+) -> ShardTask:
     start, end = job.bounds(shard)
     own = keys[start:end]
     return ShardTask(
@@ -229,7 +304,12 @@ def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:
     for abandoned in job.folder.glob(".*.tmp"):  # by a run that was killed while writing
         abandoned.unlink(missing_ok=True)
     vocabulary = None if coverage is None else asdict(coverage)
-    seal(job.folder, parts, opened.layout, {**described, "n_inputs": opened.n_inputs, "records": records, "vocabulary": vocabulary})
+    seal(
+        job.folder,
+        parts,
+        opened.layout,
+        {**described, "n_inputs": opened.n_inputs, "records": records, "vocabulary": vocabulary},
+    )
 
 
 def _check_quarantine(job: _Job, reasons: pl.Series, n_inputs: int) -> None:
@@ -237,8 +317,10 @@ def _check_quarantine(job: _Job, reasons: pl.Series, n_inputs: int) -> None:
     if counts.total() > job.max_quarantined * n_inputs:
         listed = "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
         raise StoreError(
-            f"{job.stage}: {counts.total()} of {n_inputs} samples cannot be encoded, more than max_quarantined = {job.max_quarantined:g} "
-            f"allows: {listed}. {job.folder / 'quarantine.parquet'} lists the samples: mend their files, or raise max_quarantined"
+            f"{job.stage}: {counts.total()} of {n_inputs} samples cannot be encoded, more than "
+            f"max_quarantined = {job.max_quarantined:g} allows: {listed}. "
+            f"{job.folder / 'quarantine.parquet'} lists the samples: mend their files, or raise "
+            "max_quarantined"
         )
 
 
@@ -253,4 +335,7 @@ def _card(source: Encoder | FeatureOptions) -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    return {package: version(package) for package in ("concordant", "numpy", "polars", "nibabel", "scipy", "torch")}
+    return {
+        package: version(package)
+        for package in ("concordant", "numpy", "polars", "nibabel", "scipy", "torch")
+    }

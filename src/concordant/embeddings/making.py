@@ -32,9 +32,11 @@ class ShardEngine:
 
     Attributes:
         name: "local", or "ray".
-        address: Of a Ray cluster that runs ("auto" finds one on this machine); None starts one of this machine alone.
-        workers: Processes on this machine that read scans or make shards; on Ray, those of each task. 0 = none but this one, which a
-            decoder that crashes then ends; with one process or more it costs its scan.
+        address: Of a Ray cluster that runs ("auto" finds one on this machine); None starts one of
+            this machine alone.
+        workers: Processes on this machine that read scans or make shards; on Ray, those of each
+            task. 0 = none but this one, which a decoder that crashes then ends; with one process or
+            more it costs its scan.
     """
 
     name: str = "local"
@@ -48,7 +50,9 @@ class ShardEngine:
         if self.workers < 0:
             raise ConfigError(f"workers = {self.workers}: expected at least 0")
         if self.address is not None and self.name != "ray":
-            raise ConfigError(f"address {self.address!r} is for the engine 'ray', not {self.name!r}")
+            raise ConfigError(
+                f"address {self.address!r} is for the engine 'ray', not {self.name!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine)
     """Make shards and yield numbers of samples as they are done.
 
     Args:
-        tasks: The shards; only a few are taken ahead, so that the inputs of all are never in memory at once.
+        tasks: The shards; only a few are taken ahead, so that the inputs of all are never in memory
+            at once.
         opened: What fills them.
         engine: Where.
 
@@ -99,15 +104,25 @@ def make_shards(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine)
 
 
 def _make(tasks: Iterable[ShardTask], encode: EncodeShards, processes: int) -> Iterator[int]:
-    """Make shards and yield numbers of samples as they are done; a shard is written after its last."""
+    """Make shards and yield numbers of samples as they are done.
+
+    A shard is written after its last.
+    """
     here, ahead = tee(tasks)
-    for task, samples in zip(here, encode((task.to_encode() for task in ahead), processes=processes), strict=True):
+    for task, samples in zip(
+        here, encode((task.to_encode() for task in ahead), processes=processes), strict=True
+    ):
         encoded = yield from _gathered(samples)
-        write_shard(task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys, task.device())
+        write_shard(
+            task.folder, task.shard, task.sample_ids, encoded, task.layout, task.keys, task.device()
+        )
 
 
 def _gathered(samples: Iterator[Encoded] | EncodedShard) -> Generator[int, None, EncodedShard]:
-    """Gather what became of the samples of a shard; yield 1 for each, or the number of those that come together."""
+    """Gather what became of the samples of a shard.
+
+    Yield 1 for each, or the number of those that come together.
+    """
     if isinstance(samples, EncodedShard):
         yield len(samples)
         return samples
@@ -138,19 +153,27 @@ def _make_in_pool(tasks: Iterator[ShardTask], workers: int) -> Iterator[int]:
                 pending |= {pool.submit(_make_whole, task) for task in islice(tasks, len(finished))}
         except BrokenProcessPool:
             raise StoreError(
-                "a worker process died, most often for lack of memory; run again with fewer workers (whole shards are kept)"
+                "a worker process died, most often for lack of memory; run again with fewer "
+                "workers (whole shards are kept)"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _make_on_ray(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine) -> Generator[int, None, None]:
-    """Make shards as Ray tasks; one whose worker or node is lost runs again elsewhere, and what it had written is written again."""
+def _make_on_ray(
+    tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine
+) -> Generator[int, None, None]:
+    """Make shards as Ray tasks.
+
+    One whose worker or node is lost runs again elsewhere, and what it had written is written again.
+    """
     ray = _connected(engine.address)
     resources = ray.cluster_resources()
     needs_gpu = opened.reads_ahead and resources.get("GPU", 0) > 0
     processes = max(engine.workers, 1)
-    make = ray.remote(num_cpus=processes, num_gpus=int(needs_gpu), max_retries=_RAY_RETRIES)(_make_whole)
+    make = ray.remote(num_cpus=processes, num_gpus=int(needs_gpu), max_retries=_RAY_RETRIES)(
+        _make_whole
+    )
     limit = max(1, _RAY_TASKS_PER_PROCESSOR * int(resources.get("CPU", 1)))
     pending = [make.remote(task, processes) for task in islice(tasks, limit)]
     try:
@@ -159,10 +182,13 @@ def _make_on_ray(tasks: Iterator[ShardTask], opened: Opened, engine: ShardEngine
             yield from ray.get(finished)
             pending += [make.remote(task, processes) for task in islice(tasks, len(finished))]
     except ray.exceptions.RayTaskError as error:
-        raise StoreError(str(error.cause) if isinstance(error.cause, StoreError) else str(error)) from None
+        raise StoreError(
+            str(error.cause) if isinstance(error.cause, StoreError) else str(error)
+        ) from None
     except ray.exceptions.RayError as error:
         raise StoreError(
-            f"Ray lost a task more than {_RAY_RETRIES} times ({type(error).__name__}); whole shards are kept: run again"
+            f"Ray lost a task more than {_RAY_RETRIES} times ({type(error).__name__}); whole "
+            "shards are kept: run again"
         ) from None
     finally:
         for task in pending:
@@ -174,14 +200,17 @@ def _connected(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError("engine 'ray' needs the package ray: pip install 'concordant[ray]'") from None
+        raise ConfigError(
+            "engine 'ray' needs the package ray: pip install 'concordant[ray]'"
+        ) from None
     if not ray.is_initialized():
         try:
             _refuse_silence(address)
             ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"no Ray cluster at {address!r} ({error}); start one with `ray start --head`, or leave out the address"
+                f"no Ray cluster at {address!r} ({error}); start one with `ray start --head`, or "
+                "leave out the address"
             ) from None
     return ray
 
@@ -193,4 +222,7 @@ def _refuse_silence(address: str | None) -> None:
         socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
 
 
-_ENGINES: dict[str, Callable[[Iterator[ShardTask], Opened, ShardEngine], Iterator[int]]] = {"local": _make_locally, "ray": _make_on_ray}
+_ENGINES: dict[str, Callable[[Iterator[ShardTask], Opened, ShardEngine], Iterator[int]]] = {
+    "local": _make_locally,
+    "ray": _make_on_ray,
+}

@@ -1,4 +1,7 @@
-"""Where embeddings come from: scans, records or a feature file, each with its digests, its inputs and the way they are encoded."""
+"""Where embeddings come from.
+
+Scans, records or a feature file, each with its digests, its inputs and the way they are encoded.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,13 @@ from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
 from concordant.data.volumes import INDEX_SUFFIX, source_files
-from concordant.embeddings.pipeline import device_of, encode_scans, no_device, scans_per_batch, sound
+from concordant.embeddings.pipeline import (
+    device_of,
+    encode_scans,
+    no_device,
+    scans_per_batch,
+    sound,
+)
 from concordant.embeddings.shards import Encoded, EncodedShard, Layout
 from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder, VolumeEncoder
 
@@ -39,8 +48,13 @@ Report = Callable[[int, int], None]
 class EncodeShards(Protocol):
     """Turns the inputs of shards into embeddings."""
 
-    def __call__(self, shards: Iterable[Sequence[Any]], *, processes: int) -> Iterator[Iterator[Encoded] | EncodedShard]:
-        """Yield, shard by shard, what became of each input, or of all; `processes` may work on it beside this one, 0 = none."""
+    def __call__(
+        self, shards: Iterable[Sequence[Any]], *, processes: int
+    ) -> Iterator[Iterator[Encoded] | EncodedShard]:
+        """Yield, shard by shard, what became of each input, or of all.
+
+        `processes` may work on it beside this one, 0 = none.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +64,14 @@ class Opened:
     Attributes:
         layout: What the embeddings keep to.
         n_inputs: Number of samples that have an input.
-        inputs: Returns the inputs of the samples from one row of the cohort up to another, None where the modality is missing.
-        encode: Turns the inputs of shards into embeddings, in order; it and the inputs can be sent to another process.
+        inputs: Returns the inputs of the samples from one row of the cohort up to another, None
+            where the modality is missing.
+        encode: Turns the inputs of shards into embeddings, in order; it and the inputs can be sent
+            to another process.
         records: What reading records met, or None.
         device: Returns where the encoder works, in the process that asks.
-        reads_ahead: Whether `encode` has processes of its own; if not, whole shards are made in several processes.
+        reads_ahead: Whether `encode` has processes of its own; if not, whole shards are made in
+            several processes.
     """
 
     layout: Layout
@@ -71,7 +88,8 @@ class Origin(ABC):
 
     Attributes:
         version: Raised when the same input gives other embeddings than before.
-        batch_size: Samples that are encoded together, where the digests of these inputs decide their embeddings; None where more does.
+        batch_size: Samples that are encoded together, where the digests of these inputs decide
+            their embeddings; None where more does.
     """
 
     version: int
@@ -79,7 +97,10 @@ class Origin(ABC):
 
     @abstractmethod
     def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every input file, several read at a time; None for a scan that is not there."""
+        """Return the digest of every input file, several read at a time.
+
+        None for a scan that is not there.
+        """
 
     @abstractmethod
     def open(self) -> Opened:
@@ -95,7 +116,10 @@ def origin_of(cohort: Cohort, modality: Modality, source: Encoder | FeatureOptio
     if isinstance(source, FeatureOptions):
         return FeatureOrigin(cohort, source)
     if source.modality is not modality:
-        raise StoreError(f"{type(source).__name__} encodes {source.modality}, it was given for {modality}; choose an encoder of {modality}")
+        raise StoreError(
+            f"{type(source).__name__} encodes {source.modality}, it was given for {modality}; "
+            f"choose an encoder of {modality}"
+        )
     if isinstance(source, VolumeEncoder):
         return ScanOrigin(cohort, source)
     if isinstance(source, RecordEncoder):
@@ -135,7 +159,8 @@ class RecordOrigin(Origin):
     def __init__(self, cohort: Cohort, encoder: RecordEncoder) -> None:
         if cohort.meds is None:
             raise RecordError(
-                f"cohort {cohort.label}: {type(encoder).__name__} reads records, but the cohort has no `meds`; give its MEDS dataset"
+                f"cohort {cohort.label}: {type(encoder).__name__} reads records, but the cohort "
+                "has no `meds`; give its MEDS dataset"
             )
         self.version = encoder.version
         self._encoder = encoder
@@ -143,18 +168,27 @@ class RecordOrigin(Origin):
         self._meds = cohort.meds
 
     def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every MEDS shard, and of the names of its columns where they are not those of MEDS."""
+        """Return the digest of every MEDS shard, and of the names of its columns where they are
+        not those of MEDS.
+        """
         renamed = self._cohort.meds_columns
         digests = _digests(shard_paths(self._meds), cache.digest, cache, report, threads)
         return [*digests, *([fingerprint(renamed)] if renamed else [])]
 
     def open(self) -> Opened:
         """Read all records, cut at their prediction times."""
-        records = read_events(self._meds, self._cohort.table, columns=self._cohort.meds_columns, text=self._encoder.reads_text)
+        records = read_events(
+            self._meds,
+            self._cohort.table,
+            columns=self._cohort.meds_columns,
+            text=self._encoder.reads_text,
+        )
         encode = partial(_each, partial(_encode_records, self._encoder))
         n_inputs = int((records.n_events > 0).sum())
         device = partial(device_of, self._encoder)
-        return Opened(_layout(self._encoder.card), n_inputs, records.packed, encode, records.counts, device)
+        return Opened(
+            _layout(self._encoder.card), n_inputs, records.packed, encode, records.counts, device
+        )
 
 
 class FeatureOrigin(Origin):
@@ -173,13 +207,26 @@ class FeatureOrigin(Origin):
     def open(self) -> Opened:
         """Read the file."""
         features = read_features(self._options)
-        layout = Layout("tokens", features.token_dim, features.pooled_dim, features.max_tokens, missing=self._options.missing)
+        layout = Layout(
+            "tokens",
+            features.token_dim,
+            features.pooled_dim,
+            features.max_tokens,
+            missing=self._options.missing,
+        )
         found = [features.embedding(sample_id) for sample_id in self._cohort.sample_ids]
-        return Opened(layout, sum(one is not None for one in found), lambda start, end: found[start:end], partial(_each, _as_they_are))
+        return Opened(
+            layout,
+            sum(one is not None for one in found),
+            lambda start, end: found[start:end],
+            partial(_each, _as_they_are),
+        )
 
 
 def path_digest(path: Path, cache: DigestCache) -> str | None:
-    """Return the digest of a file, of all files in a folder, or of an index file and those it lists; None where there is no file."""
+    """Return the digest of a file, of all files in a folder, or of an index file and those it
+    lists; None where there is no file.
+    """
     if path.is_file() and path.suffix != INDEX_SUFFIX:
         return cache.digest(path)
     if not path.exists():
@@ -190,9 +237,16 @@ def path_digest(path: Path, cache: DigestCache) -> str | None:
 
 
 def _digests(
-    inputs: Sequence[Input], digest: Callable[[Input], str | None], cache: DigestCache, report: Report, threads: int
+    inputs: Sequence[Input],
+    digest: Callable[[Input], str | None],
+    cache: DigestCache,
+    report: Report,
+    threads: int,
 ) -> list[str | None]:
-    """Return the digests of inputs, in order; only a few are in work at a time, so that a run that is stopped stops soon."""
+    """Return the digests of inputs, in order.
+
+    Only a few are in work at a time, so that a run that is stopped stops soon.
+    """
     digests: list[str | None] = []
     saved = time.monotonic()
     left = iter(inputs)
@@ -201,7 +255,9 @@ def _digests(
         while waiting:
             digests.append(waiting.popleft().result())
             waiting.extend(pool.submit(digest, one) for one in islice(left, 1))
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:  # a killed run reads no scan twice for its digest
+            if (
+                time.monotonic() - saved > _SECONDS_BETWEEN_SAVES
+            ):  # a killed run reads no scan twice for its digest
                 cache.save()
                 saved = time.monotonic()
             report(len(digests), len(inputs))
@@ -209,7 +265,10 @@ def _digests(
 
 
 def _digest_or_none(path: Path | None, cache: DigestCache) -> str | None:
-    """Return the digest of a scan; None for none, and for one that cannot be read, which reading it quarantines."""
+    """Return the digest of a scan.
+
+    None for none, and for one that cannot be read, which reading it quarantines.
+    """
     try:
         return None if path is None else path_digest(path, cache)
     except OSError:
@@ -221,7 +280,10 @@ def _layout(card: EncoderCard) -> Layout:
 
 
 def _each(
-    encode: Callable[[Sequence[Any]], Iterator[Encoded] | EncodedShard], shards: Iterable[Sequence[Any]], *, processes: int
+    encode: Callable[[Sequence[Any]], Iterator[Encoded] | EncodedShard],
+    shards: Iterable[Sequence[Any]],
+    *,
+    processes: int,
 ) -> Iterator[Iterator[Encoded] | EncodedShard]:
     """Encode shard after shard in this process."""
     return map(encode, shards)
@@ -244,7 +306,9 @@ def _encode_records(encoder: RecordEncoder, records: Sequence[Events]) -> Encode
 
 
 def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
-    """Encode records; where the encoder refuses them, one by one, so that a bad record harms no other."""
+    """Encode records; where the encoder refuses them, one by one, so that a bad record harms no
+    other.
+    """
     try:
         embeddings = encoder.encode(records)
     except RecordError:

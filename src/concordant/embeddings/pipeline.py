@@ -1,7 +1,9 @@
-"""Scans to embeddings: processes read and prepare scans ahead of the encoder, so that neither waits for the other.
+"""Scans to embeddings: processes read and prepare scans ahead of the encoder, so that neither waits
+for the other.
 
-An encoder without a network does all of its work in the reading processes. A process that dies (a decoder that crashes, say) harms no
-other scan: its scan is tried once more in a fresh process, then quarantined.
+An encoder without a network does all of its work in the reading processes. A process that dies (a
+decoder that crashes, say) harms no other scan: its scan is tried once more in a fresh process, then
+quarantined.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ CRASHED = "the process that read it died twice"
 """Start of the reason for quarantine of a scan that takes its process down."""
 
 _UNEXPECTED = "unexpected"
-"""Start of the reason for quarantine where an error came that is not of the bytes: want of memory, or a fault of the program."""
+"""Start of the reason for quarantine where an error came that is not of the bytes.
+
+Want of memory, or a fault of the program.
+"""
 
 _ATTEMPTS = 2
 
@@ -57,7 +62,10 @@ def no_device() -> str:
 
 
 def device_of(encoder: Encoder) -> str:
-    """Return where an encoder works in this process, "cpu" or "cuda": the two differ in the digits they give."""
+    """Return where an encoder works in this process, "cpu" or "cuda".
+
+    The two differ in the digits they give.
+    """
     return str(getattr(encoder, "device", "cpu"))
 
 
@@ -71,11 +79,13 @@ def encode_scans(
 ) -> Generator[Iterator[Encoded], None, None]:
     """Encode scans shard by shard, in order.
 
-    Batches never cross a shard, so that a shard's bytes do not depend on which other shards are made in the same run.
+    Batches never cross a shard, so that a shard's bytes do not depend on which other shards are
+    made in the same run.
 
     Args:
         encoder: The encoder.
-        shards: The scans of each shard; None where a sample has none, its embedding where that is known. Read ahead of what is yielded.
+        shards: The scans of each shard; None where a sample has none, its embedding where that is
+            known. Read ahead of what is yielded.
         processes: Processes that read; 0 = read in this process, one scan after another.
 
     Yields:
@@ -89,16 +99,24 @@ def encode_scans(
             yield _encode_shard(encoder, islice(scans, len(shard)), size)
 
 
-def _encode_shard(encoder: VolumeEncoder, scans: Iterator[Prepared | Encoded], size: int) -> Iterator[Encoded]:
+def _encode_shard(
+    encoder: VolumeEncoder, scans: Iterator[Prepared | Encoded], size: int
+) -> Iterator[Encoded]:
     while batch := list(islice(scans, size)):
         prepared = [one for one in batch if isinstance(one, Prepared)]
-        encoded = iter(_encode_batch(encoder, prepared) if prepared and isinstance(encoder, VolumeNetwork) else ())
+        encoded = iter(
+            _encode_batch(encoder, prepared)
+            if prepared and isinstance(encoder, VolumeNetwork)
+            else ()
+        )
         for one in batch:
             yield next(encoded) if isinstance(one, Prepared) else one
 
 
 def _encode_batch(encoder: VolumeNetwork, prepared: Sequence[Prepared]) -> list[Encoded]:
-    """Encode a batch; where the encoder refuses it, or memory does not hold it, in halves, so that one scan harms no other."""
+    """Encode a batch; where the encoder refuses it, or memory does not hold it, in halves, so
+    that one scan harms no other.
+    """
     try:
         return [sound(embedding) for embedding in encoder.encode_prepared(prepared)]
     except VolumeError as error:
@@ -118,14 +136,19 @@ def sound(embedding: TokenEmbedding | CodeEmbedding) -> Encoded:
     if isinstance(embedding, CodeEmbedding):
         numbers = [embedding.weights]
     else:
-        numbers = [embedding.tokens] if embedding.pooled is None else [embedding.tokens, embedding.pooled]
+        numbers = (
+            [embedding.tokens] if embedding.pooled is None else [embedding.tokens, embedding.pooled]
+        )
     if not all(np.isfinite(values).all() for values in numbers):
         return Encoded(None, NOT_FINITE)
     return Encoded(embedding if len(numbers[0]) else None)
 
 
 def _read(scan: _Scan) -> Prepared | Encoded:
-    """Read a scan and do with it what needs no network; what goes wrong with this scan is a reason, not an exception."""
+    """Read a scan and do with it what needs no network.
+
+    What goes wrong with this scan is a reason, not an exception.
+    """
     try:
         if isinstance(scan.encoder, VolumeNetwork):
             return scan.encoder.prepare(open_volume(scan.path))
@@ -139,7 +162,10 @@ def _read(scan: _Scan) -> Prepared | Encoded:
 
 
 def is_of_the_bytes(reason: str) -> bool:
-    """Tell whether a scan is quarantined for what its bytes are; if not, it may be encoded with more memory or once a fault is mended."""
+    """Tell whether a scan is quarantined for what its bytes are.
+
+    If not, it may be encoded with more memory or once a fault is mended.
+    """
     return not reason.startswith((TOO_LARGE, CRASHED, _UNEXPECTED))
 
 
@@ -153,14 +179,19 @@ def _read_all(
     encoder: VolumeEncoder, given: Iterator[Path | Encoded], processes: int, size: int
 ) -> Generator[Prepared | Encoded, None, None]:
     if processes < 1:
-        yield from (one if isinstance(one, Encoded) else _read(_Scan(encoder, one)) for one in given)
+        yield from (
+            one if isinstance(one, Encoded) else _read(_Scan(encoder, one)) for one in given
+        )
         return
     with _readers(processes) as readers:
         waiting: deque[Future[Prepared | Encoded] | Encoded] = deque()
         while True:
-            # as many scans in flight as keep every process and the next batch busy: memory is bounded by this, not by the cohort
+            # as many scans in flight as keep every process and the next batch busy: memory is
+            # bounded by this, not by the cohort
             for one in islice(given, size + 2 * processes - len(waiting)):
-                waiting.append(one if isinstance(one, Encoded) else readers.submit(_Scan(encoder, one)))
+                waiting.append(
+                    one if isinstance(one, Encoded) else readers.submit(_Scan(encoder, one))
+                )
             if not waiting:
                 return
             first = waiting.popleft()
@@ -199,7 +230,9 @@ class _Readers:
     def _ask(self, scan: _Scan) -> Outcome[Prepared | Encoded]:
         worker = self._take()
         failure = worker.begin(_read, scan, 0)
-        outcome: Outcome[Prepared | Encoded] = worker.receive() if failure is None else Outcome(0, failure=failure)
+        outcome: Outcome[Prepared | Encoded] = (
+            worker.receive() if failure is None else Outcome(0, failure=failure)
+        )
         if worker.process.is_alive():
             self._idle.put(worker)
         return outcome
@@ -225,10 +258,16 @@ def _readers(processes: int) -> Iterator[_Readers]:
 
 
 def _given(outcome: Outcome[Prepared | Encoded]) -> Prepared | Encoded:
-    """Return what a reading process returned; a crash is the scan's reason, any other failure is raised."""
+    """Return what a reading process returned.
+
+    A crash is the scan's reason, any other failure is raised.
+    """
     if outcome.failure is None:
-        assert outcome.value is not None  # noqa: S101 # `_read` never returns None; for the type checker
+        # `_read` never returns None; for the type checker
+        assert outcome.value is not None  # noqa: S101
         return outcome.value
     if outcome.failure.kind == "WorkerCrash":
         return Encoded(None, f"{CRASHED}: {outcome.failure.message}")
-    raise StoreError(outcome.failure.message if outcome.failure.expected else outcome.failure.details)
+    raise StoreError(
+        outcome.failure.message if outcome.failure.expected else outcome.failure.details
+    )

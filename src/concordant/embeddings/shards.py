@@ -1,9 +1,10 @@
 """The files of one shard of an embedding store: how they are written, and read back.
 
-A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row per sample), or, for codes,
-`codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then `index-NNNNN.parquet`, written last: where that is, the shard is whole.
-The index also holds what each embedding was made of (`key`), on which kind of device (`device`), and the digest of its bytes (`digest`): by
-these, later stores take it over.
+A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row
+per sample), or, for codes, `codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then
+`index-NNNNN.parquet`, written last: where that is, the shard is whole. The index also holds what
+each embedding was made of (`key`), on which kind of device (`device`), and the digest of its bytes
+(`digest`): by these, later stores take it over.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from concordant.core.embedding import CodeEmbedding, CodeTable, EmbeddingTable, TokenEmbedding, TokenTable, pack_codes, pack_tokens
+from concordant.core.embedding import (
+    CodeEmbedding,
+    CodeTable,
+    EmbeddingTable,
+    TokenEmbedding,
+    TokenTable,
+    pack_codes,
+    pack_tokens,
+)
 from concordant.core.errors import StoreError
 from concordant.core.files import atomic_path
 
@@ -38,7 +47,8 @@ class Layout:
         kind: "tokens" (vectors) or "codes" (a sparse multi-hot record).
         token_dim: Width of a token; None for codes.
         pooled_dim: Width of the pooled vector; None where there is none.
-        max_tokens: Declared greatest number of tokens of a sample; None for codes, where the data decides.
+        max_tokens: Declared greatest number of tokens of a sample; None for codes, where the data
+            decides.
         dtype: Type of the vectors on disk; the weights of codes are float32.
         missing: "error" if no value is NaN, "median" if NaN is to be imputed after the store.
     """
@@ -57,7 +67,8 @@ class Encoded:
 
     Attributes:
         embedding: Its embedding; None where the modality is missing.
-        quarantine: Why it could not be encoded, without a path or identifier; None where nothing went wrong.
+        quarantine: Why it could not be encoded, without a path or identifier; None where nothing
+            went wrong.
         n_events: Events of its record, where the encoder has a vocabulary of its own.
         n_known: How many of them the vocabulary has.
     """
@@ -106,16 +117,22 @@ class EncodedShard:
         return cls(table, nothing, nothing, nothing)
 
     def among(self, present: Bool[np.ndarray, " sample"]) -> EncodedShard:
-        """Return the outcome for more samples, these where `present` is true, and the modality missing elsewhere."""
+        """Return the outcome for more samples, these where `present` is true, and the modality
+        missing elsewhere.
+        """
         return EncodedShard(
-            self.embeddings.among(present) if isinstance(self.embeddings, CodeTable) else _among(self.embeddings, present),
+            self.embeddings.among(present)
+            if isinstance(self.embeddings, CodeTable)
+            else _among(self.embeddings, present),
             _among(self.quarantine, present),
             _among(self.n_events, present),
             _among(self.n_known, present),
         )
 
 
-def _among(values: Sequence[Value | None], present: Bool[np.ndarray, " sample"]) -> list[Value | None]:
+def _among(
+    values: Sequence[Value | None], present: Bool[np.ndarray, " sample"]
+) -> list[Value | None]:
     given = iter(values)
     return [next(given) if there else None for there in present.tolist()]
 
@@ -143,7 +160,8 @@ def write_shard(
         sample_ids: Its samples.
         encoded: What became of them.
         layout: What the store declares.
-        keys: What each embedding was made of; None, or a None among them, for what no other store may take over.
+        keys: What each embedding was made of; None, or a None among them, for what no other store
+            may take over.
         device: Where they were made.
 
     Raises:
@@ -179,23 +197,33 @@ def write_parquet(path: Path, table: pl.DataFrame) -> None:
 
 def token_digests(table: TokenTable) -> list[str | None]:
     """Return the digest of the bytes of each sample's vectors; None for a sample that has none."""
-    return [_token_digest(table, sample) if length else None for sample, length in enumerate(table.lengths)]
+    return [
+        _token_digest(table, sample) if length else None
+        for sample, length in enumerate(table.lengths)
+    ]
 
 
 def _token_digest(table: TokenTable, sample: int) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(table.values[table.offsets[sample] : table.offsets[sample + 1]]).data)
+    digest = hashlib.sha256(
+        np.ascontiguousarray(table.values[table.offsets[sample] : table.offsets[sample + 1]]).data
+    )
     if table.pooled is not None:
         digest.update(np.ascontiguousarray(table.pooled[sample]).data)
     return digest.hexdigest()
 
 
-def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layout) -> Float[np.ndarray, "row dim"]:
+def _write_array(
+    path: Path, values: Float[np.ndarray, "row dim"], layout: Layout
+) -> Float[np.ndarray, "row dim"]:
     """Write vectors in the store's type and return them in it."""
     with np.errstate(over="ignore"):
         stored: Float[np.ndarray, "row dim"] = values.astype(layout.dtype)
     overflown = int((np.isinf(stored) & np.isfinite(values)).sum())
     if overflown:
-        raise StoreError(f"{overflown} value(s) overflow {layout.dtype} (beyond 65504); the encoder has to declare dtype float32")
+        raise StoreError(
+            f"{overflown} value(s) overflow {layout.dtype} (beyond 65504); the encoder has to "
+            "declare dtype float32"
+        )
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, stored, allow_pickle=False)
     return stored
@@ -203,32 +231,60 @@ def _write_array(path: Path, values: Float[np.ndarray, "row dim"], layout: Layou
 
 def _write_tokens(folder: Path, shard: int, embeddings: Embeddings, layout: Layout) -> TokenTable:
     fitting = [_fitting(embedding, layout) for embedding in embeddings]
-    table = pack_tokens(fitting, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing)
+    table = pack_tokens(
+        fitting, dim=layout.token_dim or 0, pooled_dim=layout.pooled_dim, missing=layout.missing
+    )
     values = _write_array(shard_path(folder, "tokens", shard), table.values, layout)
-    pooled = None if table.pooled is None else _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
+    pooled = (
+        None
+        if table.pooled is None
+        else _write_array(shard_path(folder, "pooled", shard), table.pooled, layout)
+    )
     return replace(table, values=values, pooled=pooled)
 
 
-def _fitting(embedding: TokenEmbedding | CodeEmbedding | None, layout: Layout) -> TokenEmbedding | None:
+def _fitting(
+    embedding: TokenEmbedding | CodeEmbedding | None, layout: Layout
+) -> TokenEmbedding | None:
     """Check that an embedding keeps to what its encoder declared."""
     if embedding is None:
         return None
     if isinstance(embedding, CodeEmbedding):
-        raise StoreError("the encoder declares tokens but returned codes; its card has to say which")
-    shape, pooled = embedding.tokens.shape, None if embedding.pooled is None else len(embedding.pooled)
-    if shape[1] != layout.token_dim or pooled != layout.pooled_dim or (layout.max_tokens is not None and shape[0] > layout.max_tokens):
         raise StoreError(
-            f"the encoder returned {shape[0]} tokens of width {shape[1]} and a pooled width of {pooled}; it declares at most "
-            f"{layout.max_tokens} tokens of width {layout.token_dim} and a pooled width of {layout.pooled_dim}"
+            "the encoder declares tokens but returned codes; its card has to say which"
+        )
+    shape, pooled = (
+        embedding.tokens.shape,
+        None if embedding.pooled is None else len(embedding.pooled),
+    )
+    if (
+        shape[1] != layout.token_dim
+        or pooled != layout.pooled_dim
+        or (layout.max_tokens is not None and shape[0] > layout.max_tokens)
+    ):
+        raise StoreError(
+            f"the encoder returned {shape[0]} tokens of width {shape[1]} and a pooled width of "
+            f"{pooled}; it declares at most {layout.max_tokens} tokens of width {layout.token_dim} "
+            f"and a pooled width of {layout.pooled_dim}"
         )
     return embedding
 
 
 def _write_codes(folder: Path, shard: int, embeddings: Embeddings) -> CodeTable:
     table = _packed(embeddings)
-    vocabulary = pl.DataFrame({"code": pl.Series(table.codes, dtype=pl.String), "numeric": pl.Series(table.numeric, dtype=pl.Boolean)})
+    vocabulary = pl.DataFrame(
+        {
+            "code": pl.Series(table.codes, dtype=pl.String),
+            "numeric": pl.Series(table.numeric, dtype=pl.Boolean),
+        }
+    )
     write_parquet(shard_path(folder, "vocabulary", shard), vocabulary)
-    rows = pl.DataFrame({"code": pl.Series(table.index, dtype=pl.Int32), "weight": pl.Series(table.weight, dtype=pl.Float32)})
+    rows = pl.DataFrame(
+        {
+            "code": pl.Series(table.index, dtype=pl.Int32),
+            "weight": pl.Series(table.weight, dtype=pl.Float32),
+        }
+    )
     write_parquet(shard_path(folder, "codes", shard), rows)
     return table
 
@@ -238,7 +294,9 @@ def _packed(embeddings: Embeddings) -> CodeTable:
         return embeddings
     codes = [embedding for embedding in embeddings if not isinstance(embedding, TokenEmbedding)]
     if len(codes) < len(embeddings):
-        raise StoreError("the encoder declares codes but returned tokens; its card has to say which")
+        raise StoreError(
+            "the encoder declares codes but returned tokens; its card has to say which"
+        )
     return pack_codes(codes)
 
 
@@ -251,7 +309,9 @@ def read_index_part(folder: Path, shard: int) -> pl.DataFrame | None:
         return None
 
 
-def read_shard(folder: Path, shard: int, lengths: Int[np.ndarray, " sample"], layout: Layout) -> EmbeddingTable:
+def read_shard(
+    folder: Path, shard: int, lengths: Int[np.ndarray, " sample"], layout: Layout
+) -> EmbeddingTable:
     """Open a shard; its vectors stay on disk, memory-mapped, until rows of them are taken.
 
     Args:
@@ -265,33 +325,58 @@ def read_shard(folder: Path, shard: int, lengths: Int[np.ndarray, " sample"], la
     """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     try:
-        return _read_codes(folder, shard, offsets) if layout.kind == "codes" else _read_tokens(folder, shard, offsets, layout)
+        return (
+            _read_codes(folder, shard, offsets)
+            if layout.kind == "codes"
+            else _read_tokens(folder, shard, offsets, layout)
+        )
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
         first_line = str(error).partition("\n")[0]
         raise StoreError(
-            f"{folder}: shard {shard:05d} is missing or damaged ({first_line}); delete the folder and run again to make it anew"
+            f"{folder}: shard {shard:05d} is missing or damaged ({first_line}); delete the folder "
+            "and run again to make it anew"
         ) from None
 
 
-def _read_tokens(folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"], layout: Layout) -> TokenTable:
+def _read_tokens(
+    folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"], layout: Layout
+) -> TokenTable:
     values = _map(shard_path(folder, "tokens", shard), (int(offsets[-1]), layout.token_dim), layout)
     pooled = None
     if layout.pooled_dim is not None:
-        pooled = _map(shard_path(folder, "pooled", shard), (len(offsets) - 1, layout.pooled_dim), layout)
+        pooled = _map(
+            shard_path(folder, "pooled", shard), (len(offsets) - 1, layout.pooled_dim), layout
+        )
     return TokenTable(values, offsets, pooled, layout.missing)
 
 
 def _map(path: Path, shape: tuple[int, int | None], layout: Layout) -> Float[np.ndarray, "row dim"]:
     values: Float[np.ndarray, "row dim"] = np.load(path, mmap_mode="r", allow_pickle=False)
     if values.shape != shape or values.dtype != layout.dtype:
-        raise ValueError(f"{path.name} is {values.dtype} of shape {values.shape}, the index expects {layout.dtype} of shape {shape}")
+        raise ValueError(
+            f"{path.name} is {values.dtype} of shape {values.shape}, the index expects "
+            f"{layout.dtype} of shape {shape}"
+        )
     return values
 
 
-def _read_codes(folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"]) -> CodeTable:
+def _read_codes(
+    folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"]
+) -> CodeTable:
     vocabulary = pl.read_parquet(shard_path(folder, "vocabulary", shard), hive_partitioning=False)
     rows = pl.read_parquet(shard_path(folder, "codes", shard), hive_partitioning=False)
     index = rows["code"].to_numpy()
-    if rows.height != offsets[-1] or (rows.height and not 0 <= index.min() <= index.max() < vocabulary.height):
-        raise ValueError(f"{rows.height} codes over a vocabulary of {vocabulary.height}, the index expects {offsets[-1]}")
-    return CodeTable(tuple(vocabulary["code"].to_list()), vocabulary["numeric"].to_numpy(), index, rows["weight"].to_numpy(), offsets)
+    if rows.height != offsets[-1] or (
+        rows.height and not 0 <= index.min() <= index.max() < vocabulary.height
+    ):
+        raise ValueError(
+            f"{rows.height} codes over a vocabulary of {vocabulary.height}, the index expects "
+            f"{offsets[-1]}"
+        )
+    return CodeTable(
+        tuple(vocabulary["code"].to_list()),
+        vocabulary["numeric"].to_numpy(),
+        index,
+        rows["weight"].to_numpy(),
+        offsets,
+    )

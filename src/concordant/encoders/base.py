@@ -1,4 +1,8 @@
-"""What every encoder is: a pure function from one sample's scan or record to tokens or codes, learned from nothing in the cohort."""
+"""What every encoder is.
+
+A pure function from one sample's scan or record to tokens or codes, learned from nothing in the
+cohort.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ class EncoderCard:
         max_tokens: Greatest number of tokens per sample; None for codes, where the data decides.
         dtype: Type in the store.
         licence: Licence of the weights, or of the code where there are none.
-        training_data: Names of the public cohorts the weights were trained on, for leakage warnings.
+        training_data: Names of the public cohorts the weights were trained on, for leakage
+            warnings.
         spacing_mm: Input spacing (depth, height, width), or None = native.
         window_hu: Input window, or None.
     """
@@ -51,16 +56,18 @@ class Encoder(ABC):
     The contract (one test per line, run over the registry):
 
     * The same bytes in give the same tokens out; a batch equals the loop over its members.
-    * `card` declares token width, greatest token count, dtype, licence, input spacing and window, training data.
+    * `card` declares token width, greatest token count, dtype, licence, input spacing and window,
+      training data.
     * Weights are loaded from safetensors or with `weights_only=True`.
-    * An encoder of scans says where in a scan each token lies, or that tokens have no fixed place (`token_boxes`).
+    * An encoder of scans says where in a scan each token lies, or that tokens have no fixed place
+      (`token_boxes`).
     * Nothing is learned from the cohort: `encode` depends on its argument and the options alone.
 
     Attributes:
         modality: The modality it reads.
         version: Raised when the output changes, so that stores made before are made again.
-        options_of_no_effect: Options that change nothing in the output, or count by `weights_digest`: a store is not made again where one
-            of them changes.
+        options_of_no_effect: Options that change nothing in the output, or count by
+            `weights_digest`: a store is not made again where one of them changes.
     """
 
     modality: ClassVar[Modality]
@@ -79,7 +86,10 @@ class Encoder(ABC):
 
     @property
     def pretraining_folder(self) -> Path | None:
-        """The folder beside whose weights `concordant pretrain` lists its subjects; None where weights cannot be made by it."""
+        """The folder beside whose weights `concordant pretrain` lists its subjects.
+
+        None where weights cannot be made by it.
+        """
         return None
 
 
@@ -93,17 +103,21 @@ class VolumeEncoder(Encoder):
         """Encode volumes one by one or as a batch, with the same result.
 
         Raises:
-            VolumeError: A volume this encoder cannot read (an empty mask, a wrong field of view); it is quarantined with the reason.
+            VolumeError: A volume this encoder cannot read (an empty mask, a wrong field of view);
+                it is quarantined with the reason.
         """
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"] | None:
-        """Return where in a scan each of its tokens lies, in the order of `encode`; None where tokens have no fixed place.
+        """Return where in a scan each of its tokens lies, in the order of `encode`.
+
+        None where tokens have no fixed place.
 
         Needs no weights.
 
         Returns:
-            Low and high corner in voxels of the scan (depth, height, width), fractional, counted from the scan's outer edge: voxel i runs
-            from i to i + 1. A token of padding has a box without extent, at the rim.
+            Low and high corner in voxels of the scan (depth, height, width), fractional, counted
+            from the scan's outer edge: voxel i runs from i to i + 1. A token of padding has a box
+            without extent, at the rim.
         """
         return None
 
@@ -113,8 +127,10 @@ class RecordEncoder(Encoder):
 
     Attributes:
         reads_text: Whether it wants the events' text; without, texts are not handed to it.
-        has_vocabulary: Whether its weights fix which codes it knows; then `known_events` counts them.
-        required_coverage: Share of a cohort's events that this vocabulary must have; a cohort below it is refused.
+        has_vocabulary: Whether its weights fix which codes it knows; then `known_events` counts
+            them.
+        required_coverage: Share of a cohort's events that this vocabulary must have; a cohort below
+            it is refused.
     """
 
     modality: ClassVar[Modality] = Modality.EHR
@@ -123,15 +139,23 @@ class RecordEncoder(Encoder):
     required_coverage: float = 0.0
 
     @abstractmethod
-    def encode(self, records: Sequence[Events]) -> CodeTable | list[CodeEmbedding] | list[TokenEmbedding]:
-        """Encode records one by one or as a batch, with the same result; codes come packed, which takes the least time, or as a list.
+    def encode(
+        self, records: Sequence[Events]
+    ) -> CodeTable | list[CodeEmbedding] | list[TokenEmbedding]:
+        """Encode records one by one or as a batch, with the same result.
+
+        Codes come packed, which takes the least time, or as a list.
 
         Raises:
-            RecordError: A record this encoder cannot read (no birth); it is quarantined with the message, which names no subject.
+            RecordError: A record this encoder cannot read (no birth); it is quarantined with the
+                message, which names no subject.
         """
 
     def known_events(self, record: Events) -> int:
-        """Return how many events of a record the encoder knows: all of them where it has no vocabulary of its own."""
+        """Return how many events of a record the encoder knows.
+
+        All of them where it has no vocabulary of its own.
+        """
         return len(record.code)
 
 

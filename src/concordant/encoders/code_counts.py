@@ -1,4 +1,7 @@
-"""Records as codes: which codes a record holds, how often, and their values. No weights, nothing fitted."""
+"""Records as codes: which codes a record holds, how often, and their values.
+
+No weights, nothing fitted.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ class CodeEncoder(RecordEncoder):
         self._cut_points = _checked_points(cut_points or {}, "bins" in self._values)
         if ontology_depth is not None and ontology is None:
             raise ConfigError(
-                f"ontology_depth is {ontology_depth} without an ontology; give ontology: metadata/codes.parquet of the dataset"
+                f"ontology_depth is {ontology_depth} without an ontology; give ontology: "
+                "metadata/codes.parquet of the dataset"
             )
         self._ontology = None if ontology is None else read_ontology(ontology, ontology_depth)
 
@@ -57,7 +61,9 @@ class CodeEncoder(RecordEncoder):
         return EncoderCard(kind="codes")
 
     def encode(self, records: Sequence[Events]) -> CodeTable:
-        """Encode records one by one or as a batch, with the same result, to one sparse table; packed records take the least time.
+        """Encode records one by one or as a batch, with the same result, to one sparse table.
+
+        Packed records take the least time.
 
         Raises:
             RecordError: A code of the records has the name of a feature that is made of others.
@@ -67,11 +73,21 @@ class CodeEncoder(RecordEncoder):
         return code_table.assemble(parts, len(packed))
 
     def _occurrences(self, records: PackedEvents) -> Iterable[Entries]:
-        """Yield the counts of terms in the whole history, or once per window; static ones always once."""
-        terms = terms_of(records, self._ontology, self._points_of if "bins" in self._values else None)
-        spans = [("", True, -1.0 if self._windows else math.inf), *((f"//<={days:.10g}d", False, days) for days in self._windows)]
+        """Yield the counts of terms in the whole history, or once per window.
+
+        Static ones always once.
+        """
+        terms = terms_of(
+            records, self._ontology, self._points_of if "bins" in self._values else None
+        )
+        spans = [
+            ("", True, -1.0 if self._windows else math.inf),
+            *((f"//<={days:.10g}d", False, days) for days in self._windows),
+        ]
         for suffix, static, limit in spans:
-            found = code_table.count_terms(terms.offsets, terms.index, terms.days_before, len(terms.names), static, limit)
+            found = code_table.count_terms(
+                terms.offsets, terms.index, terms.days_before, len(terms.names), static, limit
+            )
             per_record, index, times = found
             yield Entries(per_record, index, self._weigh(times), terms.names, suffix, numeric=False)
 
@@ -81,7 +97,12 @@ class CodeEncoder(RecordEncoder):
             return
         features = features_among(records.codes)
         per_record, found, result = code_table.summarise(
-            records.offsets, records.code, records.days_before, records.numeric_value, len(records.codes), features
+            records.offsets,
+            records.code,
+            records.days_before,
+            records.numeric_value,
+            len(records.codes),
+            features,
         )
         record = np.repeat(np.arange(len(records)), per_record)
         for name in wanted:
@@ -108,19 +129,22 @@ class CodeEncoder(RecordEncoder):
 class OneHot(CodeEncoder):
     """Encode a record as the set of its codes, each with weight 1.
 
-    Static codes are included; birth and death codes are not. The age at the prediction time, in years, is the numeric code `AGE//years`
-    where the record holds a birth.
+    Static codes are included; birth and death codes are not. The age at the prediction time, in
+    years, is the numeric code `AGE//years` where the record holds a birth.
 
     Args:
-        values: What becomes of numbers, one or several. "last", "mean", "min", "max" and "slope" (least squares, per day) of all values
-            of a code in the whole history add the numeric code `CODE//last` and so on. "bins" adds for each value the code of its
-            interval, `CODE//[2,5)`, which is then treated as any other code.
-        windows_days: Where given, a dated code is written once per window that it lies in, as `CODE//<=30d`, and not at all where it is
-            older than every window. Static codes and numeric ones are not affected.
-        ontology: A `metadata/codes.parquet` of MEDS: each event counts for every code above its own as well. Values are not rolled up.
+        values: What becomes of numbers, one or several. "last", "mean", "min", "max" and "slope"
+            (least squares, per day) of all values of a code in the whole history add the numeric
+            code `CODE//last` and so on. "bins" adds for each value the code of its interval,
+            `CODE//[2,5)`, which is then treated as any other code.
+        windows_days: Where given, a dated code is written once per window that it lies in, as
+            `CODE//<=30d`, and not at all where it is older than every window. Static codes and
+            numeric ones are not affected.
+        ontology: A `metadata/codes.parquet` of MEDS: each event counts for every code above its own
+            as well. Values are not rolled up.
         ontology_depth: How many steps up; all unless given.
-        cut_points: For "bins", per code its cut points, ascending; other codes are cut at 0 and plus and minus 1, 2 and 5 times each
-            power of ten.
+        cut_points: For "bins", per code its cut points, ascending; other codes are cut at 0 and
+            plus and minus 1, 2 and 5 times each power of ten.
     """
 
     def _weigh(self, times: Int[np.ndarray, " entry"]) -> Float[np.ndarray, " entry"]:
@@ -129,7 +153,9 @@ class OneHot(CodeEncoder):
 
 @ENCODERS.register("count")
 class Count(CodeEncoder):
-    """Encode a record as its codes, each weighing log2(1 + the number of its occurrences); everything else as `one_hot`.
+    """Encode a record as its codes, each weighing log2(1 + the number of its occurrences).
+
+    Everything else as `one_hot`.
 
     Args:
         values: As for `one_hot`.
@@ -140,7 +166,9 @@ class Count(CodeEncoder):
     """
 
     def _weigh(self, times: Int[np.ndarray, " entry"]) -> Float[np.ndarray, " entry"]:
-        return np.asarray(np.log2(1.0 + np.arange(int(times.max(initial=0)) + 1)), np.float32).take(times)
+        return np.asarray(np.log2(1.0 + np.arange(int(times.max(initial=0)) + 1)), np.float32).take(
+            times
+        )
 
 
 def _age(records: PackedEvents) -> Entries:
@@ -148,7 +176,9 @@ def _age(records: PackedEvents) -> Entries:
     days = code_table.greatest_days(records.offsets, records.code, records.days_before, births)
     known = ~np.isnan(days)
     index = np.zeros(int(known.sum()), np.int32)
-    return Entries(known.astype(np.int64), index, days[known] / _DAYS_PER_YEAR, (AGE_CODE,), "", numeric=True)
+    return Entries(
+        known.astype(np.int64), index, days[known] / _DAYS_PER_YEAR, (AGE_CODE,), "", numeric=True
+    )
 
 
 def _checked_values(values: Value | tuple[Value, ...]) -> tuple[Value, ...]:
@@ -161,14 +191,24 @@ def _checked_values(values: Value | tuple[Value, ...]) -> tuple[Value, ...]:
 def _checked_windows(windows_days: Iterable[float]) -> tuple[float, ...]:
     windows = tuple(sorted(windows_days))
     if any(not (0 < days < math.inf) for days in windows) or len(set(windows)) != len(windows):
-        raise ConfigError(f"windows_days is {list(windows)}; expected different numbers of days, each > 0")
+        raise ConfigError(
+            f"windows_days is {list(windows)}; expected different numbers of days, each > 0"
+        )
     return windows
 
 
-def _checked_points(cut_points: Mapping[str, Sequence[float]], used: bool) -> Mapping[str, Sequence[float]]:
+def _checked_points(
+    cut_points: Mapping[str, Sequence[float]], used: bool
+) -> Mapping[str, Sequence[float]]:
     if cut_points and not used:
-        raise ConfigError("cut_points are given, but values does not name bins; add it, or leave the cut points out")
+        raise ConfigError(
+            "cut_points are given, but values does not name bins; add it, or leave the cut points "
+            "out"
+        )
     for code, points in cut_points.items():
         if not points or list(points) != sorted(set(points)) or not np.isfinite(points).all():
-            raise ConfigError(f"cut_points of {code!r} are {list(points)}; expected different finite numbers in ascending order")
+            raise ConfigError(
+                f"cut_points of {code!r} are {list(points)}; expected different finite numbers in "
+                "ascending order"
+            )
     return cut_points

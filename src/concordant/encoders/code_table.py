@@ -1,4 +1,7 @@
-"""The vectorised passes from packed records to a sparse table of codes: counts, values, and their order."""
+"""The vectorised passes from packed records to a sparse table of codes.
+
+Counts, values, and their order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ STATISTICS = ("last", "mean", "min", "max", "slope")
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Entries of a sparse table, record after record; within a record each feature once, in any order.
+    """Entries of a sparse table, record after record.
+
+    Within a record each feature once, in any order.
 
     Attributes:
         per_record: Number of entries of each record.
@@ -50,22 +55,45 @@ def assemble(parts: Sequence[Entries], n_records: int) -> CodeTable:
     """
     counts = [np.bincount(part.index) for part in parts]
     used = [np.flatnonzero(count) for count in counts]
-    names = [part.names[place] + part.suffix for part, places in zip(parts, used, strict=True) for place in places.tolist()]
-    numeric = np.concatenate([np.zeros(0, bool), *(np.full(len(places), part.numeric) for part, places in zip(parts, used, strict=True))])
+    names = [
+        part.names[place] + part.suffix
+        for part, places in zip(parts, used, strict=True)
+        for place in places.tolist()
+    ]
+    numeric = np.concatenate(
+        [
+            np.zeros(0, bool),
+            *(np.full(len(places), part.numeric) for part, places in zip(parts, used, strict=True)),
+        ]
+    )
     order = sorted(range(len(names)), key=names.__getitem__)
     vocabulary = tuple(names[place] for place in order)
     _refuse_twice(vocabulary)
-    per_feature = np.concatenate([np.zeros(0, np.int64), *(count[places] for count, places in zip(counts, used, strict=True))])[order]
+    per_feature = np.concatenate(
+        [
+            np.zeros(0, np.int64),
+            *(count[places] for count, places in zip(counts, used, strict=True)),
+        ]
+    )[order]
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names))
-    offsets = _offsets(np.sum([np.zeros(n_records, np.int64), *(part.per_record for part in parts)], axis=0))
+    offsets = _offsets(
+        np.sum([np.zeros(n_records, np.int64), *(part.per_record for part in parts)], axis=0)
+    )
     starts = _offsets(per_feature)
     free, dealt, first = starts[:-1].copy(), np.empty(starts[-1], np.uint64), 0
     for part, count, places in zip(parts, counts, used, strict=True):
         feature_of = np.zeros(len(count), np.int64)
         feature_of[places] = rank[first : first + len(places)]
         first += len(places)
-        _deal(part.per_record, part.index, part.weight.astype(np.float32, copy=False).view(np.uint32), feature_of, free, dealt)
+        _deal(
+            part.per_record,
+            part.index,
+            part.weight.astype(np.float32, copy=False).view(np.uint32),
+            feature_of,
+            free,
+            dealt,
+        )
     index, bits = _by_record(starts, dealt, offsets)
     return CodeTable(vocabulary, numeric[order], index, bits.view(np.float32), offsets)
 
@@ -78,13 +106,18 @@ def _refuse_twice(vocabulary: Sequence[str]) -> None:
     twice = [name for name, following in pairwise(vocabulary) if name == following]
     if twice:
         raise RecordError(
-            f"{len(twice)} feature(s), such as {twice[0]!r}, have the name of a code in the records; rename that code in the dataset"
+            f"{len(twice)} feature(s), such as {twice[0]!r}, have the name of a code in the "
+            "records; rename that code in the dataset"
         )
 
 
 @njit(cache=True, nogil=True)
-def _deal(per_record: Any, index: Any, bits: Any, feature_of: Any, free: Any, dealt: Any) -> None:  # pragma: no cover # compiled
-    """Deal out a part's entries by feature, each as one number of its record and the bits of its weight; `free` is where each goes."""
+def _deal(
+    per_record: Any, index: Any, bits: Any, feature_of: Any, free: Any, dealt: Any
+) -> None:  # pragma: no cover # compiled
+    """Deal out a part's entries by feature, each as one number of its record and the bits of its
+    weight; `free` is where each goes.
+    """
     entry = 0
     for record in range(len(per_record)):
         for _ in range(per_record[record]):
@@ -96,20 +129,30 @@ def _deal(per_record: Any, index: Any, bits: Any, feature_of: Any, free: Any, de
 
 @njit(cache=True, nogil=True)
 def _by_record(starts: Any, dealt: Any, offsets: Any) -> Any:  # pragma: no cover # compiled
-    """Deal out by record what lies by feature: linear time in all, and features ascend within each record."""
+    """Deal out by record what lies by feature.
+
+    Linear time in all, and features ascend within each record.
+    """
     free = offsets[:-1].copy()
     index, bits = np.empty(len(dealt), np.int32), np.empty(len(dealt), np.uint32)
     for feature in range(len(starts) - 1):
         for entry in range(starts[feature], starts[feature + 1]):
             record = np.int64(dealt[entry] >> np.uint64(32))
-            index[free[record]], bits[free[record]] = feature, np.uint32(dealt[entry] & np.uint64(0xFFFFFFFF))
+            index[free[record]], bits[free[record]] = (
+                feature,
+                np.uint32(dealt[entry] & np.uint64(0xFFFFFFFF)),
+            )
             free[record] += 1
     return index, bits
 
 
 @njit(cache=True, nogil=True)
-def count_terms(offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, limit: Any) -> Any:  # pragma: no cover # compiled
-    """Count the terms of each record: static events where asked, dated ones up to `limit` days before.
+def count_terms(
+    offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, limit: Any
+) -> Any:  # pragma: no cover # compiled
+    """Count the terms of each record.
+
+    Static events where asked, dated ones up to `limit` days before.
 
     Returns:
         Entries per record, the term of each entry, its number of occurrences.
@@ -117,7 +160,9 @@ def count_terms(offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, l
     n_records = len(offsets) - 1
     per_record = np.zeros(n_records, np.int64)
     found, times = np.empty(len(term), np.int32), np.empty(len(term), np.int32)
-    place_of = np.full(n_terms, -1, np.int64)  # of the latest entry of a term, whichever record has it
+    place_of = np.full(
+        n_terms, -1, np.int64
+    )  # of the latest entry of a term, whichever record has it
     n = 0
     for record in range(n_records):
         first = n
@@ -135,8 +180,12 @@ def count_terms(offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, l
 
 
 @njit(cache=True, nogil=True)
-def summarise(offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, wanted: Any) -> Any:  # pragma: no cover # compiled
-    """Summarise the values of each record and code: last, mean, least, greatest, least-squares slope per day.
+def summarise(
+    offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, wanted: Any
+) -> Any:  # pragma: no cover # compiled
+    """Summarise the values of each record and code.
+
+    Last, mean, least, greatest, least-squares slope per day.
 
     A slope needs dated values at two times; without, it is NaN.
 
@@ -150,7 +199,9 @@ def summarise(offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, want
     for row in range(len(code)):
         size += wanted[code[row]] and abs(value[row]) <= GREATEST
     found, result = np.empty(size, np.int32), np.empty((size, 5), np.float64)
-    sums = np.empty((size, 8), np.float64)  # count, sum; of dated ones: count, first time, first value, sums of t, t * t, t * v
+    sums = np.empty(
+        (size, 8), np.float64
+    )  # count, sum; of dated ones: count, first time, first value, sums of t, t * t, t * v
     dated_values = np.empty(size, np.float64)
     n = 0
     for record in range(n_records):
@@ -170,7 +221,10 @@ def summarise(offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, want
             sums[place, 0] += 1
             sums[place, 1] += number
             result[place, 0] = number
-            result[place, 2], result[place, 3] = min(result[place, 2], number), max(result[place, 3], number)
+            result[place, 2], result[place, 3] = (
+                min(result[place, 2], number),
+                max(result[place, 3], number),
+            )
             if days[row] == days[row]:
                 if sums[place, 2] == 0:
                     sums[place, 3], sums[place, 4] = days[row], number
@@ -185,14 +239,22 @@ def summarise(offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, want
             count, moment = sums[place, 2], sums[place, 5]
             spread = count * sums[place, 6] - moment * moment
             apart = sums[place, 6] > 0 and spread > 1e-12 * count * sums[place, 6]
-            result[place, 4] = (count * sums[place, 7] - moment * dated_values[place]) / spread if apart else np.nan
+            result[place, 4] = (
+                (count * sums[place, 7] - moment * dated_values[place]) / spread
+                if apart
+                else np.nan
+            )
         per_record[record] = n - first
     return per_record, found[:n].copy(), result[:n].copy()
 
 
 @njit(cache=True, nogil=True)
-def greatest_days(offsets: Any, code: Any, days: Any, wanted: Any) -> Any:  # pragma: no cover # compiled
-    """Return for each record the days since the earliest dated event of the wanted codes, NaN where there is none."""
+def greatest_days(
+    offsets: Any, code: Any, days: Any, wanted: Any
+) -> Any:  # pragma: no cover # compiled
+    """Return for each record the days since the earliest dated event of the wanted codes, NaN
+    where there is none.
+    """
     result = np.full(len(offsets) - 1, np.nan)
     if not wanted.any():
         return result

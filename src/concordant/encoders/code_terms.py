@@ -1,4 +1,6 @@
-"""From events to terms: a code itself, its ancestors in an ontology, and the bin that its value falls into."""
+"""From events to terms: a code itself, its ancestors in an ontology, and the bin that its value
+falls into.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,22 @@ _SMALLEST, _GREATEST = -6, 9
 
 
 def features_among(codes: Sequence[str]) -> Bool[np.ndarray, " code"]:
-    """Tell which of sorted codes say something: birth gives the age alone, and death says nothing of the time before it."""
+    """Tell which of sorted codes say something.
+
+    Birth gives the age alone, and death says nothing of the time before it.
+    """
     life = LifeCodes.among(codes)
     return np.asarray(~(life.birth | life.death))
 
 
 def round_numbers() -> tuple[float, ...]:
-    """Return cut points that suit any unit and need no data: 0 and plus and minus 1, 2 and 5 times each power of ten."""
-    positive = [float(f"{digit}e{power}") for power in range(_SMALLEST, _GREATEST + 1) for digit in _SERIES]
+    """Return cut points that suit any unit and need no data.
+
+    0 and plus and minus 1, 2 and 5 times each power of ten.
+    """
+    positive = [
+        float(f"{digit}e{power}") for power in range(_SMALLEST, _GREATEST + 1) for digit in _SERIES
+    ]
     return (*(-value for value in reversed(positive)), 0.0, *positive)
 
 
@@ -51,7 +61,12 @@ class Ontology:
         found: dict[str, None] = {}
         level, steps = [code], 0
         while level and (self.depth is None or steps < self.depth):
-            level = [up for one in level for up in self.parents.get(one, ()) if up != code and up not in found]
+            level = [
+                up
+                for one in level
+                for up in self.parents.get(one, ())
+                if up != code and up not in found
+            ]
             found |= dict.fromkeys(level)
             level, steps = list(dict.fromkeys(level)), steps + 1
         return list(found)
@@ -72,13 +87,18 @@ def _parents(path: Path, made: int) -> Mapping[str, tuple[str, ...]]:
         table = pl.read_parquet(path, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RecordError(
-            f"{path}: not readable ({str(error).partition(chr(10))[0]}); ontology expects metadata/codes.parquet of MEDS"
+            f"{path}: not readable ({str(error).partition(chr(10))[0]}); ontology expects "
+            "metadata/codes.parquet of MEDS"
         ) from None
     schema = table.schema
-    if schema.get("code") != pl.String or schema.get("parent_codes") not in (pl.List(pl.String), pl.List(pl.Null)):
+    if schema.get("code") != pl.String or schema.get("parent_codes") not in (
+        pl.List(pl.String),
+        pl.List(pl.Null),
+    ):
         raise RecordError(
-            f"{path}: expected code (text) and parent_codes (list of text), as in metadata/codes.parquet of MEDS; "
-            f"found {', '.join(f'{name} {kind}' for name, kind in schema.items())}"
+            f"{path}: expected code (text) and parent_codes (list of text), as in "
+            "metadata/codes.parquet of MEDS; found "
+            f"{', '.join(f'{name} {kind}' for name, kind in schema.items())}"
         )
     rows = table.select("code", "parent_codes").drop_nulls().iter_rows()
     parents: dict[str, tuple[str, ...]] = {}
@@ -104,7 +124,11 @@ class Terms:
     offsets: Int[np.ndarray, " record_plus_one"]
 
 
-def terms_of(records: PackedEvents, ontology: Ontology | None, cut_points: Callable[[str], Sequence[float]] | None) -> Terms:
+def terms_of(
+    records: PackedEvents,
+    ontology: Ontology | None,
+    cut_points: Callable[[str], Sequence[float]] | None,
+) -> Terms:
     """Return the terms of every event: the code, then its ancestors, then the bin of its value."""
     features = features_among(records.codes)
     own = np.where(features, np.arange(len(features)), -1).astype(np.int32)
@@ -113,12 +137,20 @@ def terms_of(records: PackedEvents, ontology: Ontology | None, cut_points: Calla
         return Terms(records.codes, index, records.days_before, records.offsets)
     number, columns = {code: place for place, code in enumerate(records.codes)}, []
     if ontology is not None:
-        columns += _ancestors([code for code, kept in zip(records.codes, features, strict=True) if kept], ontology, number, index)
+        columns += _ancestors(
+            [code for code, kept in zip(records.codes, features, strict=True) if kept],
+            ontology,
+            number,
+            index,
+        )
     if cut_points is not None:
         columns.append(_bins(records, cut_points, number, index))
     width = 1 + len(columns)
     return Terms(
-        list(number), np.stack([index, *columns], 1).ravel(), np.repeat(records.days_before, width), np.asarray(records.offsets) * width
+        list(number),
+        np.stack([index, *columns], 1).ravel(),
+        np.repeat(records.days_before, width),
+        np.asarray(records.offsets) * width,
     )
 
 
@@ -126,14 +158,21 @@ def _ancestors(
     codes: Sequence[str], ontology: Ontology, number: dict[str, int], index: Int[np.ndarray, " row"]
 ) -> list[Int[np.ndarray, " row"]]:
     above = {number[code]: ontology.ancestors(code) for code in codes}
-    table = np.full((len(number) + 1, max(map(len, above.values()), default=0)), -1, np.int32)  # the last row is for no term
+    table = np.full(
+        (len(number) + 1, max(map(len, above.values()), default=0)), -1, np.int32
+    )  # the last row is for no term
     for place, ancestors in above.items():
-        table[place, : len(ancestors)] = [number.setdefault(code, len(number)) for code in ancestors]
+        table[place, : len(ancestors)] = [
+            number.setdefault(code, len(number)) for code in ancestors
+        ]
     return list(table[index].T)
 
 
 def _bins(
-    records: PackedEvents, cut_points: Callable[[str], Sequence[float]], number: dict[str, int], index: Int[np.ndarray, " row"]
+    records: PackedEvents,
+    cut_points: Callable[[str], Sequence[float]],
+    number: dict[str, int],
+    index: Int[np.ndarray, " row"],
 ) -> Int[np.ndarray, " row"]:
     terms = np.full(len(index), -1, np.int32)
     rows = np.flatnonzero(np.isfinite(records.numeric_value) & (index >= 0))
@@ -141,14 +180,21 @@ def _bins(
     for group in np.split(rows, np.flatnonzero(np.diff(index[rows])) + 1) if len(rows) else []:
         code = records.codes[index[group[0]]]
         points = np.asarray(cut_points(code), np.float64)
-        place, inverse = np.unique(np.searchsorted(points, records.numeric_value[group], side="right"), return_inverse=True)
+        place, inverse = np.unique(
+            np.searchsorted(points, records.numeric_value[group], side="right"), return_inverse=True
+        )
         names = [f"{code}//{interval(points, int(one))}" for one in place]
-        terms[group] = np.array([number.setdefault(name, len(number)) for name in names], np.int32)[inverse]
+        terms[group] = np.array([number.setdefault(name, len(number)) for name in names], np.int32)[
+            inverse
+        ]
     return terms
 
 
 def interval(points: Float[np.ndarray, " point"], place: int) -> str:
-    """Name the interval before the cut point at a place: the lower end belongs to it, the upper one does not."""
+    """Name the interval before the cut point at a place.
+
+    The lower end belongs to it, the upper one does not.
+    """
     low = float(points[place - 1]) if place else -math.inf
     high = float(points[place]) if place < len(points) else math.inf
     return f"{'(' if place == 0 else '['}{low:.10g},{high:.10g})"

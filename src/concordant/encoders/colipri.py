@@ -1,7 +1,9 @@
-"""COLIPRI, the chest CT encoder of Microsoft Research (arXiv:2510.15042), loaded from its released file.
+"""COLIPRI, the chest CT encoder of Microsoft Research (arXiv:2510.15042), loaded from its released
+file.
 
-The network is a Primus: patches of 8 voxels, EVA blocks with rotary embeddings in three dimensions (arXiv:2503.01835), then a projection
-to the space it shares with report text, and attention pooling with the mean token as query.
+The network is a Primus: patches of 8 voxels, EVA blocks with rotary embeddings in three dimensions
+(arXiv:2503.01835), then a projection to the space it shares with report text, and attention pooling
+with the mean token as query.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from torch.nn import functional
 from concordant.core.errors import ConfigError
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard
-from concordant.encoders.network import Device, Features, VolumeNetwork, check_token_grid, load_state, pool_grid, sizes_beside, tokens_in
+from concordant.encoders.network import (
+    Device,
+    Features,
+    VolumeNetwork,
+    check_token_grid,
+    load_state,
+    pool_grid,
+    sizes_beside,
+    tokens_in,
+)
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
@@ -30,7 +41,8 @@ _ROTARY_BASE = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class ColipriSizes:
-    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights may give others.
+    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights
+    may give others.
 
     Attributes:
         input_size: Voxels along each side of the input.
@@ -59,15 +71,20 @@ class ColipriSizes:
 
 @ENCODERS.register("colipri")
 class Colipri(VolumeNetwork):
-    """Encode a chest CT with COLIPRI: projected tokens of a 24 x 24 x 24 grid, and the pooled vector of 768.
+    """Encode a chest CT with COLIPRI.
 
-    The scan is resampled to 2 mm and cropped or padded to 192 voxels (384 mm) along each axis around its centre; the sampling convention
-    is TorchIO's, which the released network was trained with.
+    Projected tokens of a 24 x 24 x 24 grid, and the pooled vector of 768.
+
+    The scan is resampled to 2 mm and cropped or padded to 192 voxels (384 mm) along each axis
+    around its centre; the sampling convention is TorchIO's, which the released network was trained
+    with.
 
     Args:
         weights: The folder with `model.safetensors`, or `hf:microsoft/colipri@REVISION`.
-        tokens: "projected" into the space of the pooled vector and of report text, or "raw" as the last block leaves them.
-        token_grid: Tokens are averaged over boxes to a grid of so many along each axis; null keeps all 13,824.
+        tokens: "projected" into the space of the pooled vector and of report text, or "raw" as the
+            last block leaves them.
+        token_grid: Tokens are averaged over boxes to a grid of so many along each axis; null keeps
+            all 13,824.
         device: "auto" takes a GPU where there is one.
         batch_size: Scans that go through the network together.
     """
@@ -113,26 +130,43 @@ class Colipri(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the patch, or the box of patches, that each token stands for; the network's blocks let it read all others."""
+        """Return the patch, or the box of patches, that each token stands for.
+
+        The network's blocks let it read all others.
+        """
         patch = self.sizes.patch
-        edges = [place_edges(self.sizes.input_size, first=patch / 2, step=patch, n=n) for n in self.sizes.grid]
+        edges = [
+            place_edges(self.sizes.input_size, first=patch / 2, step=patch, n=n)
+            for n in self.sizes.grid
+        ]
         return network_boxes(volume, self.steps, edges, self.token_grid)
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: ColipriSizes) -> nn.Module:
-        """Build the network and fill it with the weights; those of the text encoder are left out."""
+        """Build the network and fill it with the weights.
+
+        Those of the text encoder are left out.
+        """
         path = folder.path(_FILE)
-        tensors = {key.removeprefix(_PREFIX): value for key, value in read_tensors(path).items() if key.startswith(_PREFIX)}
+        tensors = {
+            key.removeprefix(_PREFIX): value
+            for key, value in read_tensors(path).items()
+            if key.startswith(_PREFIX)
+        }
         with torch.device("meta"):
             network = ColipriNetwork(sizes)
         return load_state(network, tensors, path)
 
-    def features(self, network: nn.Module, batch: Float[Tensor, "batch right anterior superior"]) -> Features:
+    def features(
+        self, network: nn.Module, batch: Float[Tensor, "batch right anterior superior"]
+    ) -> Features:
         """Run the network on a batch of prepared scans."""
         own = cast(ColipriNetwork, network)
         grid = own(batch[:, None])
         tokens = pool_grid(grid, self.token_grid)
-        return Features(own.project(tokens) if self.tokens == "projected" else tokens, own.pool(grid))
+        return Features(
+            own.project(tokens) if self.tokens == "projected" else tokens, own.pool(grid)
+        )
 
 
 class ColipriNetwork(nn.Module):
@@ -140,10 +174,14 @@ class ColipriNetwork(nn.Module):
 
     def __init__(self, sizes: ColipriSizes) -> None:
         super().__init__()
-        if sizes.width % (6 * sizes.heads) or sizes.projected % sizes.heads or sizes.input_size % sizes.patch:
+        if (
+            sizes.width % (6 * sizes.heads)
+            or sizes.projected % sizes.heads
+            or sizes.input_size % sizes.patch
+        ):
             raise ConfigError(
-                f"COLIPRI with {sizes}: width has to be a multiple of 6 heads, projected of heads, and input_size of patch; "
-                "restore the config.json that came with the weights"
+                f"COLIPRI with {sizes}: width has to be a multiple of 6 heads, projected of heads, "
+                "and input_size of patch; restore the config.json that came with the weights"
             )
         self.backbone = _Backbone(sizes)
         self.projector = nn.Conv3d(sizes.width, sizes.projected, 1)
@@ -157,15 +195,23 @@ class ColipriNetwork(nn.Module):
         """Return the vector that stands for the scan."""
         return torch.as_tensor(self.pooler(self.projector(grid).flatten(2).transpose(1, 2)))
 
-    def project(self, tokens: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token projected"]:
-        """Project tokens one by one into the space of the pooled vector, as if each were the only one that the pooler sees.
+    def project(
+        self, tokens: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch token projected"]:
+        """Project tokens one by one into the space of the pooled vector, as if each were the only
+        one that the pooler sees.
 
         All of this is affine, so it may follow the averaging of tokens over boxes.
         """
         projected = functional.linear(tokens, self.projector.weight.flatten(1), self.projector.bias)
         attention = self.pooler.attn
-        value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
-        return torch.as_tensor(attention.out_proj(functional.linear(projected, value_weight, value_bias)))
+        value_weight, value_bias = (
+            attention.in_proj_weight.chunk(3)[2],
+            attention.in_proj_bias.chunk(3)[2],
+        )
+        return torch.as_tensor(
+            attention.out_proj(functional.linear(projected, value_weight, value_bias))
+        )
 
 
 class _Pooler(nn.Module):
@@ -183,8 +229,12 @@ class _Backbone(nn.Module):
 
     def __init__(self, sizes: ColipriSizes) -> None:
         super().__init__()
-        self.register_buffer("mask_token", torch.zeros(1, 1, sizes.width))  # of pretraining; in the file, of no use here
-        self.down_projection = nn.ModuleDict({"proj": nn.Conv3d(1, sizes.width, sizes.patch, sizes.patch)})
+        self.register_buffer(
+            "mask_token", torch.zeros(1, 1, sizes.width)
+        )  # of pretraining; in the file, of no use here
+        self.down_projection = nn.ModuleDict(
+            {"proj": nn.Conv3d(1, sizes.width, sizes.patch, sizes.patch)}
+        )
         self.eva = _Blocks(sizes)
 
     def forward(self, scans: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch width a b c"]:
@@ -201,7 +251,9 @@ class _Blocks(nn.Module):
         self.blocks = nn.ModuleList(_Block(sizes) for _ in range(sizes.depth))
         self.norm = nn.LayerNorm(sizes.width)
 
-    def forward(self, tokens: Float[Tensor, "batch token width"], grid: torch.Size) -> Float[Tensor, "batch token width"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch token width"], grid: torch.Size
+    ) -> Float[Tensor, "batch token width"]:
         angles = rotary_angles(grid, tokens.shape[-1] // self.heads, tokens.device)
         turn = angles.cos(), angles.sin()
         for block in self.blocks:
@@ -219,7 +271,9 @@ class _Block(nn.Module):
         self.mlp = _GatedFeedForward(sizes.width, sizes.hidden)
         self.gamma_2 = nn.Parameter(torch.ones(sizes.width))
 
-    def forward(self, tokens: Float[Tensor, "batch token width"], turn: tuple[Tensor, Tensor]) -> Float[Tensor, "batch token width"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch token width"], turn: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch token width"]:
         tokens = tokens + self.gamma_1 * self.attn(self.norm1(tokens), turn)
         return torch.as_tensor(tokens + self.gamma_2 * self.mlp(self.norm2(tokens)))
 
@@ -234,11 +288,16 @@ class _Attention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "batch token width"], turn: tuple[Tensor, Tensor]) -> Float[Tensor, "batch token width"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch token width"], turn: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch token width"]:
         query, key, value = (
-            project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = functional.scaled_dot_product_attention(rotate(query, *turn).type_as(value), rotate(key, *turn).type_as(value), value)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, *turn).type_as(value), rotate(key, *turn).type_as(value), value
+        )
         return torch.as_tensor(self.proj(self.norm(mixed.transpose(1, 2).flatten(2))))
 
 
@@ -250,20 +309,35 @@ class _GatedFeedForward(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, tokens: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        return torch.as_tensor(self.fc2(self.norm(functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens))))
+    def forward(
+        self, tokens: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch token width"]:
+        return torch.as_tensor(
+            self.fc2(self.norm(functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens)))
+        )
 
 
-def rotary_angles(grid: torch.Size, head_width: int, device: torch.device) -> Float[Tensor, "token half_head"]:
-    """Return the angle of each pair of channels at each place of a grid: a third of the pairs turns with each axis."""
+def rotary_angles(
+    grid: torch.Size, head_width: int, device: torch.device
+) -> Float[Tensor, "token half_head"]:
+    """Return the angle of each pair of channels at each place of a grid.
+
+    A third of the pairs turns with each axis.
+    """
     bands = torch.pow(_ROTARY_BASE, -torch.linspace(0, 1, head_width // 6 + 1, device=device)[:-1])
-    places = torch.cartesian_prod(*[torch.arange(size, device=device, dtype=torch.float32) for size in grid])
+    places = torch.cartesian_prod(
+        *[torch.arange(size, device=device, dtype=torch.float32) for size in grid]
+    )
     return (places[:, :, None] * bands).flatten(1)
 
 
 def rotate(
-    heads: Float[Tensor, "batch head token head_width"], cosine: Float[Tensor, "token half_head"], sine: Float[Tensor, "token half_head"]
+    heads: Float[Tensor, "batch head token head_width"],
+    cosine: Float[Tensor, "token half_head"],
+    sine: Float[Tensor, "token half_head"],
 ) -> Float[Tensor, "batch head token head_width"]:
     """Turn each pair of neighbouring channels by its angle."""
     first, second = heads[..., 0::2], heads[..., 1::2]
-    return torch.stack([first * cosine - second * sine, second * cosine + first * sine], -1).flatten(-2)
+    return torch.stack(
+        [first * cosine - second * sine, second * cosine + first * sine], -1
+    ).flatten(-2)

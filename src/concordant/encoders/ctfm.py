@@ -1,7 +1,9 @@
-"""CT-FM, an encoder of CT of any part of the body (arXiv:2501.09001), loaded from its released file.
+"""CT-FM, an encoder of CT of any part of the body (arXiv:2501.09001), loaded from its released
+file.
 
-The network is the encoder of a SegResNet (arXiv:1810.11654): residual blocks of two 3 x 3 x 3 convolutions, halved resolution and doubled
-width from stage to stage. It was trained on patches of 24 x 128 x 128 voxels of 3 x 1 x 1 mm, so a scan is seen patch by patch.
+The network is the encoder of a SegResNet (arXiv:1810.11654): residual blocks of two 3 x 3 x 3
+convolutions, halved resolution and doubled width from stage to stage. It was trained on patches of
+24 x 128 x 128 voxels of 3 x 1 x 1 mm, so a scan is seen patch by patch.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from torch.nn import functional
 from concordant.core.errors import ConfigError
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard
-from concordant.encoders.network import Device, Features, VolumeNetwork, check_token_grid, load_state, places_of, sizes_beside, tokens_in
+from concordant.encoders.network import (
+    Device,
+    Features,
+    VolumeNetwork,
+    check_token_grid,
+    load_state,
+    places_of,
+    sizes_beside,
+    tokens_in,
+)
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import Edges, network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
@@ -29,7 +40,8 @@ _FILE = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class CTFMSizes:
-    """Sizes of the network; the first two are in the `config.json` that is released with the weights.
+    """Sizes of the network; the first two are in the `config.json` that is released with the
+    weights.
 
     Attributes:
         init_filters: Width of the first stage; each further one is twice as wide.
@@ -62,20 +74,27 @@ class CTFMSizes:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Places of the last stage's maps of all patches together."""
-        first, second, third = (n * size for n, size in zip(self.extent, self.patch_grid, strict=True))
+        first, second, third = (
+            n * size for n, size in zip(self.extent, self.patch_grid, strict=True)
+        )
         return first, second, third
 
 
 @ENCODERS.register("ctfm")
 class CTFM(VolumeNetwork):
-    """Encode any CT with CT-FM: the last stage's map, averaged over boxes to tokens and over the scan to a pooled vector of 512.
+    """Encode any CT with CT-FM.
 
-    The scan is resampled to 3 x 1 x 1 mm, cropped around its centre to at most 720 x 384 x 512 mm (superior, posterior, left), and cut
-    into patches that touch; a patch that holds nothing above -1024 HU (padding) is left out.
+    The last stage's map, averaged over boxes to tokens and over the scan to a pooled vector of 512.
+
+    The scan is resampled to 3 x 1 x 1 mm, cropped around its centre to at most 720 x 384 x 512 mm
+    (superior, posterior, left), and cut into patches that touch; a patch that holds nothing above
+    -1024 HU (padding) is left out.
 
     Args:
-        weights: The folder with `model.safetensors`, or `hf:project-lighter/ct_fm_feature_extractor@REVISION`.
-        token_grid: Places are averaged over boxes to a grid of so many along each axis; null keeps all.
+        weights: The folder with `model.safetensors`, or
+            `hf:project-lighter/ct_fm_feature_extractor@REVISION`.
+        token_grid: Places are averaged over boxes to a grid of so many along each axis; null keeps
+            all.
         device: "auto" takes a GPU where there is one.
         batch_size: Scans that are encoded in one call.
         patches_at_once: Patches that go through the network together.
@@ -95,11 +114,16 @@ class CTFM(VolumeNetwork):
         super().__init__(weights, device, batch_size)
         check_token_grid("ctfm", token_grid)
         if patches_at_once < 1:
-            raise ConfigError(f"encoder 'ctfm', option patches_at_once: {patches_at_once} given, expected at least 1")
+            raise ConfigError(
+                f"encoder 'ctfm', option patches_at_once: {patches_at_once} given, expected at "
+                "least 1"
+            )
         self.token_grid = token_grid
         self.patches_at_once = patches_at_once
         self.sizes: CTFMSizes = sizes_beside(weights, CTFMSizes())
-        superior, posterior, left = (n * size for n, size in zip(self.sizes.extent, self.sizes.patch, strict=True))
+        superior, posterior, left = (
+            n * size for n, size in zip(self.sizes.extent, self.sizes.patch, strict=True)
+        )
         self.steps = Preprocessing(
             orientation="SPL",
             spacing_mm=(3.0, 1.0, 1.0),
@@ -118,13 +142,19 @@ class CTFM(VolumeNetwork):
             pooled_dim=self.sizes.width,
             max_tokens=tokens_in(self.sizes.grid, self.token_grid),
             licence="Apache-2.0",
-            training_data=("IDC", "NLST"),  # 69 collections of the Imaging Data Commons; NLST is the largest
+            training_data=(
+                "IDC",
+                "NLST",
+            ),  # 69 collections of the Imaging Data Commons; NLST is the largest
             spacing_mm=self.steps.volume_spacing_mm,
             window_hu=self.steps.window_hu,
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the stretch around the centre of each place, which never leaves its patch; places in patches left out have no token."""
+        """Return the stretch around the centre of each place, which never leaves its patch.
+
+        Places in patches left out have no token.
+        """
         patches, counts = _patches(torch.from_numpy(self.prepare(volume).voxels), self.sizes.patch)
         axes = zip(counts, self.sizes.patch, self.sizes.patch_grid, strict=True)
         edges = [_edges_of_patches(count, side, n, self.sizes.stride) for count, side, n in axes]
@@ -139,7 +169,9 @@ class CTFM(VolumeNetwork):
             network = SegResEncoder(sizes.init_filters, sizes.blocks_down)
         return load_state(network, read_tensors(path), path)
 
-    def features(self, network: nn.Module, batch: Float[Tensor, "batch superior posterior left"]) -> Features:
+    def features(
+        self, network: nn.Module, batch: Float[Tensor, "batch superior posterior left"]
+    ) -> Features:
         """Run the network over the patches of each scan."""
         parts = [self._of_one(network, scan) for scan in batch]
         tokens, pooled, valid = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -150,24 +182,39 @@ class CTFM(VolumeNetwork):
     ) -> tuple[Float[Tensor, "token width"], Float[Tensor, " width"], Bool[Tensor, " token"]]:
         patches, counts = _patches(scan, self.sizes.patch)
         held = self._held(patches)
-        maps = torch.cat([network(part[:, None])[-1].float() for part in torch.split(patches[held], self.patches_at_once)])
+        maps = torch.cat(
+            [
+                network(part[:, None])[-1].float()
+                for part in torch.split(patches[held], self.patches_at_once)
+            ]
+        )
         whole = maps.new_zeros((len(patches), *maps.shape[1:]))
         whole[held] = maps
         grid = _assemble(whole, counts)
         weight = self._share_held(held, counts)
-        pooled = functional.adaptive_avg_pool3d(grid, places_of(grid.shape[1:], self.token_grid)).flatten(1)
+        pooled = functional.adaptive_avg_pool3d(
+            grid, places_of(grid.shape[1:], self.token_grid)
+        ).flatten(1)
         tokens = pooled / weight.clamp(min=torch.finfo(weight.dtype).tiny)
         return tokens.T, maps.mean((0, 2, 3, 4)), weight > 0
 
-    def _held(self, patches: Float[Tensor, "patch patch_a patch_b patch_c"]) -> Bool[Tensor, " patch"]:
+    def _held(
+        self, patches: Float[Tensor, "patch patch_a patch_b patch_c"]
+    ) -> Bool[Tensor, " patch"]:
         """Return which patches hold anything; all of a scan that holds nothing."""
         held = patches.flatten(1).amax(1) > self.steps.target[0]
         return held | ~held.any()
 
-    def _share_held(self, held: Bool[Tensor, " patch"], counts: tuple[int, int, int]) -> Float[Tensor, " token"]:
+    def _share_held(
+        self, held: Bool[Tensor, " patch"], counts: tuple[int, int, int]
+    ) -> Float[Tensor, " token"]:
         """Return what share of each token's places lies in patches that were encoded."""
-        share = _assemble(held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid).float(), counts)
-        return functional.adaptive_avg_pool3d(share, places_of(share.shape[1:], self.token_grid)).flatten()
+        share = _assemble(
+            held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid).float(), counts
+        )
+        return functional.adaptive_avg_pool3d(
+            share, places_of(share.shape[1:], self.token_grid)
+        ).flatten()
 
 
 def _patches(
@@ -175,19 +222,29 @@ def _patches(
 ) -> tuple[Float[Tensor, "patch patch_a patch_b patch_c"], tuple[int, int, int]]:
     """Cut a scan into patches that touch, the last of each axis padded with the lowest value."""
     first, second, third = (-(-size // side) for size, side in zip(scan.shape, patch, strict=True))
-    missing = [n * side - size for n, side, size in zip((first, second, third), patch, scan.shape, strict=True)]
+    missing = [
+        n * side - size
+        for n, side, size in zip((first, second, third), patch, scan.shape, strict=True)
+    ]
     padded = functional.pad(scan, [0, missing[2], 0, missing[1], 0, missing[0]])
-    cut = padded.reshape(first, patch[0], second, patch[1], third, patch[2]).permute(0, 2, 4, 1, 3, 5)
+    cut = padded.reshape(first, patch[0], second, patch[1], third, patch[2]).permute(
+        0, 2, 4, 1, 3, 5
+    )
     return cut.reshape(-1, *patch), (first, second, third)
 
 
 def _edges_of_patches(count: int, patch: int, n: int, stride: int) -> Edges:
-    """Return the edges of the places along an axis of several patches; every convolution halves the map and keeps its first voxel."""
+    """Return the edges of the places along an axis of several patches.
+
+    Every convolution halves the map and keeps its first voxel.
+    """
     own = place_edges(patch, first=0.5, step=stride, n=n)
     return np.concatenate([[0.0], *(own[1:] + patch * number for number in range(count))])
 
 
-def _assemble(maps: Float[Tensor, "patch dim a b c"], counts: tuple[int, int, int]) -> Float[Tensor, "dim grid_a grid_b grid_c"]:
+def _assemble(
+    maps: Float[Tensor, "patch dim a b c"], counts: tuple[int, int, int]
+) -> Float[Tensor, "dim grid_a grid_b grid_c"]:
     """Put the maps of touching patches together."""
     dim, a, b, c = maps.shape[1:]
     together = maps.reshape(*counts, dim, a, b, c).permute(3, 0, 4, 1, 5, 2, 6)
@@ -201,14 +258,19 @@ class SegResEncoder(nn.Module):
         super().__init__()
         self.conv_init = nn.Conv3d(1, init_filters, 3, padding=1, bias=False)
         self.layers = nn.ModuleList(
-            _stage(init_filters * 2**stage, n_blocks, last=stage == len(blocks_down) - 1) for stage, n_blocks in enumerate(blocks_down)
+            _stage(init_filters * 2**stage, n_blocks, last=stage == len(blocks_down) - 1)
+            for stage, n_blocks in enumerate(blocks_down)
         )
 
-    def forward(self, scans: Float[Tensor, "batch 1 a b c"]) -> list[Float[Tensor, "batch dim d e f"]]:
+    def forward(
+        self, scans: Float[Tensor, "batch 1 a b c"]
+    ) -> list[Float[Tensor, "batch dim d e f"]]:
         """Return the map of every stage."""
         return list(self._maps(scans))
 
-    def _maps(self, scans: Float[Tensor, "batch 1 a b c"]) -> Iterator[Float[Tensor, "batch dim d e f"]]:
+    def _maps(
+        self, scans: Float[Tensor, "batch 1 a b c"]
+    ) -> Iterator[Float[Tensor, "batch dim d e f"]]:
         values = self.conv_init(scans)
         for stage in self.layers:
             parts = cast(nn.ModuleDict, stage)
@@ -218,8 +280,12 @@ class SegResEncoder(nn.Module):
 
 
 def _stage(width: int, n_blocks: int, *, last: bool) -> nn.ModuleDict:
-    down = nn.Identity() if last else nn.Conv3d(width, 2 * width, 3, stride=2, padding=1, bias=False)
-    return nn.ModuleDict({"blocks": nn.Sequential(*[_Block(width) for _ in range(n_blocks)]), "downsample": down})
+    down = (
+        nn.Identity() if last else nn.Conv3d(width, 2 * width, 3, stride=2, padding=1, bias=False)
+    )
+    return nn.ModuleDict(
+        {"blocks": nn.Sequential(*[_Block(width) for _ in range(n_blocks)]), "downsample": down}
+    )
 
 
 class _Block(nn.Module):
@@ -230,6 +296,10 @@ class _Block(nn.Module):
         self.norm2 = nn.BatchNorm3d(width)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
 
-    def forward(self, values: Float[Tensor, "batch width a b c"]) -> Float[Tensor, "batch width a b c"]:
+    def forward(
+        self, values: Float[Tensor, "batch width a b c"]
+    ) -> Float[Tensor, "batch width a b c"]:
         inner = self.conv1(functional.relu(self.norm1(values), inplace=True))
-        return torch.as_tensor(values + self.conv2(functional.relu(self.norm2(inner), inplace=True)))
+        return torch.as_tensor(
+            values + self.conv2(functional.relu(self.norm2(inner), inplace=True))
+        )

@@ -1,6 +1,7 @@
 """Shape of an expert mask: a volume whose values are labels. No weights, nothing fitted.
 
-One token per connected part of a label; the pooled vector sums up every label and compares the labels with each other.
+One token per connected part of a label; the pooled vector sums up every label and compares the
+labels with each other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SHAPE_NAMES = (
     "log_mm_extent",
     "extent_filled",
 )
-"""Measures of one connected part; major, middle and minor are the axes of the ellipsoid with the same second moments."""
+"""Measures of one connected part.
+
+Major, middle and minor are the axes of the ellipsoid with the same second moments.
+"""
 
 PLACE_NAMES = (*(f"offset_dm_{axis}" for axis in AXES), "log_mm_distance")
 TINY = float(np.finfo(np.float64).tiny)
@@ -72,31 +76,39 @@ class Parts:
     def place(self) -> Float[np.ndarray, "part 4"]:
         """Offset from the reference along each axis in dm, and log(1 + distance in mm)."""
         offset = self.centroid - self.reference
-        return np.concatenate([offset / 100.0, np.log1p(np.linalg.norm(offset, axis=1, keepdims=True))], 1)
+        return np.concatenate(
+            [offset / 100.0, np.log1p(np.linalg.norm(offset, axis=1, keepdims=True))], 1
+        )
 
 
 @ENCODERS.register("label_volume")
 class LabelVolume(VolumeEncoder):
     """Describe a mask by the shapes of its labels' connected parts.
 
-    A token says which label the part has, its shape, where it lies against the centroid of the first label that is there, and how much
-    of its surface touches each other label (a tumour inside an organ is all contact, one that grows out of it has little). Values other
-    than `labels` count as background; where the volume cuts a part, the cut counts as surface.
+    A token says which label the part has, its shape, where it lies against the centroid of the
+    first label that is there, and how much of its surface touches each other label (a tumour inside
+    an organ is all contact, one that grows out of it has little). Values other than `labels` count
+    as background; where the volume cuts a part, the cut counts as surface.
 
     Args:
         labels: Label numbers, the organ that the others are placed against first.
         max_parts: At most so many parts per label, the largest ones.
-        max_tokens: At most so many tokens; every label's largest part comes before any label's second.
+        max_tokens: At most so many tokens; every label's largest part comes before any label's
+            second.
     """
 
-    def __init__(self, *, labels: tuple[int, ...] = (1,), max_parts: int = 4, max_tokens: int = 12) -> None:
+    def __init__(
+        self, *, labels: tuple[int, ...] = (1,), max_parts: int = 4, max_tokens: int = 12
+    ) -> None:
         if not labels or len(set(labels)) < len(labels) or min(labels) < 1:
             raise ConfigError(
-                f"encoder 'label_volume', option labels: {list(labels)} given, expected at least one number, all above 0, none twice"
+                f"encoder 'label_volume', option labels: {list(labels)} given, expected at least "
+                "one number, all above 0, none twice"
             )
         if min(max_parts, max_tokens) < 1:
             raise ConfigError(
-                f"encoder 'label_volume', options max_parts and max_tokens: {max_parts}, {max_tokens} given, expected at least 1"
+                f"encoder 'label_volume', options max_parts and max_tokens: {max_parts}, "
+                f"{max_tokens} given, expected at least 1"
             )
         self.labels = labels
         self.max_parts = max_parts
@@ -105,13 +117,25 @@ class LabelVolume(VolumeEncoder):
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of a token's features, in order."""
-        contact = (f"{what}_{label}" for what in ("contact_share", "contact_log_cm2") for label in self.labels)
+        contact = (
+            f"{what}_{label}"
+            for what in ("contact_share", "contact_log_cm2")
+            for label in self.labels
+        )
         return (*(f"is_{label}" for label in self.labels), *SHAPE_NAMES, *PLACE_NAMES, *contact)
 
     @property
     def pooled_feature_names(self) -> tuple[str, ...]:
-        """Names of the pooled vector's features, in order: all of a label are 0 where it is absent, and all of a pair where one is."""
-        of_one = ("present", "total_log_ml", "log_parts", *(f"largest_{name}" for name in SHAPE_NAMES))
+        """Names of the pooled vector's features, in order.
+
+        All of a label are 0 where it is absent, and all of a pair where one is.
+        """
+        of_one = (
+            "present",
+            "total_log_ml",
+            "log_parts",
+            *(f"largest_{name}" for name in SHAPE_NAMES),
+        )
         return (
             *(f"{label}_{name}" for label in self.labels for name in of_one),
             *(f"{one}_contact_share_{other}" for one, other in permutations(self.labels, 2)),
@@ -141,10 +165,14 @@ class LabelVolume(VolumeEncoder):
         parts = find_parts(volume, self.labels)
         touched = parts.cm2[:, 1:]
         contact = [touched / parts.cm2.sum(1, keepdims=True), np.log1p(touched)]
-        tokens = np.concatenate([np.eye(len(self.labels))[parts.label], parts.shape, parts.place, *contact], 1)
+        tokens = np.concatenate(
+            [np.eye(len(self.labels))[parts.label], parts.shape, parts.place, *contact], 1
+        )
         order = np.lexsort((parts.label, parts.rank))
         order = order[parts.rank[order] < self.max_parts][: self.max_tokens]
-        return TokenEmbedding(tokens[order].astype(np.float32), self._pooled(parts).astype(np.float32))
+        return TokenEmbedding(
+            tokens[order].astype(np.float32), self._pooled(parts).astype(np.float32)
+        )
 
     def _pooled(self, parts: Parts) -> Float[np.ndarray, " feature"]:
         places = range(len(self.labels))
@@ -154,9 +182,15 @@ class LabelVolume(VolumeEncoder):
         return np.concatenate(
             [
                 *(_of_one(parts, place) for place in places),
-                [cm2[one, 1 + other] / max(cm2[one].sum(), TINY) for one, other in permutations(places, 2)],
+                [
+                    cm2[one, 1 + other] / max(cm2[one].sum(), TINY)
+                    for one, other in permutations(places, 2)
+                ],
                 [np.log1p(cm2[one, 1 + other]) for one, other in pairs],
-                [np.log(ml[other] / ml[one]) if ml[one] * ml[other] > 0 else 0.0 for one, other in pairs],
+                [
+                    np.log(ml[other] / ml[one]) if ml[one] * ml[other] > 0 else 0.0
+                    for one, other in pairs
+                ],
             ]
         )
 
@@ -165,14 +199,17 @@ def _of_one(parts: Parts, place: int) -> Float[np.ndarray, " feature"]:
     own = np.flatnonzero(parts.label == place)
     if len(own) == 0:
         return np.zeros(3 + len(SHAPE_NAMES))
-    return np.concatenate([[1.0, np.log1p(parts.ml[own].sum()), np.log1p(len(own))], parts.shape[own[0]]])
+    return np.concatenate(
+        [[1.0, np.log1p(parts.ml[own].sum()), np.log1p(len(own))], parts.shape[own[0]]]
+    )
 
 
 def find_parts(volume: Volume, labels: Sequence[int]) -> Parts:
     """Find and measure all connected parts (corners count as connection) of the labels of a mask.
 
-    The surface is 2/3 of the area of the exposed voxel faces: right in the mean over orientations, since a surface element of area A
-    shows A (|n_x| + |n_y| + |n_z|), 3/2 A in the mean, to the three axes (Cauchy-Crofton).
+    The surface is 2/3 of the area of the exposed voxel faces: right in the mean over orientations,
+    since a surface element of area A shows A (|n_x| + |n_y| + |n_z|), 3/2 A in the mean, to the
+    three axes (Cauchy-Crofton).
 
     Raises:
         VolumeError: Values that are not whole numbers, or none of the labels.
@@ -185,18 +222,29 @@ def find_parts(volume: Volume, labels: Sequence[int]) -> Parts:
     moments = _moments(numbers, step)
     ml = moments.n * step.prod() / 1000.0
     cm2 = _faces(numbers, label_of, 1 + len(labels), step) * (2 / 3) / 100.0
-    extents = np.array([[place.stop - place.start for place in box] for box in ndimage.find_objects(numbers)]) * step
+    extents = (
+        np.array(
+            [[place.stop - place.start for place in box] for box in ndimage.find_objects(numbers)]
+        )
+        * step
+    )
     shape = _shape(ml, cm2.sum(1), moments.axes, extents)
     order = np.lexsort((-moments.n, label_of[1:]))
-    return Parts(label_of[1:][order] - 1, ml[order], moments.centroid[order], shape[order], cm2[order])
+    return Parts(
+        label_of[1:][order] - 1, ml[order], moments.centroid[order], shape[order], cm2[order]
+    )
 
 
 def _places(voxels: Float[np.ndarray, "z y x"], labels: Sequence[int]) -> Int[np.ndarray, "z y x"]:
-    """Return 1 + the place of each voxel's label, 0 for the rest, cut to what is labelled and one voxel around it."""
+    """Return 1 + the place of each voxel's label, 0 for the rest, cut to what is labelled and
+    one voxel around it.
+    """
     with np.errstate(invalid="ignore"):  # what does not fit is refused in the next line
         values = voxels.astype(np.int32)
     if not np.array_equal(values, voxels):
-        raise VolumeError("no mask: values are not whole numbers (an oblique mask is interpolated on reading)")
+        raise VolumeError(
+            "no mask: values are not whole numbers (an oblique mask is interpolated on reading)"
+        )
     places = np.zeros(values.shape, dtype=np.int32)
     for place, label in enumerate(labels, 1):
         places[values == label] = place
@@ -216,7 +264,9 @@ def _number_parts(places: Int[np.ndarray, "z y x"], n_labels: int) -> Int[np.nda
 
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Size, centroid in mm, and axes (longest first, mm) of the ellipsoid with the same second moments, per part."""
+    """Size, centroid in mm, and axes (longest first, mm) of the ellipsoid with the same second
+    moments, per part.
+    """
 
     n: Int[np.ndarray, " part"]
     centroid: Float[np.ndarray, "part 3"]
@@ -230,34 +280,59 @@ def _moments(numbers: Int[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]) -
     position = (np.stack(at, 1) + 0.5) * step
     centroid = np.stack([np.bincount(part, along) for along in position.T], 1) / n[:, None]
     centred = (position - centroid[part]).T
-    covariance = np.array([[np.bincount(part, a * b) / n for a in centred] for b in centred]).transpose(2, 0, 1)
+    covariance = np.array(
+        [[np.bincount(part, a * b) / n for a in centred] for b in centred]
+    ).transpose(2, 0, 1)
     within_a_voxel = np.diag(step**2 / 12)
     variances = np.linalg.eigvalsh(covariance + within_a_voxel)[:, ::-1]
-    return _Moments(n, centroid, 2 * np.sqrt(5 * variances))  # a solid ellipsoid of half axis a has variance a^2 / 5 along it
+    return _Moments(
+        n, centroid, 2 * np.sqrt(5 * variances)
+    )  # a solid ellipsoid of half axis a has variance a^2 / 5 along it
 
 
 def _faces(
-    numbers: Int[np.ndarray, "z y x"], label_of: Int[np.ndarray, " number"], n_columns: int, step: Float[np.ndarray, " 3"]
+    numbers: Int[np.ndarray, "z y x"],
+    label_of: Int[np.ndarray, " number"],
+    n_columns: int,
+    step: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "part label"]:
-    """Return the area in mm2 of every part's voxel faces against the background (0) and against each label."""
+    """Return the area in mm2 of every part's voxel faces against the background (0) and against
+    each label.
+    """
     area = np.zeros(len(label_of) * n_columns)
     for axis in range(3):
         along = np.moveaxis(numbers, axis, 0)
         differs = along[:-1] != along[1:]
         before, after = along[:-1][differs], along[1:][differs]
         for one, other in ((before, after), (after, before)):
-            area += np.bincount(one * n_columns + label_of[other], minlength=len(area)) * step.prod() / step[axis]
+            area += (
+                np.bincount(one * n_columns + label_of[other], minlength=len(area))
+                * step.prod()
+                / step[axis]
+            )
     return area.reshape(len(label_of), n_columns)[1:]
 
 
 def _shape(
-    ml: Float[np.ndarray, " part"], cm2: Float[np.ndarray, " part"], axes: Float[np.ndarray, "part 3"], extents: Float[np.ndarray, "part 3"]
+    ml: Float[np.ndarray, " part"],
+    cm2: Float[np.ndarray, " part"],
+    axes: Float[np.ndarray, "part 3"],
+    extents: Float[np.ndarray, "part 3"],
 ) -> Float[np.ndarray, "part measure"]:
-    """Return `SHAPE_NAMES`; sphericity is the surface of the ball of the same volume over the part's own."""
+    """Return `SHAPE_NAMES`; sphericity is the surface of the ball of the same volume over the
+    part's own.
+    """
     sphericity = np.cbrt(np.pi) * np.cbrt(6 * ml) ** 2 / cm2
     logs = np.log1p(axes)
     measures = (
-        *(np.log1p(ml), np.log1p(cm2), sphericity, *logs.T, axes[:, 1] / axes[:, 0], axes[:, 2] / axes[:, 0]),
+        *(
+            np.log1p(ml),
+            np.log1p(cm2),
+            sphericity,
+            *logs.T,
+            axes[:, 1] / axes[:, 0],
+            axes[:, 2] / axes[:, 0],
+        ),
         *(np.log1p(extents.max(1)), 1000.0 * ml / extents.prod(1)),
     )
     return np.stack(measures, 1)

@@ -1,7 +1,7 @@
 """Merlin, an encoder of abdominal CT (arXiv:2406.06512), loaded from its released file.
 
-The image encoder is a ResNet-152 whose filters were inflated to three dimensions (arXiv:1705.07750): depth is halved wherever height and
-width are, but for the first convolution.
+The image encoder is a ResNet-152 whose filters were inflated to three dimensions
+(arXiv:1705.07750): depth is halved wherever height and width are, but for the first convolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from torch.nn import functional
 
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard
-from concordant.encoders.network import Device, Features, VolumeNetwork, check_token_grid, load_state, pool_grid, sizes_beside, tokens_in
+from concordant.encoders.network import (
+    Device,
+    Features,
+    VolumeNetwork,
+    check_token_grid,
+    load_state,
+    pool_grid,
+    sizes_beside,
+    tokens_in,
+)
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
@@ -36,7 +45,8 @@ _STRIDES = (_STRIDE // 2, _STRIDE, _STRIDE)  # the first convolution keeps the d
 
 @dataclass(frozen=True, slots=True)
 class MerlinSizes:
-    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights may give others.
+    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights
+    may give others.
 
     Attributes:
         blocks: Bottleneck blocks per stage.
@@ -56,20 +66,27 @@ class MerlinSizes:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Places of the last stage's map."""
-        depth, right, anterior = (-(-size // stride) for size, stride in zip(self.input_size, _STRIDES, strict=True))
+        depth, right, anterior = (
+            -(-size // stride) for size, stride in zip(self.input_size, _STRIDES, strict=True)
+        )
         return depth, right, anterior
 
 
 @ENCODERS.register("merlin")
 class Merlin(VolumeNetwork):
-    """Encode an abdominal CT with Merlin: the last stage's map of 10 x 7 x 7 tokens, and their mean of 2,048.
+    """Encode an abdominal CT with Merlin.
 
-    The scan is resampled to 1.5 x 1.5 x 3 mm and cropped or padded (with -1000 HU) to 336 x 336 x 480 mm around its centre.
+    The last stage's map of 10 x 7 x 7 tokens, and their mean of 2,048.
+
+    The scan is resampled to 1.5 x 1.5 x 3 mm and cropped or padded (with -1000 HU) to 336 x 336 x
+    480 mm around its centre.
 
     Args:
         weights: The folder with the released `.pt` file, or `hf:stanfordmimi/Merlin@REVISION`.
-        checkpoint: "image_text", trained on reports and diagnosis codes, or "five_year", tuned further to predict six diseases.
-        token_grid: Tokens are averaged over boxes to a grid of at most so many along each axis; null keeps all 490.
+        checkpoint: "image_text", trained on reports and diagnosis codes, or "five_year", tuned
+            further to predict six diseases.
+        token_grid: Tokens are averaged over boxes to a grid of at most so many along each axis;
+            null keeps all 490.
         device: "auto" takes a GPU where there is one.
         batch_size: Scans that go through the network together.
     """
@@ -112,29 +129,42 @@ class Merlin(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the stretch around the centre of each token's receptive field; the first one's centre is the first voxel."""
+        """Return the stretch around the centre of each token's receptive field.
+
+        The first one's centre is the first voxel.
+        """
         axes = zip(self.sizes.input_size, _STRIDES, self.sizes.grid, strict=True)
         edges = [place_edges(size, first=0.5, step=stride, n=n) for size, stride, n in axes]
         return network_boxes(volume, self.steps, edges, self.token_grid)
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: MerlinSizes) -> nn.Module:
-        """Build the network and fill it with the weights; those of the text encoder and of the heads are left out."""
+        """Build the network and fill it with the weights.
+
+        Those of the text encoder and of the heads are left out.
+        """
         path = folder.path(folder.files[0])
         with torch.device("meta"):
             network = InflatedResNet(sizes)
         return load_state(network, image_tensors(read_tensors(path)), path)
 
-    def features(self, network: nn.Module, batch: Float[Tensor, "batch superior right anterior"]) -> Features:
+    def features(
+        self, network: nn.Module, batch: Float[Tensor, "batch superior right anterior"]
+    ) -> Features:
         """Run the network on a batch of prepared scans."""
         grid = network(batch[:, None]).float()  # means of bfloat16 would lose digits
         return Features(pool_grid(grid, self.token_grid), grid.mean((2, 3, 4)))
 
 
 def image_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the image encoder's tensors; the five-year checkpoint holds nothing else and has no prefix."""
+    """Return the image encoder's tensors.
+
+    The five-year checkpoint holds nothing else and has no prefix.
+    """
     prefix = _PREFIX if any(key.startswith(_PREFIX) for key in tensors) else ""
-    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    own = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
     return {key: value for key, value in own.items() if not key.startswith(_HEADS)}
 
 
@@ -151,7 +181,9 @@ class InflatedResNet(nn.Module):
         self.layer3 = _stage(width * 2 * _EXPANSION, width * 4, sizes.blocks[2], stride=2)
         self.layer4 = _stage(width * 4 * _EXPANSION, width * 8, sizes.blocks[3], stride=2)
 
-    def forward(self, scans: Float[Tensor, "batch 1 depth right anterior"]) -> Float[Tensor, "batch dim a b c"]:
+    def forward(
+        self, scans: Float[Tensor, "batch 1 depth right anterior"]
+    ) -> Float[Tensor, "batch dim a b c"]:
         """Return the last stage's map."""
         values = functional.relu(self.bn1(self._first(scans)), inplace=True)
         values = functional.max_pool3d(values, 3, stride=2, padding=1)
@@ -159,8 +191,13 @@ class InflatedResNet(nn.Module):
             values = stage(values)
         return values
 
-    def _first(self, scans: Float[Tensor, "batch 1 depth right anterior"]) -> Float[Tensor, "batch width depth b c"]:
-        """Apply the first convolution; the three colours it was made for are the same grey, so their filters add up."""
+    def _first(
+        self, scans: Float[Tensor, "batch 1 depth right anterior"]
+    ) -> Float[Tensor, "batch width depth b c"]:
+        """Apply the first convolution.
+
+        The three colours it was made for are the same grey, so their filters add up.
+        """
         weight = self.conv1.weight.sum(1, keepdim=True)
         return functional.conv3d(scans, weight, stride=self.conv1.stride, padding=(1, 3, 3))
 
@@ -182,10 +219,13 @@ class _Bottleneck(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != width * _EXPANSION:
             self.downsample = nn.Sequential(
-                nn.Conv3d(inputs, width * _EXPANSION, 1, stride=stride, bias=False), nn.BatchNorm3d(width * _EXPANSION)
+                nn.Conv3d(inputs, width * _EXPANSION, 1, stride=stride, bias=False),
+                nn.BatchNorm3d(width * _EXPANSION),
             )
 
-    def forward(self, values: Float[Tensor, "batch inputs a b c"]) -> Float[Tensor, "batch dim d e f"]:
+    def forward(
+        self, values: Float[Tensor, "batch inputs a b c"]
+    ) -> Float[Tensor, "batch dim d e f"]:
         inner = functional.relu(self.bn1(self.conv1(values)), inplace=True)
         inner = functional.relu(self.bn2(self.conv2(inner)), inplace=True)
         short = values if self.downsample is None else self.downsample(values)

@@ -1,4 +1,5 @@
-"""MOTOR (arXiv:2301.03150), a foundation model of health records that was trained on times to events.
+"""MOTOR (arXiv:2301.03150), a foundation model of health records that was trained on times to
+events.
 
 Its network is CLMBR's; its head, a piecewise exponential hazard per code, is not needed to encode.
 """
@@ -12,9 +13,12 @@ from concordant.encoders.clmbr.encoder import RecordTransformer
 
 @ENCODERS.register("motor")
 class Motor(RecordTransformer):
-    """Encode a record with MOTOR: a token per event, the last of them, and the very last as the pooled vector.
+    """Encode a record with MOTOR.
 
-    Options are those of `RecordTransformer`; weights on the hub: `hf:StanfordShahLab/motor-t-base@REVISION` (gated, CC-BY-NC-4.0).
+    A token per event, the last of them, and the very last as the pooled vector.
+
+    Options are those of `RecordTransformer`; weights on the hub:
+    `hf:StanfordShahLab/motor-t-base@REVISION` (gated, CC-BY-NC-4.0).
     """
 
     task = MOTOR

@@ -1,6 +1,9 @@
-"""Networks that encode scans: preparing a scan needs no weights and no torch device, encoding what was prepared needs both.
+"""Networks that encode scans.
 
-The two halves may run in different processes: `prepare` where scans are decoded, `encode_prepared` where the network lives.
+Preparing a scan needs no weights and no torch device, encoding what was prepared needs both.
+
+The two halves may run in different processes: `prepare` where scans are decoded, `encode_prepared`
+where the network lives.
 """
 
 from __future__ import annotations
@@ -67,10 +70,12 @@ class VolumeNetwork(VolumeEncoder):
 
     Besides the contract of every encoder:
 
-    * `prepare` needs no weights. What it returns can be sent to another process, and so can the encoder: it holds no network.
+    * `prepare` needs no weights. What it returns can be sent to another process, and so can the
+      encoder: it holds no network.
     * `encode(volumes)` equals `encode_prepared` of the prepared volumes.
     * A process loads the same weights once, when the first scan is encoded.
-    * On a GPU the network runs in bfloat16 where that is safe (autocast), on a CPU in float32; what it returns is float32.
+    * On a GPU the network runs in bfloat16 where that is safe (autocast), on a CPU in float32; what
+      it returns is float32.
 
     Attributes:
         files: What the folder of weights has to hold.
@@ -85,7 +90,9 @@ class VolumeNetwork(VolumeEncoder):
 
     def __init__(self, weights: Path | str, device: Device, batch_size: int) -> None:
         if batch_size < 1:
-            raise ConfigError(f"{type(self).__name__}, option batch_size: {batch_size} given, expected at least 1")
+            raise ConfigError(
+                f"{type(self).__name__}, option batch_size: {batch_size} given, expected at least 1"
+            )
         self.weights = weights
         self.batch_size = batch_size
         self._device = device
@@ -100,13 +107,18 @@ class VolumeNetwork(VolumeEncoder):
         if self._device != "cpu" and torch.cuda.is_available():
             return "cuda"
         if self._device == "cuda":
-            raise ConfigError(f"{type(self).__name__}, option device: 'cuda' given, but there is no GPU here; give 'auto' or 'cpu'")
+            raise ConfigError(
+                f"{type(self).__name__}, option device: 'cuda' given, but there is no GPU here; "
+                "give 'auto' or 'cpu'"
+            )
         return "cpu"
 
     @cached_property
     def folder(self) -> WeightsFolder:
         """The folder with the weights, fetched if it is on the hub."""
-        sizes = [] if _config_beside(self.weights) is None else [CONFIG]  # part of what the digest has to tell apart
+        sizes = (
+            [] if _config_beside(self.weights) is None else [CONFIG]
+        )  # part of what the digest has to tell apart
         return open_weights(self.weights, files=[*self.files, *sizes])
 
     @property
@@ -129,11 +141,20 @@ class VolumeNetwork(VolumeEncoder):
             WeightsError: The weights cannot be had, or are not this network's.
         """
         network = _network(type(self), self.folder, self.folder.digest, self.sizes, self.device)
-        return [embedding for batch in _batches(prepared, self.batch_size) for embedding in self._encode_batch(network, batch)]
+        return [
+            embedding
+            for batch in _batches(prepared, self.batch_size)
+            for embedding in self._encode_batch(network, batch)
+        ]
 
-    def _encode_batch(self, network: nn.Module, batch: Sequence[Prepared]) -> Iterator[TokenEmbedding]:
+    def _encode_batch(
+        self, network: nn.Module, batch: Sequence[Prepared]
+    ) -> Iterator[TokenEmbedding]:
         stacked = torch.from_numpy(np.stack([one.voxels for one in batch])).to(self.device)
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"),
+        ):
             features = self.features(network, stacked)
         return _embeddings(features)
 
@@ -147,19 +168,26 @@ class VolumeNetwork(VolumeEncoder):
         """
 
     @abstractmethod
-    def features(self, network: nn.Module, batch: Float[Tensor, "batch first second third"]) -> Features:
+    def features(
+        self, network: nn.Module, batch: Float[Tensor, "batch first second third"]
+    ) -> Features:
         """Run the network on a batch of prepared scans."""
 
 
 @lru_cache(maxsize=1)  # a process encodes with one network at a time
-def _network(kind: type[VolumeNetwork], folder: WeightsFolder, digest: str, sizes: Any, device: str) -> nn.Module:
-    """Load a network; `digest` is there to tell weights that were replaced from those that were loaded."""
+def _network(
+    kind: type[VolumeNetwork], folder: WeightsFolder, digest: str, sizes: Any, device: str
+) -> nn.Module:
+    """Load a network; `digest` is there to tell weights that were replaced from those that were
+    loaded.
+    """
     network = kind.load(folder, sizes).eval().requires_grad_(requires_grad=False)
     try:
         return network.to(device)
     except torch.OutOfMemoryError:  # no scan's fault
         raise WeightsError(
-            f"{folder.folder}: the network does not fit into the memory of the GPU; free it of other processes, or give `device: cpu`"
+            f"{folder.folder}: the network does not fit into the memory of the GPU; free it of "
+            "other processes, or give `device: cpu`"
         ) from None
 
 
@@ -173,18 +201,28 @@ def _batches(prepared: Iterable[Prepared], batch_size: int) -> Iterator[list[Pre
 def _embeddings(features: Features) -> Iterator[TokenEmbedding]:
     tokens, pooled = features.tokens.float().cpu().numpy(), features.pooled.float().cpu().numpy()
     for row in range(len(tokens)):
-        own = tokens[row] if features.valid is None else tokens[row][features.valid[row].cpu().numpy()]
+        own = (
+            tokens[row]
+            if features.valid is None
+            else tokens[row][features.valid[row].cpu().numpy()]
+        )
         yield TokenEmbedding(own.copy(), pooled[row].copy())
 
 
 def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, int]:
-    """Return the grid that is left where it is pooled to at most `token_grid` places along each axis."""
+    """Return the grid that is left where it is pooled to at most `token_grid` places along each
+    axis.
+    """
     first, second, third = (size if token_grid is None else min(token_grid, size) for size in grid)
     return first, second, third
 
 
-def pool_grid(grid: Float[Tensor, "batch dim a b c"], token_grid: int | None) -> Float[Tensor, "batch token dim"]:
-    """Return a grid of features as tokens, averaged over boxes so that at most `token_grid` are left along each axis."""
+def pool_grid(
+    grid: Float[Tensor, "batch dim a b c"], token_grid: int | None
+) -> Float[Tensor, "batch token dim"]:
+    """Return a grid of features as tokens, averaged over boxes so that at most `token_grid` are
+    left along each axis.
+    """
     if token_grid is not None:
         grid = functional.adaptive_avg_pool3d(grid, places_of(grid.shape[2:], token_grid))
     return grid.flatten(2).transpose(1, 2)
@@ -199,7 +237,8 @@ def check_token_grid(name: str, token_grid: int | None) -> None:
     """Refuse a token grid without tokens."""
     if token_grid is not None and token_grid < 1:
         raise ConfigError(
-            f"encoder {name!r}, option token_grid: {token_grid} given, expected at least 1, or null for the network's own grid"
+            f"encoder {name!r}, option token_grid: {token_grid} given, expected at least 1, or "
+            "null for the network's own grid"
         )
 
 
@@ -209,7 +248,9 @@ def _config_beside(weights: Path | str) -> Path | None:
 
 
 def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
-    """Return a network's sizes: those of `config.json` in the folder of weights, and of the released network where it is silent.
+    """Return a network's sizes.
+
+    Those of `config.json` in the folder of weights, and of the released network where it is silent.
 
     Weights on the hub are the released ones.
 
@@ -222,11 +263,22 @@ def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
     try:
         given = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is no JSON object; restore the file that came with the weights") from error
-    sizes = {field.name: _as_size(given[field.name]) for field in fields(released) if field.name in given}
-    wrong = [name for name, value in sizes.items() if value is None or type(value) is not type(getattr(released, name))]
+        raise ConfigError(
+            f"{path} is no JSON object; restore the file that came with the weights"
+        ) from error
+    sizes = {
+        field.name: _as_size(given[field.name]) for field in fields(released) if field.name in given
+    }
+    wrong = [
+        name
+        for name, value in sizes.items()
+        if value is None or type(value) is not type(getattr(released, name))
+    ]
     if wrong:
-        raise ConfigError(f"{path}: {wrong[0]} is {given[wrong[0]]!r}, expected numbers above 0 such as {getattr(released, wrong[0])}")
+        raise ConfigError(
+            f"{path}: {wrong[0]} is {given[wrong[0]]!r}, expected numbers above 0 such as "
+            f"{getattr(released, wrong[0])}"
+        )
     return replace(released, **sizes)
 
 
@@ -234,8 +286,16 @@ def _as_size(value: Any) -> int | float | tuple[int | float, ...] | None:
     """Return a size, or several; None where it is none."""
     if isinstance(value, list):
         parts = [_as_size(part) for part in value]
-        return tuple(part for part in parts if isinstance(part, int | float)) if parts and None not in parts else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+        return (
+            tuple(part for part in parts if isinstance(part, int | float))
+            if parts and None not in parts
+            else None
+        )
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        else None
+    )
 
 
 def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -245,5 +305,11 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         WeightsError: Tensors that are missing, of another shape, or not the network's.
     """
     check_shapes(path, {key: value.shape for key, value in network.state_dict().items()}, tensors)
-    network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}, assign=True)
+    network.load_state_dict(
+        {
+            key: value.float() if value.is_floating_point() else value
+            for key, value in tensors.items()
+        },
+        assign=True,
+    )
     return network

@@ -1,8 +1,9 @@
 """What a network wants to see of a scan, as data, and the one implementation that makes it.
 
-A network was trained on tensors of one orientation, spacing, window and size; `Preprocessing` says which, and `preprocess` makes the
-tensor in one pass over the stored numbers: only the slices, rows and columns that the result needs are read, and Hounsfield units, window
-and scaling are applied to the result, not to the scan.
+A network was trained on tensors of one orientation, spacing, window and size; `Preprocessing` says
+which, and `preprocess` makes the tensor in one pass over the stored numbers: only the slices, rows
+and columns that the result needs are read, and Hounsfield units, window and scaling are applied to
+the result, not to the scan.
 """
 
 from __future__ import annotations
@@ -29,19 +30,25 @@ Convention = Literal["monai", "torchio"]
 class Preprocessing:
     """Orientation, spacing, window and size of a network's input.
 
-    The steps are those of MONAI's Orientation, Spacing (linear, border), ScaleIntensityRange (clip) and ResizeWithPadOrCrop, in this order.
+    The steps are those of MONAI's Orientation, Spacing (linear, border), ScaleIntensityRange (clip)
+    and ResizeWithPadOrCrop, in this order.
 
     Attributes:
-        orientation: Where the index of each axis of the tensor grows to, such as "RAS": first right, then anterior, then superior.
+        orientation: Where the index of each axis of the tensor grows to, such as "RAS": first
+            right, then anterior, then superior.
         spacing_mm: Along each axis of the tensor; None = as scanned.
         window_hu: Hounsfield units that become the ends of `target`; what lies outside is clamped.
         target: Value of the window's ends.
-        size: Voxels along each axis of the tensor, cropped and padded around the centre; None = all there are.
-        pad: Value around a scan that is too small, in units of `target`: a number, "minimum" (of the scan inside the window), or None:
-            `size` is then a greatest size, and smaller scans stay smaller.
-        convention: Where the samples lie. "monai": the first voxel stays where it is, the middle voxels of scan and tensor (index n // 2)
-            meet in a crop, and the smaller half of an odd padding lies before the scan. "torchio": the centre of the scan stays where it
-            is, the new grid does not reach beyond it, and the larger half of an odd crop or padding lies before.
+        size: Voxels along each axis of the tensor, cropped and padded around the centre; None = all
+            there are.
+        pad: Value around a scan that is too small, in units of `target`: a number, "minimum" (of
+            the scan inside the window), or None: `size` is then a greatest size, and smaller scans
+            stay smaller.
+        convention: Where the samples lie. "monai": the first voxel stays where it is, the middle
+            voxels of scan and tensor (index n // 2) meet in a crop, and the smaller half of an odd
+            padding lies before the scan. "torchio": the centre of the scan stays where it is, the
+            new grid does not reach beyond it, and the larger half of an odd crop or padding lies
+            before.
     """
 
     orientation: str
@@ -57,7 +64,10 @@ class Preprocessing:
         """The spacing in the order (depth, height, width) of a `Volume`."""
         if self.spacing_mm is None:
             return None
-        by_axis = {_VOLUME_AXES[letter][0]: step for letter, step in zip(self.orientation, self.spacing_mm, strict=True)}
+        by_axis = {
+            _VOLUME_AXES[letter][0]: step
+            for letter, step in zip(self.orientation, self.spacing_mm, strict=True)
+        }
         return by_axis[0], by_axis[1], by_axis[2]
 
 
@@ -82,15 +92,24 @@ class Samples:
     distance: float
 
 
-def samples_along(volume: Volume | StoredVolume, steps: Preprocessing) -> tuple[Samples, Samples, Samples]:
-    """Return where the samples lie along each axis of the tensor; this ties a voxel of the tensor to the scan."""
+def samples_along(
+    volume: Volume | StoredVolume, steps: Preprocessing
+) -> tuple[Samples, Samples, Samples]:
+    """Return where the samples lie along each axis of the tensor.
+
+    This ties a voxel of the tensor to the scan.
+    """
     scan = _as_stored(volume)
     first, second, third = (_samples(scan, steps, place) for place in range(3))
     return first, second, third
 
 
 def _as_stored(volume: Volume | StoredVolume) -> StoredVolume:
-    return StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm) if isinstance(volume, Volume) else volume
+    return (
+        StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm)
+        if isinstance(volume, Volume)
+        else volume
+    )
 
 
 def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
@@ -101,13 +120,20 @@ def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
     size = resampled if steps.size is None else steps.size[place]
     if steps.pad is None:
         size = min(size, resampled)
-    skipped, before = _cropped(resampled, size, steps.convention), _padded(resampled, size, steps.convention)
-    along = np.clip(first + ratio * (skipped + np.arange(min(size, resampled), dtype=np.float64)), 0, n - 1)
+    skipped, before = (
+        _cropped(resampled, size, steps.convention),
+        _padded(resampled, size, steps.convention),
+    )
+    along = np.clip(
+        first + ratio * (skipped + np.arange(min(size, resampled), dtype=np.float64)), 0, n - 1
+    )
     return Samples(axis, direction, along if direction > 0 else n - 1 - along, before, size, ratio)
 
 
 def _grid(n: int, step: float, wanted: float, convention: Convention) -> tuple[float, float, int]:
-    """Return the place of the first sample and the distance of samples in voxels, and how many samples there are."""
+    """Return the place of the first sample and the distance of samples in voxels, and how many
+    samples there are.
+    """
     if convention == "monai":
         if abs(step - wanted) <= _SAME_SPACING_MM:
             return 0.0, 1.0, n
@@ -130,11 +156,14 @@ def _padded(n: int, size: int, convention: Convention) -> int:
     return (size - n) // 2 if convention == "monai" else -((n - size) // 2)
 
 
-def preprocess(volume: Volume | StoredVolume, steps: Preprocessing) -> Float32[np.ndarray, "first second third"]:
+def preprocess(
+    volume: Volume | StoredVolume, steps: Preprocessing
+) -> Float32[np.ndarray, "first second third"]:
     """Make a network's input of a scan.
 
     Args:
-        volume: The scan; one that is still as stored is never turned into Hounsfield units as a whole.
+        volume: The scan; one that is still as stored is never turned into Hounsfield units as a
+            whole.
         steps: What the network wants.
 
     Returns:
@@ -147,7 +176,12 @@ def preprocess(volume: Volume | StoredVolume, steps: Preprocessing) -> Float32[n
     gain = (steps.target[1] - steps.target[0]) / (steps.window_hu[1] - steps.window_hu[0])
     offset = steps.target[0] + (scan.intercept - steps.window_hu[0]) * gain
     order = np.argsort([one.axis for one in along])
-    _resample(scan.stored, [along[place] for place in order], inside.transpose(order), _Scale(scan.slope * gain, offset, *steps.target))
+    _resample(
+        scan.stored,
+        [along[place] for place in order],
+        inside.transpose(order),
+        _Scale(scan.slope * gain, offset, *steps.target),
+    )
     if inside.shape != tensor.shape:
         _fill(tensor, along, _pad_value(scan, steps, inside))
     return tensor
@@ -163,8 +197,13 @@ class _Scale:
     high: float
 
 
-def _pad_value(scan: StoredVolume, steps: Preprocessing, inside: Float32[np.ndarray, "a b c"]) -> float:
-    """Return what surrounds the scan; a minimum is that of the whole scan, so what was cropped away may count."""
+def _pad_value(
+    scan: StoredVolume, steps: Preprocessing, inside: Float32[np.ndarray, "a b c"]
+) -> float:
+    """Return what surrounds the scan.
+
+    A minimum is that of the whole scan, so what was cropped away may count.
+    """
     if steps.pad != "minimum":
         return float(steps.pad or 0.0)
     lowest = float(inside.min())
@@ -173,7 +212,9 @@ def _pad_value(scan: StoredVolume, steps: Preprocessing, inside: Float32[np.ndar
     return float(preprocess(scan, replace(steps, size=None)).min())
 
 
-def _fill(tensor: Float32[np.ndarray, "first second third"], along: tuple[Samples, ...], value: float) -> None:
+def _fill(
+    tensor: Float32[np.ndarray, "first second third"], along: tuple[Samples, ...], value: float
+) -> None:
     for axis, one in enumerate(along):
         by_axis = np.moveaxis(tensor, axis, 0)
         by_axis[: one.before] = value
@@ -181,9 +222,15 @@ def _fill(tensor: Float32[np.ndarray, "first second third"], along: tuple[Sample
 
 
 def _resample(
-    voxels: Num[np.ndarray, "depth height width"], along: list[Samples], result: Float32[np.ndarray, "depth height width"], scale: _Scale
+    voxels: Num[np.ndarray, "depth height width"],
+    along: list[Samples],
+    result: Float32[np.ndarray, "depth height width"],
+    scale: _Scale,
 ) -> None:
-    """Sample a volume linearly into `result`, which may have any memory layout; `along` are the samples of the volume's axes in order."""
+    """Sample a volume linearly into `result`, which may have any memory layout.
+
+    `along` are the samples of the volume's axes in order.
+    """
     places = [one.place for one in along]
     for axis, stride in enumerate(voxels.strides):
         if stride < 0:  # walk through memory the way it lies
@@ -191,20 +238,29 @@ def _resample(
             places[axis] = voxels.shape[axis] - 1 - places[axis]
     memory = sorted(range(3), key=lambda axis: -voxels.strides[axis])
     voxels, result = _in_kernel_type(voxels.transpose(memory)), result.transpose(memory)
-    tables = [_Table.of(places[axis], voxels.shape[position]) for position, axis in enumerate(memory)]
+    tables = [
+        _Table.of(places[axis], voxels.shape[position]) for position, axis in enumerate(memory)
+    ]
     swapped = int(np.argmin(np.abs(result.strides))) == 0
-    if swapped:  # the result's fastest axis has to be one of the two that are gathered before they are written
+    # the result's fastest axis has to be one of the two that are gathered before they are written
+    if swapped:
         result, tables = result.transpose(1, 0, 2), [tables[1], tables[0], tables[2]]
     outer, inner, line = tables
     _interpolate(
         voxels,
         swapped,
-        outer.low, outer.high, outer.weight,
-        inner.low, inner.high, inner.weight,
-        line.low, line.high, line.weight,
+        outer.low,
+        outer.high,
+        outer.weight,
+        inner.low,
+        inner.high,
+        inner.weight,
+        line.low,
+        line.high,
+        line.weight,
         np.array([scale.gain, scale.offset, scale.low, scale.high], np.float32),
         result,
-    )  # fmt: skip
+    )
 
 
 def _in_kernel_type(voxels: Num[np.ndarray, "a b c"]) -> Num[np.ndarray, "a b c"]:
@@ -232,16 +288,24 @@ class _Table:
 def _interpolate(
     voxels: Num[np.ndarray, "a b c"],
     swapped: bool,
-    outer_low: Int[np.ndarray, " i"], outer_high: Int[np.ndarray, " i"], outer_weight: Float32[np.ndarray, " i"],
-    inner_low: Int[np.ndarray, " j"], inner_high: Int[np.ndarray, " j"], inner_weight: Float32[np.ndarray, " j"],
-    line_low: Int[np.ndarray, " k"], line_high: Int[np.ndarray, " k"], line_weight: Float32[np.ndarray, " k"],
+    outer_low: Int[np.ndarray, " i"],
+    outer_high: Int[np.ndarray, " i"],
+    outer_weight: Float32[np.ndarray, " i"],
+    inner_low: Int[np.ndarray, " j"],
+    inner_high: Int[np.ndarray, " j"],
+    inner_weight: Float32[np.ndarray, " j"],
+    line_low: Int[np.ndarray, " k"],
+    line_high: Int[np.ndarray, " k"],
+    line_weight: Float32[np.ndarray, " k"],
     scale: Float32[np.ndarray, " 4"],
     result: Float32[np.ndarray, "i j k"],
-) -> None:  # fmt: skip
-    """Blend four lines of the volume into one, sample that line, and write the lines of one plane together.
+) -> None:
+    """Blend four lines of the volume into one, sample that line, and write the lines of one plane
+    together.
 
-    `swapped` says that the outer axis of the tables is the second one of the volume. Lines are whole and lie in memory as they are read,
-    so the blend runs over contiguous numbers; a plane is gathered first because its fastest axis in `result` may be `inner`.
+    `swapped` says that the outer axis of the tables is the second one of the volume. Lines are
+    whole and lie in memory as they are read, so the blend runs over contiguous numbers; a plane is
+    gathered first because its fastest axis in `result` may be `inner`.
     """
     start, end = min(line_low.min(), line_high.min()), max(line_low.max(), line_high.max()) + 1
     line = np.empty(end - start, np.float32)
@@ -252,14 +316,30 @@ def _interpolate(
         for j in range(len(inner_low)):
             down = inner_weight[j]
             if swapped:
-                near_up, near_down = voxels[inner_low[j], outer_low[i], start:end], voxels[inner_high[j], outer_low[i], start:end]
-                far_up, far_down = voxels[inner_low[j], outer_high[i], start:end], voxels[inner_high[j], outer_high[i], start:end]
+                near_up, near_down = (
+                    voxels[inner_low[j], outer_low[i], start:end],
+                    voxels[inner_high[j], outer_low[i], start:end],
+                )
+                far_up, far_down = (
+                    voxels[inner_low[j], outer_high[i], start:end],
+                    voxels[inner_high[j], outer_high[i], start:end],
+                )
             else:
-                near_up, near_down = voxels[outer_low[i], inner_low[j], start:end], voxels[outer_low[i], inner_high[j], start:end]
-                far_up, far_down = voxels[outer_high[i], inner_low[j], start:end], voxels[outer_high[i], inner_high[j], start:end]
+                near_up, near_down = (
+                    voxels[outer_low[i], inner_low[j], start:end],
+                    voxels[outer_low[i], inner_high[j], start:end],
+                )
+                far_up, far_down = (
+                    voxels[outer_high[i], inner_low[j], start:end],
+                    voxels[outer_high[i], inner_high[j], start:end],
+                )
             for k in range(end - start):
-                near = np.float32(near_up[k]) + down * (np.float32(near_down[k]) - np.float32(near_up[k]))
-                beyond = np.float32(far_up[k]) + down * (np.float32(far_down[k]) - np.float32(far_up[k]))
+                near = np.float32(near_up[k]) + down * (
+                    np.float32(near_down[k]) - np.float32(near_up[k])
+                )
+                beyond = np.float32(far_up[k]) + down * (
+                    np.float32(far_down[k]) - np.float32(far_up[k])
+                )
                 line[k] = near + far * (beyond - near)
             for k in range(len(line_low)):
                 left, right = line[line_low[k] - start], line[line_high[k] - start]

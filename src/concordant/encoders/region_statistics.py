@@ -1,6 +1,8 @@
-"""Distribution and texture of a volume's values over a fixed grid of box-shaped regions, at lengths in millimetres.
+"""Distribution and texture of a volume's values over a fixed grid of box-shaped regions, at lengths
+in millimetres.
 
-Everything is a sum over regions first, so the whole volume's statistics are those of the summed sums.
+Everything is a sum over regions first, so the whole volume's statistics are those of the summed
+sums.
 """
 
 from __future__ import annotations
@@ -17,8 +19,17 @@ from concordant.core.volume import Volume
 
 INF = float("inf")
 HISTOGRAM_EDGES_HU = (-950, -850, -700, -500, -200, -100, 0, 50, 100, 200, 400)
-TISSUES_HU = {"air": (-INF, -950), "lung": (-950, -500), "fat": (-150, -30), "soft": (-30, 130), "calcification": (130, INF)}
-"""From (included) to (excluded). Calcification from 130 HU: Agatston et al. 1990, doi:10.1016/0735-1097(90)90282-T."""
+TISSUES_HU = {
+    "air": (-INF, -950),
+    "lung": (-950, -500),
+    "fat": (-150, -30),
+    "soft": (-30, 130),
+    "calcification": (130, INF),
+}
+"""From (included) to (excluded). Calcification from 130 HU: Agatston et al.
+
+1990, doi:10.1016/0735-1097(90)90282-T.
+"""
 WITHIN = ("lung", "soft")
 PERCENTILES = (5, 25, 50, 75, 95)
 GRADIENT_MM = 2.0
@@ -54,8 +65,8 @@ class RegionStatistics:
     Attributes:
         lowest: Hounsfield unit of the first bin.
         counts: Voxels per whole Hounsfield unit.
-        sums: What is averaged for each texture feature: gradient magnitude, squared deviations from block means (per scale), squared
-            differences at the lag (per axis).
+        sums: What is averaged for each texture feature: gradient magnitude, squared deviations from
+            block means (per scale), squared differences at the lag (per axis).
         terms: Number of terms (for blocks: degrees of freedom) of each sum.
     """
 
@@ -66,18 +77,25 @@ class RegionStatistics:
 
     def whole(self) -> RegionStatistics:
         """Return the statistics of the volume as one region."""
-        return RegionStatistics(self.lowest, *(part.sum(0, keepdims=True) for part in (self.counts, self.sums, self.terms)))
+        return RegionStatistics(
+            self.lowest,
+            *(part.sum(0, keepdims=True) for part in (self.counts, self.sums, self.terms)),
+        )
 
     def features(self) -> Float[np.ndarray, "region feature"]:
         """Return `FEATURE_NAMES` of every region, 0 where a feature has no voxel to stand on."""
-        return np.concatenate([self._shares(), self._moments(), self._percentiles(), self._texture()], 1)
+        return np.concatenate(
+            [self._shares(), self._moments(), self._percentiles(), self._texture()], 1
+        )
 
     @property
     def _hounsfield(self) -> Float[np.ndarray, " bin"]:
         return self.lowest + np.arange(self.counts.shape[1], dtype=np.float64)
 
     def _between(self, low: float, high: float) -> Int[np.ndarray, "region bin"]:
-        return np.asarray(np.where((self._hounsfield >= low) & (self._hounsfield < high), self.counts, 0))
+        return np.asarray(
+            np.where((self._hounsfield >= low) & (self._hounsfield < high), self.counts, 0)
+        )
 
     def _shares(self) -> Float[np.ndarray, "region range"]:
         ranges = (*pairwise((-INF, *HISTOGRAM_EDGES_HU, INF)), *TISSUES_HU.values())
@@ -96,7 +114,11 @@ class RegionStatistics:
 
     def _percentiles(self) -> Float[np.ndarray, "region percentile"]:
         reached = self.counts.cumsum(1) / self.counts.sum(1, keepdims=True)
-        return np.asarray(self._hounsfield[np.stack([(reached >= percent / 100).argmax(1) for percent in PERCENTILES], 1)])
+        return np.asarray(
+            self._hounsfield[
+                np.stack([(reached >= percent / 100).argmax(1) for percent in PERCENTILES], 1)
+            ]
+        )
 
     def _texture(self) -> Float[np.ndarray, "region texture"]:
         means = np.divide(self.sums, self.terms, out=np.zeros_like(self.sums), where=self.terms > 0)
@@ -111,7 +133,8 @@ def region_statistics(volume: Volume, *, grid: int, window: tuple[int, int]) -> 
     """Measure a volume over grid x grid x grid regions of equal size.
 
     Args:
-        volume: The scan, with at least `grid` voxels along each axis and all values within the window.
+        volume: The scan, with at least `grid` voxels along each axis and all values within the
+            window.
         grid: Regions along each axis.
         window: Lowest and highest Hounsfield unit.
     """
@@ -132,7 +155,9 @@ def _parts(size: int, n: int) -> _Places:
 
 
 def part_starts(size: int, n: int) -> _Places:
-    """Return where each of `n` nearly equal parts of an axis starts, and where the last one ends."""
+    """Return where each of `n` nearly equal parts of an axis starts, and where the last one
+    ends.
+    """
     return -(-np.arange(n + 1, dtype=np.int64) * size // n)
 
 
@@ -140,20 +165,38 @@ def _steps(length_mm: float, spacing: Float[np.ndarray, " axis"]) -> Int[np.ndar
     return np.maximum(1, np.rint(length_mm / spacing)).astype(np.int64)
 
 
-def _within_blocks(volume: Volume, grid: int, scale_mm: float) -> Float[np.ndarray, "sums_and_terms 1 region"]:
-    """Sum squared deviations from the means of blocks of about `scale_mm`, which never cross a region; the terms are n - 1 per block."""
+def _within_blocks(
+    volume: Volume, grid: int, scale_mm: float
+) -> Float[np.ndarray, "sums_and_terms 1 region"]:
+    """Sum squared deviations from the means of blocks of about `scale_mm`, which never cross a
+    region; the terms are n - 1 per block.
+    """
     axes = zip(volume.voxels.shape, volume.spacing_mm, strict=True)
-    blocks = [max(1, min(size // grid, round(size * step / grid / scale_mm))) for size, step in axes]
+    blocks = [
+        max(1, min(size // grid, round(size * step / grid / scale_mm))) for size, step in axes
+    ]
     count, total, square = block_sums(volume, [grid * n for n in blocks])
     deviations = np.maximum(square - total**2 / count, 0.0)
     by_region = [part for n in blocks for part in (grid, n)]
-    return np.stack([part.reshape(by_region).sum((1, 3, 5)).reshape(1, -1) for part in (deviations, count - 1.0)])
+    return np.stack(
+        [
+            part.reshape(by_region).sum((1, 3, 5)).reshape(1, -1)
+            for part in (deviations, count - 1.0)
+        ]
+    )
 
 
-def block_sums(volume: Volume, blocks: Sequence[int]) -> Float[np.ndarray, "count_total_square block_z block_y block_x"]:
-    """Return number, sum and sum of squares of the voxels of each block, the volume cut into `blocks` parts along its axes."""
+def block_sums(
+    volume: Volume, blocks: Sequence[int]
+) -> Float[np.ndarray, "count_total_square block_z block_y block_x"]:
+    """Return number, sum and sum of squares of the voxels of each block, the volume cut into
+    `blocks` parts along its axes.
+    """
     axes = list(zip(volume.voxels.shape, blocks, strict=True))
-    (zs, ys, _), (nz, ny, nx) = ([_parts(*axis) for axis in axes], [np.diff(part_starts(*axis)).astype(np.float64) for axis in axes])
+    (zs, ys, _), (nz, ny, nx) = (
+        [_parts(*axis) for axis in axes],
+        [np.diff(part_starts(*axis)).astype(np.float64) for axis in axes],
+    )
     sums = np.zeros((3, *blocks))
     sums[0] = nz[:, None, None] * ny[:, None] * nx
     _add_blocks(volume.voxels, zs, ys, part_starts(*axes[2]), sums[1:])
@@ -162,7 +205,13 @@ def block_sums(volume: Volume, blocks: Sequence[int]) -> Float[np.ndarray, "coun
 
 @numba.njit(cache=True)
 def _count(
-    voxels: _Voxels, zs: _Places, ys: _Places, xs: _Places, grid: int, lowest: np.float32, n_bins: int
+    voxels: _Voxels,
+    zs: _Places,
+    ys: _Places,
+    xs: _Places,
+    grid: int,
+    lowest: np.float32,
+    n_bins: int,
 ) -> Int[np.ndarray, "region bin"]:
     counts = np.zeros((grid**3, n_bins), np.int64)
     for z in range(voxels.shape[0]):
@@ -175,7 +224,11 @@ def _count(
 
 @numba.njit(cache=True, fastmath=_ANY_ORDER)
 def _add_blocks(
-    voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, sums: Float[np.ndarray, "total_square block_z block_y block_x"]
+    voxels: _Voxels,
+    zs: _Places,
+    ys: _Places,
+    starts: _Places,
+    sums: Float[np.ndarray, "total_square block_z block_y block_x"],
 ) -> None:
     for z in range(voxels.shape[0]):
         for y in range(voxels.shape[1]):
@@ -192,9 +245,16 @@ def _add_blocks(
 
 @numba.njit(cache=True, fastmath=_ANY_ORDER)
 def _gradient(
-    voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, steps: Int[np.ndarray, " 3"], spacing: Float[np.ndarray, " 3"]
+    voxels: _Voxels,
+    zs: _Places,
+    ys: _Places,
+    starts: _Places,
+    steps: Int[np.ndarray, " 3"],
+    spacing: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "sums_and_terms 1 region"]:
-    """Sum the magnitude of central differences over `steps` voxels, in HU per mm, where the volume holds both ends."""
+    """Sum the magnitude of central differences over `steps` voxels, in HU per mm, where the
+    volume holds both ends.
+    """
     grid = len(starts) - 1
     result = np.zeros((2, 1, grid**3))
     dz, dy, dx = steps
@@ -205,7 +265,13 @@ def _gradient(
     )
     for z in range(dz, voxels.shape[0] - dz):
         for y in range(dy, voxels.shape[1] - dy):
-            above, below, before, behind, here = voxels[z + dz, y], voxels[z - dz, y], voxels[z, y + dy], voxels[z, y - dy], voxels[z, y]
+            above, below, before, behind, here = (
+                voxels[z + dz, y],
+                voxels[z - dz, y],
+                voxels[z, y + dy],
+                voxels[z, y - dy],
+                voxels[z, y],
+            )
             for part in range(grid):
                 start, end = max(starts[part], dx), min(starts[part + 1], voxels.shape[2] - dx)
                 total = 0.0
@@ -224,7 +290,9 @@ def _gradient(
 def _squared_differences(
     voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, lags: Int[np.ndarray, " 3"]
 ) -> Float[np.ndarray, "sums_and_terms 3 region"]:
-    """Sum squared differences of voxels `lags` apart along each axis, where both lie in one region."""
+    """Sum squared differences of voxels `lags` apart along each axis, where both lie in one
+    region.
+    """
     grid = len(starts) - 1
     result = np.zeros((2, 3, grid**3))
     for axis in range(3):

@@ -1,6 +1,9 @@
-"""A small convolutional network for CT: what is tried before the weights of a large one are there, and what tests encode with.
+"""A small convolutional network for CT.
 
-It is loaded from a file like every other network, so nothing of the way from scan to store differs; its weights are whoever's wrote them.
+What is tried before the weights of a large one are there, and what tests encode with.
+
+It is loaded from a file like every other network, so nothing of the way from scan to store differs;
+its weights are whoever's wrote them.
 """
 
 from __future__ import annotations
@@ -15,7 +18,16 @@ from torch.nn import functional
 
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard
-from concordant.encoders.network import Device, Features, VolumeNetwork, check_token_grid, load_state, pool_grid, sizes_beside, tokens_in
+from concordant.encoders.network import (
+    Device,
+    Features,
+    VolumeNetwork,
+    check_token_grid,
+    load_state,
+    pool_grid,
+    sizes_beside,
+    tokens_in,
+)
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
@@ -51,15 +63,24 @@ class TinyCT(VolumeNetwork):
     """Encode a CT with a network of two convolutions: a token per 8 x 8 x 8 voxels, and their mean.
 
     Args:
-        weights: The folder with `model.safetensors` and, where the sizes differ from the defaults, `config.json`.
-        token_grid: Tokens are averaged over boxes to a grid of at most so many along each axis; null keeps all 216.
+        weights: The folder with `model.safetensors` and, where the sizes differ from the defaults,
+            `config.json`.
+        token_grid: Tokens are averaged over boxes to a grid of at most so many along each axis;
+            null keeps all 216.
         device: "auto" takes a GPU where there is one.
         batch_size: Scans that go through the network together.
     """
 
     files = (_FILE,)
 
-    def __init__(self, *, weights: WeightsOption, token_grid: int | None = None, device: Device = "auto", batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        weights: WeightsOption,
+        token_grid: int | None = None,
+        device: Device = "auto",
+        batch_size: int = 8,
+    ) -> None:
         super().__init__(weights, device, batch_size)
         check_token_grid("tiny_ct", token_grid)
         self.token_grid = token_grid
@@ -87,7 +108,10 @@ class TinyCT(VolumeNetwork):
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
         """Return the stretch around the patch in the middle of each token's 3 x 3 x 3 patches."""
-        edges = [place_edges(self.sizes.input_size, first=_PATCH / 2, step=_STRIDE, n=n) for n in self.sizes.grid]
+        edges = [
+            place_edges(self.sizes.input_size, first=_PATCH / 2, step=_STRIDE, n=n)
+            for n in self.sizes.grid
+        ]
         return network_boxes(volume, self.steps, edges, self.token_grid)
 
     @staticmethod
@@ -98,7 +122,9 @@ class TinyCT(VolumeNetwork):
             network = TinyCTNetwork(sizes)
         return load_state(network, read_tensors(path), path)
 
-    def features(self, network: nn.Module, batch: Float[Tensor, "batch superior anterior right"]) -> Features:
+    def features(
+        self, network: nn.Module, batch: Float[Tensor, "batch superior anterior right"]
+    ) -> Features:
         """Run the network on a batch of prepared scans."""
         grid = network(batch[:, None]).float()  # means of bfloat16 would lose digits
         return Features(pool_grid(grid, self.token_grid), grid.mean((2, 3, 4)))

@@ -1,7 +1,10 @@
-"""Where in a scan a token lies: the places of a network's map, averaged to a token grid, and taken back through its preprocessing.
+"""Where in a scan a token lies.
 
-Along an axis a place is the stretch of input that is nearer to its centre than to any other place's: what it sees may be more (receptive
-fields overlap, and attention inside the encoder reads everywhere), but this is where it looks most.
+The places of a network's map, averaged to a token grid, and taken back through its preprocessing.
+
+Along an axis a place is the stretch of input that is nearer to its centre than to any other
+place's: what it sees may be more (receptive fields overlap, and attention inside the encoder reads
+everywhere), but this is where it looks most.
 """
 
 from __future__ import annotations
@@ -15,10 +18,15 @@ from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.preprocessing import Preprocessing, Samples, samples_along
 
 Edges = Float[np.ndarray, " place_plus_one"]
-"""Where the places along an axis begin and end, in voxels of it from its outer edge: voxel i runs from i to i + 1."""
+"""Where the places along an axis begin and end, in voxels of it from its outer edge.
+
+Voxel i runs from i to i + 1.
+"""
 
 Boxes = Float[np.ndarray, "token 2 3"]
-"""Low and high corner of each token in voxels of the scan (depth, height, width), fractional, counted from the scan's outer edge."""
+"""Low and high corner of each token in voxels of the scan (depth, height, width), fractional,
+counted from the scan's outer edge.
+"""
 
 
 def place_edges(size: int, *, first: float, step: float, n: int) -> Edges:
@@ -26,7 +34,8 @@ def place_edges(size: int, *, first: float, step: float, n: int) -> Edges:
 
     Args:
         size: Voxels along the axis.
-        first: Centre of the first place, from the outer edge of the first voxel (whose own centre is at 0.5).
+        first: Centre of the first place, from the outer edge of the first voxel (whose own centre
+            is at 0.5).
         step: Distance of places.
         n: Number of places.
     """
@@ -34,14 +43,20 @@ def place_edges(size: int, *, first: float, step: float, n: int) -> Edges:
     return np.concatenate([[0.0], between, [float(size)]])
 
 
-def network_boxes(volume: Volume | StoredVolume, steps: Preprocessing, edges: Sequence[Edges], token_grid: int | None) -> Boxes:
+def network_boxes(
+    volume: Volume | StoredVolume,
+    steps: Preprocessing,
+    edges: Sequence[Edges],
+    token_grid: int | None,
+) -> Boxes:
     """Return the box of each token of a network's map, the first axis of its input slowest.
 
     Args:
         volume: The scan.
         steps: What the network wants to see of it.
         edges: Of the map's places, along each axis of the network's input.
-        token_grid: Places are averaged over boxes to so many along each axis at most, as by `pool_grid`; None = not.
+        token_grid: Places are averaged over boxes to so many along each axis at most, as by
+            `pool_grid`; None = not.
     """
     along = samples_along(volume, steps)
     shape = (volume.voxels if isinstance(volume, Volume) else volume.stored).shape
@@ -57,15 +72,23 @@ def region_boxes(edges: Sequence[Edges]) -> Boxes:
 
 
 def _averaged(edges: Edges, token_grid: int | None) -> Float[np.ndarray, "2 place"]:
-    """Return where what is averaged begins and ends; neighbours overlap where the number of places is no multiple (adaptive pooling)."""
+    """Return where what is averaged begins and ends.
+
+    Neighbours overlap where the number of places is no multiple (adaptive pooling).
+    """
     n = len(edges) - 1
     kept = n if token_grid is None else min(token_grid, n)
     first, last = np.arange(kept) * n // kept, -(-np.arange(1, kept + 1) * n // kept)
     return np.stack([edges[first], edges[last]])
 
 
-def _in_scan(span: Float[np.ndarray, "2 place"], samples: Samples, size: int) -> Float[np.ndarray, "2 place"]:
-    """Take stretches of a tensor's axis to the scan's; what is padding lies at the scan's edge, without extent."""
+def _in_scan(
+    span: Float[np.ndarray, "2 place"], samples: Samples, size: int
+) -> Float[np.ndarray, "2 place"]:
+    """Take stretches of a tensor's axis to the scan's.
+
+    What is padding lies at the scan's edge, without extent.
+    """
     middle = len(samples.place) // 2  # never clamped, as the outermost samples may be
     beyond = span - 0.5 - samples.before - middle
     placed = samples.place[middle] + samples.direction * samples.distance * beyond + 0.5
@@ -73,7 +96,10 @@ def _in_scan(span: Float[np.ndarray, "2 place"], samples: Samples, size: int) ->
 
 
 def _boxes(spans: Sequence[Float[np.ndarray, "2 place"]], order: Sequence[int]) -> Boxes:
-    """Combine the stretches along each axis of the scan; `order` lists these axes, the slowest first."""
+    """Combine the stretches along each axis of the scan.
+
+    `order` lists these axes, the slowest first.
+    """
     chosen = np.meshgrid(*(np.arange(spans[axis].shape[1]) for axis in order), indexing="ij")
     boxes = np.empty((chosen[0].size, 2, 3))
     for axis, place in zip(order, chosen, strict=True):

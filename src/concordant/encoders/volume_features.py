@@ -1,7 +1,10 @@
-"""Statistics of a scan in physical units over a fixed grid of regions: no weights, nothing fitted, the honest floor for every encoder.
+"""Statistics of a scan in physical units over a fixed grid of regions.
 
-One token per region: the distribution of Hounsfield units, tissue shares, texture at stated lengths in millimetres, position.
-The pooled vector holds the same statistics of the whole volume, and size, place and spread of the body and its tissues.
+No weights, nothing fitted, the honest floor for every encoder.
+
+One token per region: the distribution of Hounsfield units, tissue shares, texture at stated lengths
+in millimetres, position. The pooled vector holds the same statistics of the whole volume, and size,
+place and spread of the body and its tissues.
 """
 
 from __future__ import annotations
@@ -16,13 +19,29 @@ from concordant.core.embedding import TokenEmbedding
 from concordant.core.errors import ConfigError, VolumeError
 from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
-from concordant.encoders.region_statistics import AXES, FEATURE_NAMES, INF, block_sums, part_starts, region_statistics
+from concordant.encoders.region_statistics import (
+    AXES,
+    FEATURE_NAMES,
+    INF,
+    block_sums,
+    part_starts,
+    region_statistics,
+)
 from concordant.encoders.token_places import region_boxes
 
 SHAPE_MM = 2.0
 BODY_HU = -300
-ORGANS_HU = {"lung": (-INF, -500), "fat": (-150, -30), "soft": (-30, 130), "contrast": (130, 400), "bone": (400, INF)}
-"""What is told apart inside the body, from (included) to (excluded); "lung" is all air inside the body's outline."""
+ORGANS_HU = {
+    "lung": (-INF, -500),
+    "fat": (-150, -30),
+    "soft": (-30, 130),
+    "contrast": (130, 400),
+    "bone": (400, INF),
+}
+"""What is told apart inside the body, from (included) to (excluded).
+
+"lung" is all air inside the body's outline.
+"""
 
 SHAPE_NAMES = (
     "body_log_ml",
@@ -30,7 +49,11 @@ SHAPE_NAMES = (
     *(
         f"{organ}_{measure}"
         for organ in ORGANS_HU
-        for measure in ("log_ml", "share", *(f"{what}_{axis}" for what in ("offset", "spread") for axis in AXES))
+        for measure in (
+            "log_ml",
+            "share",
+            *(f"{what}_{axis}" for what in ("offset", "spread") for axis in AXES),
+        )
     ),
 )
 
@@ -40,17 +63,25 @@ class VolumeFeatures(VolumeEncoder):
     """Describe a scan by named statistics, per region and as a whole.
 
     Args:
-        grid: Regions along each axis; the volume is cut into grid x grid x grid boxes of equal size, one token each.
-        window: Hounsfield units are clamped to this range first, so that metal does not swamp the rest.
+        grid: Regions along each axis; the volume is cut into grid x grid x grid boxes of equal
+            size, one token each.
+        window: Hounsfield units are clamped to this range first, so that metal does not swamp the
+            rest.
     """
 
     version = 2
 
     def __init__(self, *, grid: int = 3, window: tuple[int, int] = (-1024, 1024)) -> None:
         if not 1 <= grid <= 16:
-            raise ConfigError(f"encoder 'volume_features', option grid: {grid} given, expected 1 to 16 regions along each axis")
+            raise ConfigError(
+                f"encoder 'volume_features', option grid: {grid} given, expected 1 to 16 regions "
+                "along each axis"
+            )
         if not -32768 <= window[0] < window[1] <= 32767:
-            raise ConfigError(f"encoder 'volume_features', option window: {list(window)} given, expected [low, high] in HU with low < high")
+            raise ConfigError(
+                f"encoder 'volume_features', option window: {list(window)} given, expected [low, "
+                "high] in HU with low < high"
+            )
         self.grid = grid
         self.window = window
 
@@ -90,7 +121,9 @@ class VolumeFeatures(VolumeEncoder):
 
     def _encode(self, volume: Volume) -> TokenEmbedding:
         if min(volume.voxels.shape) < self.grid:
-            raise VolumeError(f"fewer voxels along an axis than the {self.grid} regions of the grid")
+            raise VolumeError(
+                f"fewer voxels along an axis than the {self.grid} regions of the grid"
+            )
         clamped = Volume(np.clip(volume.voxels, *self.window), volume.spacing_mm)
         statistics = region_statistics(clamped, grid=self.grid, window=self.window)
         tokens = np.concatenate([statistics.features(), self._positions()], 1)
@@ -103,12 +136,18 @@ class VolumeFeatures(VolumeEncoder):
 
 
 def shape_features(volume: Volume) -> Float[np.ndarray, " feature"]:
-    """Measure the body and its tissues on blocks of about 2 mm: `SHAPE_NAMES`, all 0 without a body.
+    """Measure the body and its tissues on blocks of about 2 mm.
 
-    Offsets (centroid of a tissue against that of the body) are in units of the body's extent, spreads (standard deviation of position)
-    in units of the body's own, so that neither grows with the patient's size.
+    `SHAPE_NAMES`, all 0 without a body.
+
+    Offsets (centroid of a tissue against that of the body) are in units of the body's extent,
+    spreads (standard deviation of position) in units of the body's own, so that neither grows with
+    the patient's size.
     """
-    blocks = [max(1, round(size * step / SHAPE_MM)) for size, step in zip(volume.voxels.shape, volume.spacing_mm, strict=True)]
+    blocks = [
+        max(1, round(size * step / SHAPE_MM))
+        for size, step in zip(volume.voxels.shape, volume.spacing_mm, strict=True)
+    ]
     blocks = [min(size, n) for size, n in zip(volume.voxels.shape, blocks, strict=True)]
     count, total, _ = block_sums(volume, blocks)
     means = total / count
@@ -125,7 +164,9 @@ def shape_features(volume: Volume) -> Float[np.ndarray, " feature"]:
 
 
 def _body(means: Float[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-    """Return the largest connected dense part with all it encloses within its slice (lungs open to the slices' ends count as enclosed)."""
+    """Return the largest connected dense part with all it encloses within its slice (lungs open
+    to the slices' ends count as enclosed).
+    """
     labels, _ = ndimage.label(means > BODY_HU)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -142,14 +183,19 @@ def _body(means: Float[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "d
     return np.asarray(~outside[gaps])
 
 
-def _place(mask: Bool[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "centroid_and_sd 3"]:
+def _place(
+    mask: Bool[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "centroid_and_sd 3"]:
     """Return centroid and standard deviation of position along each axis in mm."""
     result = np.zeros((2, 3))
     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
         weight = mask.sum(others)
         place = (np.arange(len(weight)) + 0.5) * step[axis]
         mean = np.average(place, weights=weight)
-        result[:, axis] = mean, np.sqrt(np.average((place - mean) ** 2, weights=weight) + step[axis] ** 2 / 12)
+        result[:, axis] = (
+            mean,
+            np.sqrt(np.average((place - mean) ** 2, weights=weight) + step[axis] ** 2 / 12),
+        )
     return result
 
 
@@ -164,7 +210,13 @@ def _organ(
     if not organ.any():
         return np.zeros(8)
     centre, spread = _place(organ, step)
-    return np.concatenate([[_log_ml(organ, step), organ.sum() / body_size], (centre - body_centre) / body_extent, spread / body_spread])
+    return np.concatenate(
+        [
+            [_log_ml(organ, step), organ.sum() / body_size],
+            (centre - body_centre) / body_extent,
+            spread / body_spread,
+        ]
+    )
 
 
 def _log_ml(mask: Bool[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]) -> float:

@@ -1,4 +1,7 @@
-"""Weights of foundation models: a folder, or a repository of the Hugging Face hub; plain tensors only, their digest known."""
+"""Weights of foundation models: a folder, or a repository of the Hugging Face hub.
+
+Plain tensors only, their digest known.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def _kind(given: Any) -> Any:
 
 
 WeightsOption = Annotated[Path | str, BeforeValidator(_kind)]
-"""Type of an encoder's option `weights`: a folder (in a study relative to its file), or `hf:OWNER/NAME@REVISION`."""
+"""Type of an encoder's option `weights`.
+
+A folder (in a study relative to its file), or `hf:OWNER/NAME@REVISION`.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,33 +80,50 @@ def open_weights(weights: Path | str, *, files: Sequence[str]) -> WeightsFolder:
     """Find the files of an encoder, and fetch them where they are on the hub.
 
     Args:
-        weights: A folder, or `hf:OWNER/NAME@REVISION` (a commit, tag or branch; main unless given). What is in the hub's cache is taken
-            from there without asking whether a branch has moved: give a commit to be certain.
+        weights: A folder, or `hf:OWNER/NAME@REVISION` (a commit, tag or branch; main unless given).
+            What is in the hub's cache is taken from there without asking whether a branch has
+            moved: give a commit to be certain.
         files: Names that have to be there.
 
     Raises:
-        WeightsError: A folder or file that is not there, a reference that is none, or the hub says no; the message says what to do.
+        WeightsError: A folder or file that is not there, a reference that is none, or the hub says
+            no; the message says what to do.
     """
     if isinstance(weights, str) and weights.startswith(HUB):
         return _fetched(weights, tuple(files))
     folder = Path(weights)
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-        raise WeightsError(f"{folder}: weights need the file(s) {', '.join(absent)} there (found: {found or 'nothing'})")
+        found = (
+            ", ".join(sorted(path.name for path in folder.iterdir())[:10])
+            if folder.is_dir()
+            else "no such folder"
+        )
+        raise WeightsError(
+            f"{folder}: weights need the file(s) {', '.join(absent)} there (found: "
+            f"{found or 'nothing'})"
+        )
     return WeightsFolder(folder, tuple(files), str(weights))
 
 
 def _fetched(reference: str, files: tuple[str, ...]) -> WeightsFolder:
     parsed = _REFERENCE.fullmatch(reference)
     if parsed is None:
-        raise WeightsError(f"weights {reference!r}: expected hf:OWNER/NAME@REVISION, such as hf:microsoft/colipri@main, or a folder")
+        raise WeightsError(
+            f"weights {reference!r}: expected hf:OWNER/NAME@REVISION, such as "
+            "hf:microsoft/colipri@main, or a folder"
+        )
     try:
         import huggingface_hub
     except ImportError:
-        raise WeightsError(f"weights {reference!r} need the package huggingface_hub: pip install 'concordant[hub]'") from None
+        raise WeightsError(
+            f"weights {reference!r} need the package huggingface_hub: pip install 'concordant[hub]'"
+        ) from None
     repository, revision = parsed["repository"], parsed["revision"] or "main"
-    cached = [huggingface_hub.try_to_load_from_cache(repository, name, revision=revision) for name in files]
+    cached = [
+        huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+        for name in files
+    ]
     paths = [path for path in cached if isinstance(path, str)]
     if len(paths) < len(files):
         paths = _downloaded(huggingface_hub, reference, repository, revision, files)
@@ -108,28 +131,48 @@ def _fetched(reference: str, files: tuple[str, ...]) -> WeightsFolder:
     return WeightsFolder(folder, files, reference, folder.name)
 
 
-def _downloaded(hub: Any, reference: str, repository: str, revision: str, files: Sequence[str]) -> list[str]:
+def _downloaded(
+    hub: Any, reference: str, repository: str, revision: str, files: Sequence[str]
+) -> list[str]:
     """Fetch files into the cache, all of one commit, and return where they lie there."""
     errors = hub.errors
     try:
-        known = hub.HfApi().model_info(repository, revision=revision)  # without a network this fails at once; a download tries for long
-        absent = sorted(set(files).difference(sibling.rfilename for sibling in known.siblings or ()))
+        known = hub.HfApi().model_info(
+            repository, revision=revision
+        )  # without a network this fails at once; a download tries for long
+        absent = sorted(
+            set(files).difference(sibling.rfilename for sibling in known.siblings or ())
+        )
         if not absent:
-            first = hub.hf_hub_download(repository, files[0], revision=revision)  # so the cache knows the revision by its name
-            return [first, *(hub.hf_hub_download(repository, name, revision=known.sha) for name in files[1:])]
-        sentence = f"the repository has no file {', '.join(absent)} at {revision!r}: check the name of the repository and the revision"
+            first = hub.hf_hub_download(
+                repository, files[0], revision=revision
+            )  # so the cache knows the revision by its name
+            return [
+                first,
+                *(hub.hf_hub_download(repository, name, revision=known.sha) for name in files[1:]),
+            ]
+        sentence = (
+            f"the repository has no file {', '.join(absent)} at {revision!r}: check the name of "
+            "the repository and the revision"
+        )
     except errors.GatedRepoError:
-        sentence = f"the repository is gated: ask for access at {_page(hub, repository)}, then {_LOG_IN}"
+        sentence = (
+            f"the repository is gated: ask for access at {_page(hub, repository)}, then {_LOG_IN}"
+        )
     except errors.RepositoryNotFoundError:
         sentence = f"there is no such repository, or it is private: check the name, or {_LOG_IN}"
     except errors.RevisionNotFoundError:
-        sentence = f"the repository has no revision {revision!r}: give a branch, a tag or a full commit"
+        sentence = (
+            f"the repository has no revision {revision!r}: give a branch, a tag or a full commit"
+        )
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         sentence = f"the hub answered with {type(error).__name__}: {_first_line(error)}"
-    except Exception as error:  # what a lost connection raises depends on the version of huggingface_hub
+    except (
+        Exception
+    ) as error:  # what a lost connection raises depends on the version of huggingface_hub
         sentence = (
-            f"not in the cache, and the hub cannot be reached ({type(error).__name__}: {_first_line(error)}): fetch the files where there "
-            "is a network, or give a folder"
+            f"not in the cache, and the hub cannot be reached ({type(error).__name__}: "
+            f"{_first_line(error)}): fetch the files where there is a network, or give a folder"
         )
     raise WeightsError(f"weights {reference!r}: {sentence}") from None
 
@@ -143,7 +186,9 @@ def _page(hub: Any, repository: str) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a file: safetensors by its name, anything else as a torch file of plain tensors. Nothing is executed.
+    """Read named tensors from a file.
+
+    Safetensors by its name, anything else as a torch file of plain tensors. Nothing is executed.
 
     A torch file may hold the tensors under `state_dict`, as checkpoints of training do.
 
@@ -154,21 +199,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is no torch file is refused below
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # what is no torch file is refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: no readable weights ({str(error).partition(chr(10))[0]}); fetch the file again") from None
+        raise WeightsError(
+            f"{path}: no readable weights ({str(error).partition(chr(10))[0]}); fetch the file "
+            "again"
+        ) from None
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: holds Python objects, which could run code when they are loaded; only tensors are read: convert it to safetensors"
+            f"{path}: holds Python objects, which could run code when they are loaded; only "
+            "tensors are read: convert it to safetensors"
         ) from None
     tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path}: expected named tensors, found {type(content).__name__}; convert it to safetensors")
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
+        raise WeightsError(
+            f"{path}: expected named tensors, found {type(content).__name__}; convert it to "
+            "safetensors"
+        )
     return dict(tensors)
 
 
-def check_shapes(path: Path, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]) -> None:
+def check_shapes(
+    path: Path, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]
+) -> None:
     """Refuse weights that are not those of a network.
 
     Args:
@@ -177,7 +235,8 @@ def check_shapes(path: Path, expected: Mapping[str, Sequence[int]], found: Mappi
         found: The tensors of the file.
 
     Raises:
-        WeightsError: Names that are missing, unexpected or of another shape; the message counts them and shows the first of each.
+        WeightsError: Names that are missing, unexpected or of another shape; the message counts
+            them and shows the first of each.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -189,4 +248,7 @@ def check_shapes(path: Path, expected: Mapping[str, Sequence[int]], found: Mappi
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", others))
     wrong = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names]
     if wrong:
-        raise WeightsError(f"{path}: not the weights of this network: {'; '.join(wrong)}. Check which model the folder holds")
+        raise WeightsError(
+            f"{path}: not the weights of this network: {'; '.join(wrong)}. Check which model the "
+            "folder holds"
+        )

@@ -1,4 +1,7 @@
-"""A metric, or a paired difference of one, averaged over folds and repeats: samples are the units, never folds, repeats or seeds."""
+"""A metric, or a paired difference of one, averaged over folds and repeats.
+
+Samples are the units, never folds, repeats or seeds.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,15 @@ KEY = ("sample_id", "repeat", "fold")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricEstimate(Estimate):
-    """A metric, or a paired difference of one, averaged over folds and repeats; one influence per distinct sample.
+    """A metric, or a paired difference of one, averaged over folds and repeats.
+
+    One influence per distinct sample.
 
     Attributes:
         sample_id: Sample that each influence belongs to.
         subject_id: Subject of each of these samples.
-        by_fold: The value in each fold it could be computed in, repeat by repeat; one value without folds.
+        by_fold: The value in each fold it could be computed in, repeat by repeat; one value without
+            folds.
         tau_days: Time that the metric runs up to, where it does; else None.
     """
 
@@ -51,10 +57,13 @@ def averaged(
     cause: int | None = None,
     reference: Predictions | None = None,
 ) -> MetricEstimate:
-    """Compute a metric within each fold and average it over folds, then over repeats; without folds, on all rows at once.
+    """Compute a metric within each fold and average it over folds, then over repeats.
 
-    A fold in which it cannot be computed (no event, say) is left out of the average, and the note says so. The influence of a
-    sample is the sum of its influences in all repeats, so that the standard error knows they are the same samples.
+    Without folds, on all rows at once.
+
+    A fold in which it cannot be computed (no event, say) is left out of the average, and the note
+    says so. The influence of a sample is the sum of its influences in all repeats, so that the
+    standard error knows they are the same samples.
 
     Args:
         predictions: One cohort's predictions.
@@ -62,12 +71,14 @@ def averaged(
         horizon_days: For a metric at a horizon.
         censoring: Whose censoring curve the weighted metrics use.
         train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which a metric with `runs_to_tau` runs; None = all that is supported. One that is not supported is no error: the
-            metric runs up to what is, and the note says so.
-        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
-            The note says where 1 - survival is taken for a cumulative incidence.
-        reference: Another model's predictions for the same samples: the result is the paired difference, `predictions` minus
-            `reference`, over the folds in which both can be computed.
+        tau: Days up to which a metric with `runs_to_tau` runs; None = all that is supported. One
+            that is not supported is no error: the metric runs up to what is, and the note says so.
+        cause: Code of the event of interest, with which every other code above 0 competes; None =
+            event 1, every other code censored. The note says where 1 - survival is taken for a
+            cumulative incidence.
+        reference: Another model's predictions for the same samples: the result is the paired
+            difference, `predictions` minus `reference`, over the folds in which both can be
+            computed.
 
     Raises:
         ConfigError: As `evaluate`.
@@ -79,7 +90,9 @@ def averaged(
 
     def on_rows(rows: Int[np.ndarray, " row"]) -> Estimate:
         first = compute(metric, _take(predictions, rows), setting)
-        return first if other is None else _paired(first, compute(metric, _take(other, rows), setting))
+        return (
+            first if other is None else _paired(first, compute(metric, _take(other, rows), setting))
+        )
 
     runs_to, cut = _truncation(metric, predictions, censoring, train, tau)
     assumed = incidence_remark(predictions, cause) if METRICS.get(metric).reads_survival else ""
@@ -114,45 +127,77 @@ def over_folds(
             reasons.append(str(error))
     if not computed:
         raise MetricError(reasons[0] if reasons else "the predictions table holds no row")
-    return _average(predictions.table, computed, _note([one.estimate.note for one in computed], reasons, remark), tau_days, cause)
+    return _average(
+        predictions.table,
+        computed,
+        _note([one.estimate.note for one in computed], reasons, remark),
+        tau_days,
+        cause,
+    )
 
 
 def align(predictions: Predictions, to: Predictions) -> Predictions:
     """Return the rows of `predictions` in the order of `to`, matched by sample, repeat and fold.
 
     Raises:
-        PredictionsError: The two do not hold the same samples, repeats and folds, or give them different outcomes.
+        PredictionsError: The two do not hold the same samples, repeats and folds, or give them
+            different outcomes.
     """
     key = list(KEY)
     rows = to.table.select(key).join(
-        predictions.table.select(key).with_row_index("row"), on=key, how="left", nulls_equal=True, maintain_order="left"
+        predictions.table.select(key).with_row_index("row"),
+        on=key,
+        how="left",
+        nulls_equal=True,
+        maintain_order="left",
     )
     absent = rows["row"].null_count()
     if absent or rows.height != predictions.table.height:
         raise PredictionsError(
-            f"a paired comparison needs the same samples, repeats and folds twice; given {predictions.table.height} and "
-            f"{to.table.height} rows, {absent} of which have no partner"
+            "a paired comparison needs the same samples, repeats and folds twice; given "
+            f"{predictions.table.height} and {to.table.height} rows, {absent} of which have no "
+            "partner"
         )
     aligned = _take(predictions, rows["row"].cast(pl.Int64).to_numpy())
     outcomes = ["time_days", "event"]
-    different = int((aligned.table.select(outcomes) != to.table.select(outcomes)).sum_horizontal().cast(pl.Boolean).sum())
+    different = int(
+        (aligned.table.select(outcomes) != to.table.select(outcomes))
+        .sum_horizontal()
+        .cast(pl.Boolean)
+        .sum()
+    )
     if different:
-        raise PredictionsError(f"{different} of {to.table.height} rows have another time_days or event in the other predictions table")
+        raise PredictionsError(
+            f"{different} of {to.table.height} rows have another time_days or event in the other "
+            "predictions table"
+        )
     return aligned
 
 
 def on_shared_samples(results: Sequence[MetricEstimate]) -> list[Estimate]:
-    """Return results of one cohort with their influences in one order, 0 where a sample has no part in a result.
+    """Return results of one cohort with their influences in one order, 0 where a sample has no part
+    in a result.
 
     Then their covariance, and tests of several at once, can be read off them.
     """
-    frames = [pl.DataFrame({"sample_id": one.sample_id, "subject_id": one.subject_id, "influence": one.influence}) for one in results]
-    people = pl.concat([frame.select("sample_id", "subject_id") for frame in frames]).unique("sample_id", maintain_order=True)
+    frames = [
+        pl.DataFrame(
+            {"sample_id": one.sample_id, "subject_id": one.subject_id, "influence": one.influence}
+        )
+        for one in results
+    ]
+    people = pl.concat([frame.select("sample_id", "subject_id") for frame in frames]).unique(
+        "sample_id", maintain_order=True
+    )
     cluster = np.unique(people["subject_id"].to_numpy(), return_inverse=True)[1]
     return [
         Estimate(
             estimate=one.estimate,
-            influence=people.join(frame, on="sample_id", how="left", maintain_order="left")["influence"].fill_null(0.0).to_numpy(),
+            influence=people.join(frame, on="sample_id", how="left", maintain_order="left")[
+                "influence"
+            ]
+            .fill_null(0.0)
+            .to_numpy(),
             n=one.n,
             n_events=one.n_events,
             cluster=cluster,
@@ -175,20 +220,37 @@ class _FoldEstimate:
     estimate: Estimate
 
 
-def _setting(horizon_days: float | None, censoring: str, train: SurvivalTarget | None, tau: float | None, cause: int | None) -> Setting:
+def _setting(
+    horizon_days: float | None,
+    censoring: str,
+    train: SurvivalTarget | None,
+    tau: float | None,
+    cause: int | None,
+) -> Setting:
     if censoring not in get_args(CensoringSource):
-        raise ConfigError(f"unknown censoring source {censoring!r}.{did_you_mean(censoring, get_args(CensoringSource))}")
+        raise ConfigError(
+            "unknown censoring source "
+            f"{censoring!r}.{did_you_mean(censoring, get_args(CensoringSource))}"
+        )
     if censoring == "cohort":
         return Setting(horizon_days, tau=tau, cause=checked_cause(cause))
     if train is None:
-        raise ConfigError(f"censoring {censoring!r} needs train's outcomes; give `train`, or censoring 'cohort'")
+        raise ConfigError(
+            f"censoring {censoring!r} needs train's outcomes; give `train`, or censoring 'cohort'"
+        )
     return Setting(horizon_days, train, censoring == "pooled", tau, checked_cause(cause))
 
 
 def _truncation(
-    metric: str, predictions: Predictions, censoring: CensoringSource, train: SurvivalTarget | None, tau: float | None
+    metric: str,
+    predictions: Predictions,
+    censoring: CensoringSource,
+    train: SurvivalTarget | None,
+    tau: float | None,
 ) -> tuple[float | None, str]:
-    """Return the time that a truncated metric runs up to, and what has to be said where that is less than was asked for."""
+    """Return the time that a truncated metric runs up to, and what has to be said where that is
+    less than was asked for.
+    """
     if tau is not None and not (np.isfinite(tau) and tau > 0):
         raise ConfigError(f"tau is {tau}; expected a number of days > 0")
     if not METRICS.get(metric).runs_to_tau or predictions.table.is_empty():
@@ -201,7 +263,12 @@ def _truncation(
 
 def _folds(table: pl.DataFrame) -> Iterator[_Fold]:
     """Yield the rows of every fold of every repeat; a table without folds is one fold."""
-    parts = table.select("repeat", "fold").with_row_index("row").group_by("repeat", "fold", maintain_order=True).agg("row")
+    parts = (
+        table.select("repeat", "fold")
+        .with_row_index("row")
+        .group_by("repeat", "fold", maintain_order=True)
+        .agg("row")
+    )
     for repeat, _, rows in parts.iter_rows():
         yield _Fold(repeat, np.array(rows, dtype=np.int64))
 
@@ -213,9 +280,20 @@ def _take(predictions: Predictions, rows: Int[np.ndarray, " row"]) -> Prediction
 def _comparable(metric: str, reference: Predictions, predictions: Predictions) -> Predictions:
     """Align the reference, and refuse a metric over times that the two do not share."""
     aligned = align(reference, predictions)
-    times = [given for given in (predictions.survival_times_days, reference.survival_times_days) if given is not None]
-    if METRICS.get(metric).over_curve_times and len(times) == 2 and not np.array_equal(times[0], times[1]):
-        raise MetricError("the two tables hold survival curves at different times; their integrals are not comparable")
+    times = [
+        given
+        for given in (predictions.survival_times_days, reference.survival_times_days)
+        if given is not None
+    ]
+    if (
+        METRICS.get(metric).over_curve_times
+        and len(times) == 2
+        and not np.array_equal(times[0], times[1])
+    ):
+        raise MetricError(
+            "the two tables hold survival curves at different times; their integrals are not "
+            "comparable"
+        )
     return aligned
 
 
@@ -233,13 +311,19 @@ def _paired(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _average(
-    table: pl.DataFrame, computed: Sequence[_FoldEstimate], note: str, tau_days: float | None, cause: int | None
+    table: pl.DataFrame,
+    computed: Sequence[_FoldEstimate],
+    note: str,
+    tau_days: float | None,
+    cause: int | None,
 ) -> MetricEstimate:
     """Average over folds, then over repeats, and sum the influences of each sample."""
     per_repeat = Counter(one.fold.repeat for one in computed)
     shares = [1 / (len(per_repeat) * per_repeat[one.fold.repeat]) for one in computed]
     rows = np.concatenate([one.fold.rows for one in computed])
-    influence = np.concatenate([share * one.estimate.influence for share, one in zip(shares, computed, strict=True)])
+    influence = np.concatenate(
+        [share * one.estimate.influence for share, one in zip(shares, computed, strict=True)]
+    )
     samples = (
         table[rows]
         .select("sample_id", "subject_id", "event", influence=pl.Series(influence))
@@ -247,12 +331,20 @@ def _average(
         .agg(pl.col("subject_id", "event").first(), pl.col("influence").sum())
     )
     return MetricEstimate(
-        estimate=float(sum(share * one.estimate.estimate for share, one in zip(shares, computed, strict=True))),
+        estimate=float(
+            sum(share * one.estimate.estimate for share, one in zip(shares, computed, strict=True))
+        ),
         influence=samples["influence"].to_numpy(),
         n=samples.height,
         n_events=count_events(samples, cause),
         cluster=np.unique(samples["subject_id"].to_numpy(), return_inverse=True)[1],
-        censoring_influence=np.sum([share * one.estimate.censoring_influence for share, one in zip(shares, computed, strict=True)], 0),
+        censoring_influence=np.sum(
+            [
+                share * one.estimate.censoring_influence
+                for share, one in zip(shares, computed, strict=True)
+            ],
+            0,
+        ),
         note=note,
         sample_id=samples["sample_id"],
         subject_id=samples["subject_id"],
@@ -262,7 +354,13 @@ def _average(
 
 
 def _note(notes: Sequence[str], reasons: Sequence[str], remark: str) -> str:
-    """Join the remark, what all folds' notes agree on, and how many folds were left out with the reason of the first."""
+    """Join the remark, what all folds' notes agree on, and how many folds were left out with the
+    reason of the first.
+    """
     agreed = [notes[0]] if len(set(notes)) == 1 and notes[0] else []
-    left_out = [f"{len(reasons)} of {len(reasons) + len(notes)} folds left out: {reasons[0]}"] if reasons else []
+    left_out = (
+        [f"{len(reasons)} of {len(reasons) + len(notes)} folds left out: {reasons[0]}"]
+        if reasons
+        else []
+    )
     return "; ".join([*([remark] if remark else []), *agreed, *left_out])

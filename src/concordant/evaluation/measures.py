@@ -9,7 +9,10 @@ from concordant.core.errors import ConfigError
 from concordant.metrics import METRICS
 
 CensoringSource = Literal["cohort", "train", "pooled"]
-"""Whose censoring curve a metric weighs by: the evaluated cohort's, train's, or one of both together."""
+"""Whose censoring curve a metric weighs by.
+
+The evaluated cohort's, train's, or one of both together.
+"""
 
 _HIGHER = ("concordance_index", "cumulative_dynamic_auc")
 _LOWER = ("brier_score", "integrated_brier_score", "integrated_calibration_index")
@@ -32,8 +35,15 @@ def measures(metrics: Sequence[str], horizons_days: Sequence[float] = ()) -> tup
     for metric in metrics:
         at_horizons = METRICS.get(metric).at_horizons
         if at_horizons and not horizons_days:
-            raise ConfigError(f"{metric} is computed at horizons; give the days (horizons_days, --horizon, task.horizons_days of a study)")
-        listed += [Measure(metric, float(days)) for days in horizons_days] if at_horizons else [Measure(metric, None)]
+            raise ConfigError(
+                f"{metric} is computed at horizons; give the days (horizons_days, --horizon, "
+                "task.horizons_days of a study)"
+            )
+        listed += (
+            [Measure(metric, float(days)) for days in horizons_days]
+            if at_horizons
+            else [Measure(metric, None)]
+        )
     return tuple(listed)
 
 
@@ -43,7 +53,10 @@ def is_concordance(metric: str) -> bool:
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Tell the direction of a metric; None where the best value lies inside its range (a calibration slope of 1) or is not known."""
+    """Tell the direction of a metric.
+
+    None where the best value lies inside its range (a calibration slope of 1) or is not known.
+    """
     if is_concordance(metric) or metric in _HIGHER:
         return True
     return False if metric in _LOWER else None

@@ -16,20 +16,25 @@ CLUSTER = "cluster"
 """Column that names the clusters of a file without `subject_id`."""
 
 
-def read_judged(path: Path, *, cluster: str | None = None, weights: str | None = None, cause: int | None = None) -> Predictions:
+def read_judged(
+    path: Path, *, cluster: str | None = None, weights: str | None = None, cause: int | None = None
+) -> Predictions:
     """Read a predictions file.
 
     Args:
         path: As in `read_predictions`.
-        cluster: Column whose values of one kind are one independent unit (a patient, a family, a hospital); None = `subject_id`, or
-            `cluster` in a file without it, or every row its own. It becomes the table's `subject_id`.
-        weights: Column of weights, finite and >= 0; it becomes the table's `weight`. None = every row counts once.
-        cause: Code of the event that the predictions are to be judged by, which has to occur; None = nothing is asked for.
+        cluster: Column whose values of one kind are one independent unit (a patient, a family, a
+            hospital); None = `subject_id`, or `cluster` in a file without it, or every row its own.
+            It becomes the table's `subject_id`.
+        weights: Column of weights, finite and >= 0; it becomes the table's `weight`. None = every
+            row counts once.
+        cause: Code of the event that the predictions are to be judged by, which has to occur; None
+            = nothing is asked for.
 
     Raises:
         ConfigError: A cause below 1.
-        PredictionsError: As `read_predictions`, a column that is not there, a null among its values, weights that are not finite and
-            >= 0 or all 0, or a cause that no row has.
+        PredictionsError: As `read_predictions`, a column that is not there, a null among its
+            values, weights that are not finite and >= 0 or all 0, or a cause that no row has.
     """
     predictions = read_predictions(path)
     refuse_absent_cause(predictions, cause, path)
@@ -46,7 +51,10 @@ def read_judged(path: Path, *, cluster: str | None = None, weights: str | None =
 
 
 def column_names(path: Path) -> frozenset[str]:
-    """Return the columns of a parquet file; none where it cannot be read, which `read_judged` says in words."""
+    """Return the columns of a parquet file.
+
+    None where it cannot be read, which `read_judged` says in words.
+    """
     try:
         return frozenset(pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError):
@@ -58,14 +66,22 @@ def _column(path: Path, name: str, columns: Mapping[str, pl.DataType]) -> pl.Ser
         raise PredictionsError(f"{path}: no column {name!r}.{did_you_mean(name, list(columns))}")
     values = pl.read_parquet(path, columns=[name], hive_partitioning=False)[name]
     if values.null_count():
-        raise PredictionsError(f"{path}: {name} is null in {values.null_count()} row(s); expected a value for every row")
+        raise PredictionsError(
+            f"{path}: {name} is null in {values.null_count()} row(s); expected a value for every "
+            "row"
+        )
     return values
 
 
 def _weights(path: Path, values: pl.Series) -> pl.Series:
     if not values.dtype.is_numeric():
-        raise PredictionsError(f"{path}: {values.name} holds {values.dtype} values; expected weights, numbers >= 0")
+        raise PredictionsError(
+            f"{path}: {values.name} holds {values.dtype} values; expected weights, numbers >= 0"
+        )
     numbers = values.cast(pl.Float64)
     if not (numbers.is_finite() & (numbers >= 0)).all() or not (numbers > 0).any():
-        raise PredictionsError(f"{path}: {values.name} holds a weight that is negative or not finite, or nothing but 0; expected >= 0")
+        raise PredictionsError(
+            f"{path}: {values.name} holds a weight that is negative or not finite, or nothing but "
+            "0; expected >= 0"
+        )
     return numbers.alias(WEIGHT)

@@ -13,15 +13,24 @@ from concordant.evaluation.measures import CensoringSource
 from concordant.metrics.base import WEIGHT
 
 Tau = Literal["common", "cohort"] | float
-"""Up to which time Uno's C and the integrated Brier score run: `common` = the greatest time that every cohort supports, so that
-all of them are judged over the same period; `cohort` = all that each supports; a number = so many days."""
+"""Up to which time Uno's C and the integrated Brier score run: `common` = the greatest time that
+every cohort supports, so that all of them are judged over the same period; `cohort` = all that each
+supports; a number = so many days."""
 
 
-def support_days(predictions: Predictions, *, censoring: CensoringSource = "cohort", train: SurvivalTarget | None = None) -> float:
-    """Return the time before which everything is supported: follow-up goes on, and the censoring curve is known and above 0.
+def support_days(
+    predictions: Predictions,
+    *,
+    censoring: CensoringSource = "cohort",
+    train: SurvivalTarget | None = None,
+) -> float:
+    """Return the time before which everything is supported.
 
-    That is the last follow-up time of the cohort and, for `censoring` "train", not beyond the last one of train. With
-    cross-validation a metric is computed in each fold by itself: the least over folds counts.
+    Follow-up goes on, and the censoring curve is known and above 0.
+
+    That is the last follow-up time of the cohort and, for `censoring` "train", not beyond the last
+    one of train. With cross-validation a metric is computed in each fold by itself: the least over
+    folds counts.
 
     Args:
         predictions: One cohort's predictions.
@@ -36,30 +45,49 @@ def support_days(predictions: Predictions, *, censoring: CensoringSource = "coho
     if WEIGHT in table.columns:
         table = table.filter(pl.col(WEIGHT) > 0)
     if table.is_empty():
-        raise PredictionsError("the predictions table holds no row: there is no time that it supports")
+        raise PredictionsError(
+            "the predictions table holds no row: there is no time that it supports"
+        )
     last = table.group_by("repeat", "fold").agg(pl.col("time_days").max())["time_days"].to_list()
     if censoring != "train":
         return float(min(last))
     if train is None:
-        raise ConfigError("censoring 'train' needs train's outcomes; give `train`, or censoring 'cohort'")
+        raise ConfigError(
+            "censoring 'train' needs train's outcomes; give `train`, or censoring 'cohort'"
+        )
     return float(min(*last, train.time.max()))
 
 
 def common_tau(
-    cohorts: Iterable[Predictions], *, censoring: CensoringSource = "cohort", train: SurvivalTarget | None = None
+    cohorts: Iterable[Predictions],
+    *,
+    censoring: CensoringSource = "cohort",
+    train: SurvivalTarget | None = None,
 ) -> float | None:
     """Return the greatest time that every cohort supports (see `support_days`); None without any.
 
-    Source: the truncated concordance of Uno et al., Statistics in Medicine 30 (2011), 1105-1117, section 2.
+    Source: the truncated concordance of Uno et al., Statistics in Medicine 30 (2011), 1105-1117,
+    section 2.
     """
-    times = [support_days(one, censoring=censoring, train=train) for one in cohorts if not one.table.is_empty()]
+    times = [
+        support_days(one, censoring=censoring, train=train)
+        for one in cohorts
+        if not one.table.is_empty()
+    ]
     return min(times, default=None)
 
 
 def tau_days(
-    tau: Tau, cohorts: Iterable[Predictions], *, censoring: CensoringSource = "cohort", train: SurvivalTarget | None = None
+    tau: Tau,
+    cohorts: Iterable[Predictions],
+    *,
+    censoring: CensoringSource = "cohort",
+    train: SurvivalTarget | None = None,
 ) -> float | None:
-    """Return the days that a choice of tau means for these cohorts; None = each up to its own support."""
+    """Return the days that a choice of tau means for these cohorts.
+
+    None = each up to its own support.
+    """
     if tau == "cohort":
         return None
     return common_tau(cohorts, censoring=censoring, train=train) if tau == "common" else float(tau)

@@ -35,7 +35,8 @@ __all__ = [
 def modalities_used(name: str, options: Mapping[str, Any]) -> tuple[Modality, ...]:
     """Return the modalities a strategy's prediction depends on, before it is built.
 
-    An option called `modality` names the only one, by convention of the registry; every other strategy uses both.
+    An option called `modality` names the only one, by convention of the registry; every other
+    strategy uses both.
     """
     chosen = FUSIONS.resolve(name, options).get("modality", "both")
     return BOTH if chosen == "both" else (Modality(chosen),)

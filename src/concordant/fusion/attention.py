@@ -54,8 +54,14 @@ class Reading:
     pooling: Float[Tensor, "batch query"]
 
     def maps(self, query: Modality) -> dict[str, Float[Tensor, "batch query key"]]:
-        """Return both kinds of weights by name: of the other modality's tokens, and of the asking one's own in pooling."""
-        return {f"{query.value}->{query.other.value}": self.weights, f"pool->{query.value}": self.pooling[:, None, 1:]}
+        """Return both kinds of weights by name.
+
+        Of the other modality's tokens, and of the asking one's own in pooling.
+        """
+        return {
+            f"{query.value}->{query.other.value}": self.weights,
+            f"pool->{query.value}": self.pooling[:, None, 1:],
+        }
 
 
 class MultiHeadAttention(nn.Module):
@@ -73,7 +79,10 @@ class MultiHeadAttention(nn.Module):
         """
         super().__init__()
         if width % heads:
-            raise ConfigError(f"heads = {heads} does not divide the latent width {width}; change `heads` or train.width")
+            raise ConfigError(
+                f"heads = {heads} does not divide the latent width {width}; change `heads` or "
+                "train.width"
+            )
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -81,11 +90,15 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(
-        self, query: Float[Tensor, "batch query dim"], key: Float[Tensor, "batch key dim"], key_valid: Bool[Tensor, "batch key"]
+        self,
+        query: Float[Tensor, "batch query dim"],
+        key: Float[Tensor, "batch key dim"],
+        key_valid: Bool[Tensor, "batch key"],
     ) -> Attended:
         """Attend from each query over the valid keys."""
         any_key = key_valid.any(1)
-        # where nothing is valid everything is let in, and the result is set to zero below: no NaN arises, forward or backward
+        # where nothing is valid everything is let in, and the result is set to zero below: no NaN
+        # arises, forward or backward
         allowed = (key_valid | ~any_key[:, None])[:, None, None, :]
         scores = self._split(self.query(query)) @ self._split(self.key(key)).transpose(-1, -2)
         scores = scores / (query.shape[-1] // self.heads) ** 0.5
@@ -94,7 +107,9 @@ class MultiHeadAttention(nn.Module):
         there = any_key[:, None, None].to(mixed.dtype)
         return Attended(self.output(mixed) * there, weights.mean(1) * there)
 
-    def _split(self, values: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch head token part"]:
+    def _split(
+        self, values: Float[Tensor, "batch token dim"]
+    ) -> Float[Tensor, "batch head token part"]:
         batch, tokens, width = values.shape
         return values.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
 
@@ -102,11 +117,13 @@ class MultiHeadAttention(nn.Module):
 class ChannelDropout(nn.Module):
     """Dropout that silences a channel in all tokens of a sample at once.
 
-    Tokens of one sample repeat each other, so dropping single entries hides little; and there is one random number per channel, not per
-    token, which is a quarter of the time of a step on a processor.
+    Tokens of one sample repeat each other, so dropping single entries hides little; and there is
+    one random number per channel, not per token, which is a quarter of the time of a step on a
+    processor.
 
     Source:
-        Tompson et al., Efficient object localization using convolutional networks, CVPR 2015, section 3.2 (spatial dropout).
+        Tompson et al., Efficient object localization using convolutional networks, CVPR 2015,
+        section 3.2 (spatial dropout).
     """
 
     def __init__(self, dropout: float) -> None:
@@ -132,7 +149,9 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(width, dropout)
         self.dropout = ChannelDropout(dropout)
 
-    def forward(self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch token dim"]:
+    def forward(
+        self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch token dim"]:
         """Let the valid tokens of a sample exchange information."""
         normed = self.norm_attention(values)
         values = values + self.dropout(self.attention(normed, normed, valid).values)
@@ -145,14 +164,20 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, dropout: float) -> None:
         """Stack linear, GELU, dropout, linear."""
-        super().__init__(nn.Linear(width, 2 * width), nn.GELU(), ChannelDropout(dropout), nn.Linear(2 * width, width))
+        super().__init__(
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            ChannelDropout(dropout),
+            nn.Linear(2 * width, width),
+        )
 
 
 class GatedPool(nn.Module):
     """Gated attention pooling: softmax over tokens of w' (tanh(U a) * sigmoid(V a)).
 
     Source:
-        Ilse, Tomczak and Welling, Attention-based deep multiple instance learning, ICML 2018, equation 9.
+        Ilse, Tomczak and Welling, Attention-based deep multiple instance learning, ICML 2018,
+        equation 9.
     """
 
     def __init__(self, width: int) -> None:
@@ -162,9 +187,16 @@ class GatedPool(nn.Module):
         self.gate = nn.Linear(width, width)
         self.score = nn.Linear(width, 1)
 
-    def forward(self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]) -> Pooled:
-        """Return the weighted mean of the valid tokens; at least one token per sample must be valid."""
-        score = self.score(torch.tanh(self.content(values)) * torch.sigmoid(self.gate(values)))[..., 0]
+    def forward(
+        self, values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]
+    ) -> Pooled:
+        """Return the weighted mean of the valid tokens.
+
+        At least one token per sample must be valid.
+        """
+        score = self.score(torch.tanh(self.content(values)) * torch.sigmoid(self.gate(values)))[
+            ..., 0
+        ]
         weights = torch.softmax(score.masked_fill(~valid, torch.finfo(score.dtype).min), dim=-1)
         return Pooled((weights[..., None] * values).sum(1), weights)
 
@@ -172,8 +204,9 @@ class GatedPool(nn.Module):
 class Anchored(nn.Module):
     """Puts a learned token before a modality's tokens.
 
-    It is valid in every sample: where the modality is missing it still asks the other one, which is how a missing query side never silences
-    the present key side; and it gives pooling something to pool.
+    It is valid in every sample: where the modality is missing it still asks the other one, which is
+    how a missing query side never silences the present key side; and it gives pooling something to
+    pool.
     """
 
     def __init__(self, width: int) -> None:
@@ -186,4 +219,6 @@ class Anchored(nn.Module):
         batch = tokens.values.shape[0]
         first = self.token.expand(batch, 1, -1)
         valid = torch.ones_like(tokens.present)[:, None]
-        return Tokens(torch.cat([first, tokens.values], 1), torch.cat([valid, tokens.valid], 1), tokens.pooled)
+        return Tokens(
+            torch.cat([first, tokens.values], 1), torch.cat([valid, tokens.valid], 1), tokens.pooled
+        )

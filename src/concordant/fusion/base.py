@@ -1,4 +1,6 @@
-"""What every fusion is: a module from projected tokens of both modalities to one or more views for the head."""
+"""What every fusion is: a module from projected tokens of both modalities to one or more views
+for the head.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class FusionDims:
     Attributes:
         width: Width of the shared latent space.
         dropout: Probability of dropping a unit in training.
-        features: Width of each modality's unprojected pooled features (codes: size of the vocabulary).
+        features: Width of each modality's unprojected pooled features (codes: size of the
+            vocabulary).
     """
 
     width: int
@@ -51,17 +54,23 @@ class Fusion(nn.Module, ABC):
 
     The contract (one test per line, run over the registry):
 
-    * Shapes are right and values finite, forward and backward, for every subset of missing modalities, none present included.
+    * Shapes are right and values finite, forward and backward, for every subset of missing
+      modalities, none present included.
     * Garbage in invalid tokens changes nothing.
     * Permuting the batch permutes the output.
-    * With one modality missing the prediction still depends on the other one (fusions that use both).
+    * With one modality missing the prediction still depends on the other one (fusions that use
+      both).
     * It learns: C-index above 0.95 on 32 memorised subjects.
-    * Attention over a single key is refused before training: `attends_to` names the modalities that serve as keys.
-    * It runs under `torch.func.functional_call` and `vmap` with the same result: no control flow on values, no data-dependent shape.
+    * Attention over a single key is refused before training: `attends_to` names the modalities that
+      serve as keys.
+    * It runs under `torch.func.functional_call` and `vmap` with the same result: no control flow on
+      values, no data-dependent shape.
 
     Attributes:
-        solver: How `training.fit` finds the parameters: "gradient", or "ridge" (a ridge Cox model solved to convergence).
-        reads_tokens: False where the pooled vectors are all it reads, so that projecting single tokens can be left out.
+        solver: How `training.fit` finds the parameters: "gradient", or "ridge" (a ridge Cox model
+            solved to convergence).
+        reads_tokens: False where the pooled vectors are all it reads, so that projecting single
+            tokens can be left out.
         uses: The modalities the prediction depends on.
         view_modalities: Per view the modality it stands for; None = a joint view.
         view_dim: Width of a view.
@@ -94,8 +103,9 @@ class Fusion(nn.Module, ABC):
         """Fuse a batch.
 
         Args:
-            pair: Projected tokens of both modalities with their pooled vectors (batch, width), zero where a modality is missing.
-                Only `linear` (solver "ridge") is handed unprojected features.
+            pair: Projected tokens of both modalities with their pooled vectors (batch, width), zero
+                where a modality is missing. Only `linear` (solver "ridge") is handed unprojected
+                features.
         """
 
 

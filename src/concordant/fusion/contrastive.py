@@ -1,4 +1,6 @@
-"""Contrastive alignment of the two modalities in the shared latent space, as CLIP does for images and text."""
+"""Contrastive alignment of the two modalities in the shared latent space, as CLIP does for
+images and text.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def contrastive_loss(
         subject: Samples of the same subject are masked, not negatives. None = all different.
 
     Source:
-        Radford et al., Learning transferable visual models from natural language supervision, ICML 2021, figure 3 and section 2.5.
+        Radford et al., Learning transferable visual models from natural language supervision, ICML
+        2021, figure 3 and section 2.5.
     """
     scale = logit_scale.clamp(0.0, math.log(100.0)).exp()
     logits = scale * functional.normalize(ct, dim=1) @ functional.normalize(ehr, dim=1).T
@@ -51,11 +54,14 @@ def contrastive_loss(
 
 @FUSIONS.register("contrastive")
 class Contrastive(Fusion):
-    """Aligned latents z = W c and w = V e; the hidden layer and head see both, before normalisation.
+    """Aligned latents z = W c and w = V e.
+
+    The hidden layer and head see both, before normalisation.
 
     Attributes:
-        regime: "joint" (survival loss + align_weight * alignment loss) or "two_stage" (align first; then everything trains on the
-            survival loss, nothing frozen, so that a signal only one modality has is not lost).
+        regime: "joint" (survival loss + align_weight * alignment loss) or "two_stage" (align first;
+            then everything trains on the survival loss, nothing frozen, so that a signal only one
+            modality has is not lost).
         align_weight: Weight of the alignment loss in the joint regime.
         align_epochs: Epochs of the first stage.
     """
@@ -92,5 +98,9 @@ class Contrastive(Fusion):
         there = presence(pair)
         ct = self.ct(pooled_of(pair, Modality.CT)) * there[:, :1]
         ehr = self.ehr(pooled_of(pair, Modality.EHR)) * there[:, 1:]
-        loss = contrastive_loss(ct, ehr, self.logit_scale, pair.ct.present & pair.ehr.present, pair.subject)
-        return FusionOutput(self.hidden(torch.cat([ct, ehr, there], 1))[:, None], alignment_loss=loss)
+        loss = contrastive_loss(
+            ct, ehr, self.logit_scale, pair.ct.present & pair.ehr.present, pair.subject
+        )
+        return FusionOutput(
+            self.hidden(torch.cat([ct, ehr, there], 1))[:, None], alignment_loss=loss
+        )

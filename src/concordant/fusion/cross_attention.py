@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import FusionOutput, Pair, Tokens
-from concordant.fusion.attention import Anchored, ChannelDropout, FeedForward, GatedPool, MultiHeadAttention, Pooled, Reading
+from concordant.fusion.attention import (
+    Anchored,
+    ChannelDropout,
+    FeedForward,
+    GatedPool,
+    MultiHeadAttention,
+    Pooled,
+    Reading,
+)
 from concordant.fusion.base import BOTH, FUSIONS, Fusion, FusionDims
 from concordant.fusion.layers import Hidden
 
@@ -34,7 +42,9 @@ class CrossBlock(nn.Module):
     def forward(self, query: Tokens, key: Tokens) -> Reading:
         """Return the pooled query side and the weights (place 0 = the learned token)."""
         anchored = self.anchor(query)
-        attended = self.attention(self.norm_query(anchored.values), self.norm_key(key.values), key.valid)
+        attended = self.attention(
+            self.norm_query(anchored.values), self.norm_key(key.values), key.valid
+        )
         values = anchored.values + self.dropout(attended.values)
         values = values + self.dropout(self.feed_forward(self.norm_feed_forward(values)))
         pooled: Pooled = self.pool(values, anchored.valid)
@@ -43,21 +53,30 @@ class CrossBlock(nn.Module):
 
 @FUSIONS.register("cross_attention")
 class CrossAttention(Fusion):
-    """H = MHA(Q = query modality, K = V = the other), residual, feed-forward, gated attention pooling.
+    """H = MHA(Q = query modality, K = V = the other), residual, feed-forward, gated attention
+    pooling.
 
-    The query keeps a residual path, and a learned query asks where the query modality is missing, so that neither missing side silences
-    the present one.
+    The query keeps a residual path, and a learned query asks where the query modality is missing,
+    so that neither missing side silences the present one.
 
     Attributes:
         query: The modality that asks: "ct", "ehr", or "both" (two directions, concatenated).
         heads: Attention heads; the latent width must be a multiple.
     """
 
-    def __init__(self, dims: FusionDims, *, query: Literal["ct", "ehr", "both"] = "ct", heads: Annotated[int, Field(ge=1)] = 4) -> None:
+    def __init__(
+        self,
+        dims: FusionDims,
+        *,
+        query: Literal["ct", "ehr", "both"] = "ct",
+        heads: Annotated[int, Field(ge=1)] = 4,
+    ) -> None:
         """Build one block per direction."""
         super().__init__(dims)
         self.queries = BOTH if query == "both" else (Modality(query),)
-        self.blocks = nn.ModuleDict({modality.value: CrossBlock(dims, heads) for modality in self.queries})
+        self.blocks = nn.ModuleDict(
+            {modality.value: CrossBlock(dims, heads) for modality in self.queries}
+        )
         self.hidden = Hidden(len(self.queries) * dims.width, dims.width, dims.dropout)
 
     @property
@@ -66,11 +85,15 @@ class CrossAttention(Fusion):
         return tuple(modality.other for modality in self.queries)
 
     def forward(self, pair: Pair) -> FusionOutput:
-        """Return the joint view, the attention of each direction, and the weights of each pooling."""
+        """Return the joint view, the attention of each direction, and the weights of each
+        pooling.
+        """
         pooled: list[Tensor] = []
         attention: dict[str, Tensor] = {}
         for modality in self.queries:
-            reading: Reading = self.blocks[modality.value](pair.projected(modality), pair.projected(modality.other))
+            reading: Reading = self.blocks[modality.value](
+                pair.projected(modality), pair.projected(modality.other)
+            )
             pooled.append(reading.vector)
             attention |= reading.maps(modality)
         return FusionOutput(self.hidden(torch.cat(pooled, 1))[:, None], attention=attention)

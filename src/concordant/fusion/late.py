@@ -15,11 +15,13 @@ from concordant.fusion.unimodal import Branch
 
 @FUSIONS.register("late")
 class Late(Fusion):
-    """One model per modality, each trained on the subjects that have it; the decision is made after the head.
+    """One model per modality, each trained on the subjects that have it.
+
+    The decision is made after the head.
 
     Attributes:
-        combine: "stack" (a Cox model with coefficients >= 0 on the two standardised log-hazards, fitted on tuning) or
-            "mean" (their mean, which must lose where one modality is useless).
+        combine: "stack" (a Cox model with coefficients >= 0 on the two standardised log-hazards,
+            fitted on tuning) or "mean" (their mean, which must lose where one modality is useless).
     """
 
     reads_tokens = False
@@ -34,4 +36,6 @@ class Late(Fusion):
     def forward(self, pair: Pair) -> FusionOutput:
         """Return one view per modality, CT first."""
         views = [self.branches[modality.value](pooled_of(pair, modality)) for modality in BOTH]
-        return FusionOutput(torch.stack(views, 1), torch.stack([pair.ct.present, pair.ehr.present], 1))
+        return FusionOutput(
+            torch.stack(views, 1), torch.stack([pair.ct.present, pair.ehr.present], 1)
+        )

@@ -11,7 +11,9 @@ from concordant.core.tokens import Pair
 
 
 class Hidden(nn.Sequential):
-    """One hidden layer: the same in every strategy, so that strategies differ in how they fuse and in nothing else."""
+    """One hidden layer: the same in every strategy, so that strategies differ in how they fuse
+    and in nothing else.
+    """
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         """Stack a linear map, GELU and dropout."""
@@ -27,5 +29,9 @@ def pooled_of(pair: Pair, modality: Modality) -> Float[Tensor, "batch width"]:
 
 
 def presence(pair: Pair) -> Float[Tensor, "batch two"]:
-    """Return two columns that say which modality is there, so that a zero vector is not mistaken for an average subject."""
-    return torch.stack([pair.ct.present, pair.ehr.present], dim=1).to(pooled_of(pair, Modality.CT).dtype)
+    """Return two columns that say which modality is there, so that a zero vector is not mistaken
+    for an average subject.
+    """
+    return torch.stack([pair.ct.present, pair.ehr.present], dim=1).to(
+        pooled_of(pair, Modality.CT).dtype
+    )

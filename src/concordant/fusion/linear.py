@@ -34,7 +34,10 @@ class LinearTerm(nn.Module):
 
 
 def pooled_features(tokens: Tokens) -> Float[Tensor, "batch feature"]:
-    """Return the encoder's own pooled vector, or else the mean of the valid tokens; zero where the modality is missing."""
+    """Return the encoder's own pooled vector, or else the mean of the valid tokens.
+
+    Zero where the modality is missing.
+    """
     if tokens.pooled is not None:
         return torch.where(tokens.present[:, None], tokens.pooled, torch.zeros_like(tokens.pooled))
     values = torch.where(tokens.valid[..., None], tokens.values, torch.zeros_like(tokens.values))
@@ -51,12 +54,16 @@ class Linear(Fusion):
 
     solver = "ridge"
 
-    def __init__(self, dims: FusionDims, *, modality: Literal["both", "ct", "ehr"] = "both") -> None:
+    def __init__(
+        self, dims: FusionDims, *, modality: Literal["both", "ct", "ehr"] = "both"
+    ) -> None:
         """Build one term per modality used."""
         super().__init__(dims)
         self.uses = BOTH if modality == "both" else (Modality(modality),)
         self.view_dim = 1
-        self.terms = nn.ModuleDict({used.value: LinearTerm(dims.features[used]) for used in self.uses})
+        self.terms = nn.ModuleDict(
+            {used.value: LinearTerm(dims.features[used]) for used in self.uses}
+        )
 
     def forward(self, pair: Pair) -> FusionOutput:
         """Return the log-hazard itself as a view of one number."""

@@ -46,4 +46,7 @@ class Unimodal(Fusion):
 
     def forward(self, pair: Pair) -> FusionOutput:
         """Return the modality's view."""
-        return FusionOutput(self.branch(pooled_of(pair, self.modality))[:, None], torch.stack([pair.of(self.modality).present], 1))
+        return FusionOutput(
+            self.branch(pooled_of(pair, self.modality))[:, None],
+            torch.stack([pair.of(self.modality).present], 1),
+        )

@@ -1,4 +1,6 @@
-"""What every head is: from the views of a fusion to a log-hazard per view, and from the final risk to survival."""
+"""What every head is: from the views of a fusion to a log-hazard per view, and from the final
+risk to survival.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ class Head(nn.Module, ABC):
     """
 
     def __init__(self, dim: int, views: int) -> None:
-        """Give each view an output layer of its own, so that the views of late fusion stay independent.
+        """Give each view an output layer of its own, so that the views of late fusion stay
+        independent.
 
-        The layers start at zero, so every log-hazard does: training that stops after a few epochs, as it must where events are few, then
-        holds what was learned and no random start.
+        The layers start at zero, so every log-hazard does: training that stops after a few epochs,
+        as it must where events are few, then holds what was learned and no random start.
         """
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim, 1) for _ in range(views)])
@@ -49,11 +52,18 @@ class Head(nn.Module, ABC):
         """Return the loss of one view per observed event, over the samples that have it."""
 
     @abstractmethod
-    def fit_baseline(self, risk: Float[Tensor, " subject"], time: Float[Tensor, " subject"], event: Int[Tensor, " subject"]) -> None:
+    def fit_baseline(
+        self,
+        risk: Float[Tensor, " subject"],
+        time: Float[Tensor, " subject"],
+        event: Int[Tensor, " subject"],
+    ) -> None:
         """Fit what survival needs beside the risk, on train."""
 
     @abstractmethod
-    def survival(self, risk: Float[Tensor, " subject"], times: Float[Tensor, " time"]) -> Float[Tensor, "subject time"]:
+    def survival(
+        self, risk: Float[Tensor, " subject"], times: Float[Tensor, " time"]
+    ) -> Float[Tensor, "subject time"]:
         """Return S(t) at times in days; non-increasing along time."""
 
 

@@ -1,4 +1,7 @@
-"""Cox proportional hazards: the exact partial likelihood of the whole batch, and Breslow's baseline."""
+"""Cox proportional hazards.
+
+The exact partial likelihood of the whole batch, and Breslow's baseline.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from torch import Tensor
 
 from concordant.heads.base import HEADS, Head
 
-_ABSENT = -1e30  # a log-hazard that adds nothing to any risk set and, unlike -inf, keeps gradients finite
+_ABSENT = (
+    -1e30
+)  # a log-hazard that adds nothing to any risk set and, unlike -inf, keeps gradients finite
 
 
 def cox_negative_log_likelihood(
@@ -23,7 +28,8 @@ def cox_negative_log_likelihood(
 ) -> Float[Tensor, ""]:
     """Return the negative log partial likelihood, summed over events.
 
-    Computed in log space, so that it is finite at log-hazards of +-1000; no shape depends on the data, so that it runs under `vmap`.
+    Computed in log space, so that it is finite at log-hazards of +-1000; no shape depends on the
+    data, so that it runs under `vmap`.
 
     Args:
         log_hazard: Log-hazard, higher = earlier event.
@@ -36,8 +42,9 @@ def cox_negative_log_likelihood(
         A scalar; 0 where no event is observed.
 
     Source:
-        Efron, The efficiency of Cox's likelihood function for censored data, JASA 72 (1977), with the tied-risk correction in log space:
-        log(R - l/d D) = log R + log1p(-(l/d) exp(log D - log R)).
+        Efron, The efficiency of Cox's likelihood function for censored data, JASA 72 (1977), with
+        the tied-risk correction in log space: log(R - l/d D) = log R + log1p(-(l/d) exp(log D - log
+        R)).
     """
     order = torch.argsort(time, descending=True, stable=True)
     group = _group_of(time[order])
@@ -61,18 +68,29 @@ def _group_of(sorted_time: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
 
 
 def _last_of(group: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """Return for each place the last place of its group, where the cumulative risk set is complete."""
+    """Return for each place the last place of its group, where the cumulative risk set is
+    complete.
+    """
     places = torch.arange(len(group), device=group.device)
     return torch.zeros_like(group).scatter_reduce(0, group, places, "amax")[group]
 
 
 def _efron_correction(
-    hazard: Float[Tensor, " batch"], risk_set: Float[Tensor, " batch"], group: Int[Tensor, " batch"], observed: Bool[Tensor, " batch"]
+    hazard: Float[Tensor, " batch"],
+    risk_set: Float[Tensor, " batch"],
+    group: Int[Tensor, " batch"],
+    observed: Bool[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
     """Return log1p(-(l/d) D/R): the l-th of d tied events sees the tied hazard D reduced by l/d."""
-    count = torch.zeros_like(hazard).scatter_add(0, group, observed.to(hazard.dtype))[group].clamp(min=1)
+    count = (
+        torch.zeros_like(hazard)
+        .scatter_add(0, group, observed.to(hazard.dtype))[group]
+        .clamp(min=1)
+    )
     before = torch.cumsum(observed.to(hazard.dtype), 0) - observed.to(hazard.dtype)
-    first = torch.zeros_like(hazard).scatter_reduce(0, group, before, "amin", include_self=False)[group]
+    first = torch.zeros_like(hazard).scatter_reduce(0, group, before, "amin", include_self=False)[
+        group
+    ]
     share = torch.where(observed, (before - first) / count, torch.zeros_like(hazard))
     relative = torch.where(observed, hazard - risk_set, torch.full_like(hazard, _ABSENT))
     tied = torch.zeros_like(hazard).scatter_add(0, group, torch.exp(relative))[group]
@@ -90,11 +108,13 @@ class Cox(Head):
     baseline_times: Tensor
     baseline_log_cumulative_hazard: Tensor
 
-    def __init__(self, dim: int, views: int, *, ties: Literal["efron", "breslow"] = "efron") -> None:
+    def __init__(
+        self, dim: int, views: int, *, ties: Literal["efron", "breslow"] = "efron"
+    ) -> None:
         """Start without a baseline; the biases stay at zero.
 
-        A constant cancels in the partial likelihood: its gradient is rounding noise, which Adam would blow up to steps of the full learning
-        rate. The baseline hazard is the intercept.
+        A constant cancels in the partial likelihood: its gradient is rounding noise, which Adam
+        would blow up to steps of the full learning rate. The baseline hazard is the intercept.
         """
         super().__init__(dim, views)
         for layer in self.layers:
@@ -116,11 +136,19 @@ class Cox(Head):
     ) -> Float[Tensor, ""]:
         """Return the negative log partial likelihood per observed event, in double precision."""
         observed = (event == 1) if valid is None else (event == 1) & valid
-        total = cox_negative_log_likelihood(log_hazard.double(), time, event, self.ties, valid=valid)
+        total = cox_negative_log_likelihood(
+            log_hazard.double(), time, event, self.ties, valid=valid
+        )
         return total / observed.sum().clamp(min=1)
 
-    def fit_baseline(self, risk: Float[Tensor, " subject"], time: Float[Tensor, " subject"], event: Int[Tensor, " subject"]) -> None:
-        """Fit Breslow's cumulative baseline hazard H0(t) = sum over event times of d / sum exp(risk) at risk.
+    def fit_baseline(
+        self,
+        risk: Float[Tensor, " subject"],
+        time: Float[Tensor, " subject"],
+        event: Int[Tensor, " subject"],
+    ) -> None:
+        """Fit Breslow's cumulative baseline hazard H0(t) = sum over event times of d / sum
+        exp(risk) at risk.
 
         Source:
             Breslow, discussion of Cox, JRSS B 34 (1972).
@@ -131,10 +159,17 @@ class Cox(Head):
         observed = event[order] == 1
         increments = torch.exp(-risk_set[observed] + risk_set.max()).flip(0)
         self.baseline_times = time[order][observed].double().flip(0).contiguous()
-        self.baseline_log_cumulative_hazard = torch.log(torch.cumsum(increments, 0)) - risk_set.max()
+        self.baseline_log_cumulative_hazard = (
+            torch.log(torch.cumsum(increments, 0)) - risk_set.max()
+        )
 
-    def survival(self, risk: Float[Tensor, " subject"], times: Float[Tensor, " time"]) -> Float[Tensor, "subject time"]:
-        """Return S(t) = exp(-H0(t) exp(risk)); 1 before the first event of train, constant after the last."""
+    def survival(
+        self, risk: Float[Tensor, " subject"], times: Float[Tensor, " time"]
+    ) -> Float[Tensor, "subject time"]:
+        """Return S(t) = exp(-H0(t) exp(risk)).
+
+        1 before the first event of train, constant after the last.
+        """
         place = torch.searchsorted(self.baseline_times, times.double().contiguous(), right=True)
         start = torch.full((1,), -torch.inf, dtype=torch.float64, device=risk.device)
         log_hazard = torch.cat([start, self.baseline_log_cumulative_hazard])[place]

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from concordant.metrics.antolini import AntoliniConcordance, concordance_index_antolini
-from concordant.metrics.auc import CumulativeDynamicAUC, MeanAUC, TimeDependentAUC, auc_at, cumulative_dynamic_auc
+from concordant.metrics.auc import (
+    CumulativeDynamicAUC,
+    MeanAUC,
+    TimeDependentAUC,
+    auc_at,
+    cumulative_dynamic_auc,
+)
 from concordant.metrics.base import METRICS, Metric, Setting
-from concordant.metrics.bootstrap import Bootstrap, JointBootstrap, bootstrap, bootstrap_concordance, resamples
-from concordant.metrics.brier import BrierScores, IntegratedBrierScore, brier_score, brier_score_at, integrated_brier_score
+from concordant.metrics.bootstrap import (
+    Bootstrap,
+    JointBootstrap,
+    bootstrap,
+    bootstrap_concordance,
+    resamples,
+)
+from concordant.metrics.brier import (
+    BrierScores,
+    IntegratedBrierScore,
+    brier_score,
+    brier_score_at,
+    integrated_brier_score,
+)
 from concordant.metrics.calibration import DCalibration, LogScore, d_calibration, log_score
 from concordant.metrics.calibration_curve import (
     CalibrationGroups,
@@ -17,7 +35,11 @@ from concordant.metrics.calibration_curve import (
     one_calibration,
 )
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier, median_follow_up
-from concordant.metrics.competing_risks import CumulativeIncidence, aalen_johansen, event_probability
+from concordant.metrics.competing_risks import (
+    CumulativeIncidence,
+    aalen_johansen,
+    event_probability,
+)
 from concordant.metrics.concordance import (
     Concordance,
     ConcordanceCovariance,
@@ -48,13 +70,38 @@ from concordant.metrics.multiplicity import (
     simultaneous,
     simultaneous_differences,
 )
-from concordant.metrics.net_benefit import DecisionCurve, NetBenefitDifference, compare_net_benefit, net_benefit
+from concordant.metrics.net_benefit import (
+    DecisionCurve,
+    NetBenefitDifference,
+    compare_net_benefit,
+    net_benefit,
+)
 from concordant.metrics.recalibration import Recalibration, fit_recalibration
-from concordant.metrics.registered import BrierAtHorizon, HarrellConcordance, IntegratedBrier, UnoConcordance
-from concordant.metrics.repeated_folds import FoldDifference, SeedAverage, average_over_seeds, nadeau_bengio
-from concordant.metrics.restricted_mean import RestrictedMean, RestrictedMeanDifference, restricted_mean, restricted_mean_difference
+from concordant.metrics.registered import (
+    BrierAtHorizon,
+    HarrellConcordance,
+    IntegratedBrier,
+    UnoConcordance,
+)
+from concordant.metrics.repeated_folds import (
+    FoldDifference,
+    SeedAverage,
+    average_over_seeds,
+    nadeau_bengio,
+)
+from concordant.metrics.restricted_mean import (
+    RestrictedMean,
+    RestrictedMeanDifference,
+    restricted_mean,
+    restricted_mean_difference,
+)
 from concordant.metrics.risk_groups import LogRank, RiskGroups, log_rank, risk_groups
-from concordant.metrics.weak_calibration import CalibrationInTheLarge, CalibrationSlope, calibration_in_the_large, calibration_slope
+from concordant.metrics.weak_calibration import (
+    CalibrationInTheLarge,
+    CalibrationSlope,
+    calibration_in_the_large,
+    calibration_slope,
+)
 
 __all__ = [
     "METRICS",

@@ -1,10 +1,13 @@
-"""Antolini's time-dependent concordance of survival curves, with influence-function standard errors.
+"""Antolini's time-dependent concordance of survival curves, with influence-function standard
+errors.
 
-The curves of a pair are compared where the case's time falls on their grid, so the ranks of the subjects change from interval to
-interval of the grid. Pairs within an interval and pairs across intervals are summed apart. Ranked by interval first, then by S,
-one sweep over all pairs (`pair_sums`) is right within intervals and gives full credit across; a second pass takes back the credit
-that pairs across intervals do not deserve: every subject is placed, by binary search, among the cases of each interval before its
-own. Together O(K n log n) for K times, with memory for n numbers beyond the curves.
+The curves of a pair are compared where the case's time falls on their grid, so the ranks of the
+subjects change from interval to interval of the grid. Pairs within an interval and pairs across
+intervals are summed apart. Ranked by interval first, then by S, one sweep over all pairs
+(`pair_sums`) is right within intervals and gives full credit across; a second pass takes back the
+credit that pairs across intervals do not deserve: every subject is placed, by binary search, among
+the cases of each interval before its own. Together O(K n log n) for K times, with memory for n
+numbers beyond the curves.
 """
 
 from __future__ import annotations
@@ -19,22 +22,34 @@ from numba import njit
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.metrics.case_control import ranking_within
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_curves, checked_subjects, followed_for_ever
+from concordant.metrics.inputs import (
+    Codes,
+    Subjects,
+    checked_curves,
+    checked_subjects,
+    followed_for_ever,
+)
 from concordant.metrics.pairs import pair_sums
 
 Method = Literal["harrell", "antolini", "adj_antolini"]
 """Which pairs count and what equal curves earn; see `concordance_index_antolini`."""
 
 Steps = Literal["post", "pre"]
-"""Which column an event between two times reads: `post` the one before it, `pre` the one after it."""
+"""Which column an event between two times reads.
+
+`post` the one before it, `pre` the one after it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AntoliniConcordance(Estimate):
-    """A time-dependent concordance: 1 = in every comparable pair the case's curve is the lower one at its event, 0.5 = chance.
+    """A time-dependent concordance.
+
+    1 = in every comparable pair the case's curve is the lower one at its event, 0.5 = chance.
 
     Attributes:
-        n_pairs: Comparable pairs that count, of rows of weight above 0; by "adj_antolini" pairs at a tied time count twice.
+        n_pairs: Comparable pairs that count, of rows of weight above 0; by "adj_antolini" pairs at
+            a tied time count twice.
         n_times: Columns of the curves that can be read.
         method: Which pairs count and what equal curves earn.
         steps: Which column an event between two times reads.
@@ -58,37 +73,46 @@ def concordance_index_antolini(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> AntoliniConcordance:
-    """Compute Antolini's time-dependent concordance index of survival curves, in O(K n log n) for K times.
+    """Compute Antolini's time-dependent concordance index of survival curves, in O(K n log n) for K
+    times.
 
-    A pair earns 1 where the case's curve is below the other one at the case's time, whatever it is elsewhere. A coarse grid makes
-    many curves equal there, or compares them long before: use the times at which the model's curves step.
+    A pair earns 1 where the case's curve is below the other one at the case's time, whatever it is
+    elsewhere. A coarse grid makes many curves equal there, or compares them long before: use the
+    times at which the model's curves step.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause` see there.
-        survival: Probability of no event until each of `times`, between 0 and 1. A first column of ones throughout (time 0) is not
-            read, unless it is the only one.
+        survival: Probability of no event until each of `times`, between 0 and 1. A first column of
+            ones throughout (time 0) is not read, unless it is the only one.
         times: Ascending, in the unit of `time`.
-        method: "harrell": Harrell's comparable pairs, equal S earns 1/2. "antolini": the same pairs, equal S earns 0, so constant
-            curves give 0. "adj_antolini": as "harrell", but pairs at a tied time with an event on either side count in both
-            orders; where both had the event, equal S earns 1 and different S 1/2.
-        steps: "post": an event at T reads S at the last of `times` <= T, the first one before that. "pre": at the first of `times`
-            >= T, the last one after that; for discrete-time models, whose S(times) holds the events of the interval before.
+        method: "harrell": Harrell's comparable pairs, equal S earns 1/2. "antolini": the same
+            pairs, equal S earns 0, so constant curves give 0. "adj_antolini": as "harrell", but
+            pairs at a tied time with an event on either side count in both orders; where both had
+            the event, equal S earns 1 and different S 1/2.
+        steps: "post": an event at T reads S at the last of `times` <= T, the first one before that.
+            "pre": at the first of `times` >= T, the last one after that; for discrete-time models,
+            whose S(times) holds the events of the interval before.
         weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them do not count.
-        cause: None = event 1 is the event and every other code is censored; else the code of the event, `survival` being one minus
-            its cumulative incidence: a subject with another event is a control of every case, whenever it came.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
+        cause: None = event 1 is the event and every other code is censored; else the code of the
+            event, `survival` being one minus its cumulative incidence: a subject with another event
+            is a control of every case, whenever it came.
 
     Raises:
-        MetricError: Invalid outcomes, a survival that is no probability or of the wrong shape, times that do not ascend, an unknown
-            method or steps, or no comparable pair.
+        MetricError: Invalid outcomes, a survival that is no probability or of the wrong shape,
+            times that do not ascend, an unknown method or steps, or no comparable pair.
 
-    Source: Antolini, Boracchi and Biganzoli, Statistics in Medicine 24 (2005), 3927-3944; "adj_antolini" as pycox 0.3.0, after
-    Ishwaran et al., Annals of Applied Statistics 2 (2008), section 5.1.
+    Source: Antolini, Boracchi and Biganzoli, Statistics in Medicine 24 (2005), 3927-3944;
+    "adj_antolini" as pycox 0.3.0, after Ishwaran et al., Annals of Applied Statistics 2 (2008),
+    section 5.1.
     """
     _check_option("method", method, get_args(Method))
     _check_option("steps", steps, get_args(Steps))
-    subjects = followed_for_ever(checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause))
+    subjects = followed_for_ever(
+        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    )
     curves = _reading(subjects, survival, times, steps)
     sums = _harrell_sums(subjects, curves, tied_credit=0.0 if method == "antolini" else 0.5)
     if method == "adj_antolini":
@@ -117,7 +141,10 @@ def _check_option(name: str, given: str, known: tuple[str, ...]) -> None:
 
 def _nothing_to_compare(subjects: Subjects) -> str:
     if subjects.n_events == 0:
-        return f"none of the {len(subjects)} rows has the event: without an event there is no comparable pair"
+        return (
+            f"none of the {len(subjects)} rows has the event: without an event there is no "
+            "comparable pair"
+        )
     return f"no comparable pair among {len(subjects)} rows with {subjects.n_events} event(s)"
 
 
@@ -131,7 +158,12 @@ class _Reading:
     n_times: int
 
 
-def _reading(subjects: Subjects, survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], steps: Steps) -> _Reading:
+def _reading(
+    subjects: Subjects,
+    survival: Real[np.ndarray, "subject time"],
+    times: Real[np.ndarray, " time"],
+    steps: Steps,
+) -> _Reading:
     grid, given = checked_curves(survival, times, len(subjects))
     curves = np.ascontiguousarray(given)
     first = 1 if grid.size > 1 and bool((curves[:, 0] == 1).all()) else 0
@@ -143,20 +175,27 @@ def _reading(subjects: Subjects, survival: Real[np.ndarray, "subject time"], tim
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """For every row its sums over the comparable pairs that hold it, in either role; the row's own weight is in none of them."""
+    """For every row its sums over the comparable pairs that hold it, in either role.
+
+    The row's own weight is in none of them.
+    """
 
     credit: Float[np.ndarray, " subject"]
     total: Float[np.ndarray, " subject"]
     n_pairs: int
 
     def plus(self, other: _Sums) -> _Sums:
-        return _Sums(self.credit + other.credit, self.total + other.total, self.n_pairs + other.n_pairs)
+        return _Sums(
+            self.credit + other.credit, self.total + other.total, self.n_pairs + other.n_pairs
+        )
 
 
 def _harrell_sums(subjects: Subjects, curves: _Reading, *, tied_credit: float) -> _Sums:
     """Sum over Harrell's comparable pairs of different clusters."""
-    # Later intervals rank lower, so that a case has full credit over everybody there. Where equal curves earn nothing, the one
-    # who is the case in the pair ranks lower: the earlier one, at a tied time the one with the event.
+    # Later intervals rank lower, so that a case has full credit over everybody there. Where equal
+    # curves earn nothing, the one
+    # who is the case in the pair ranks lower: the earlier one, at a tied time the one with the
+    # event.
     case_last = (subjects.time, ~subjects.observed) if tied_credit == 0 else ()
     ranks = _numbered(-curves.column, -curves.own, *case_last).astype(np.float64)
     pairs = pair_sums(subjects, ranks, subjects.observed * subjects.weights)
@@ -173,7 +212,9 @@ def _harrell_sums(subjects: Subjects, curves: _Reading, *, tied_credit: float) -
 
 
 def _numbered(*keys: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
-    """Number the distinct combinations of the keys in ascending order, the first key being the most significant."""
+    """Number the distinct combinations of the keys in ascending order, the first key being the
+    most significant.
+    """
     order = np.lexsort(keys[::-1])
     changes = np.zeros(len(order), np.int64)
     for key in keys:
@@ -196,33 +237,56 @@ class _Cells(NamedTuple):
 def _cells(subjects: Subjects, curves: _Reading, group: Int[np.ndarray, " subject"]) -> _Cells:
     cases = np.flatnonzero(subjects.observed)
     case = cases[np.lexsort((curves.own[cases], curves.column[cases], group[cases]))]
-    starts = np.flatnonzero(np.append(True, (np.diff(group[case]) != 0) | (np.diff(curves.column[case]) != 0)))
+    starts = np.flatnonzero(
+        np.append(True, (np.diff(group[case]) != 0) | (np.diff(curves.column[case]) != 0))
+    )
     group_starts = np.searchsorted(group[case[starts]], np.arange(group.max() + 2))
-    return _Cells(case, curves.own[case], curves.column[case[starts]], np.append(starts, len(case)), group_starts)
+    return _Cells(
+        case,
+        curves.own[case],
+        curves.column[case[starts]],
+        np.append(starts, len(case)),
+        group_starts,
+    )
 
 
 def _lost_across(
     subjects: Subjects, curves: _Reading, group: Int[np.ndarray, " subject"], tied_credit: float
 ) -> Float[np.ndarray, " subject"]:
-    """Return for every row the weights, times the credit lost, of its pairs across intervals within its group."""
+    """Return for every row the weights, times the credit lost, of its pairs across intervals
+    within its group.
+    """
     if subjects.n_events == 0:
         return np.zeros(len(subjects))
     cells = _cells(subjects, curves, group)
     weights = np.asarray(subjects.weights, dtype=np.float64)
     lost, by_case = np.zeros(len(subjects)), np.zeros(len(cells.case))
     below = np.append(0.0, np.cumsum(weights[cells.case]))
-    _place_rows(cells, curves.survival, curves.column, group, weights, below, 1 - tied_credit, lost, by_case)
+    _place_rows(
+        cells, curves.survival, curves.column, group, weights, below, 1 - tied_credit, lost, by_case
+    )
     lost[cells.case] += by_case
     return lost
 
 
 @njit(cache=True)
 def _place_rows(
-    cells: Any, survival: Any, column: Any, group: Any, weight: Any, below: Any, lost_if_tied: Any, lost: Any, by_case: Any
+    cells: Any,
+    survival: Any,
+    column: Any,
+    group: Any,
+    weight: Any,
+    below: Any,
+    lost_if_tied: Any,
+    lost: Any,
+    by_case: Any,
 ) -> None:
-    """Place every row among the cases of each earlier interval of its group; cases whose curve is not below the row's lose credit.
+    """Place every row among the cases of each earlier interval of its group.
 
-    What the rows take from a case is first noted at the lowest case that loses all of it, then summed up the cell.
+    Cases whose curve is not below the row's lose credit.
+
+    What the rows take from a case is first noted at the lowest case that loses all of it, then
+    summed up the cell.
     """
     for row in range(weight.size):
         for cell in range(cells.group_starts[group[row]], cells.group_starts[group[row] + 1]):
@@ -244,7 +308,9 @@ def _place_rows(
 
 @njit(cache=True)
 def _first_not_below(values: Any, start: Any, stop: Any, value: Any) -> Any:
-    """Return the first place in an ascending stretch whose value is not below the one given, or its end."""
+    """Return the first place in an ascending stretch whose value is not below the one given, or
+    its end.
+    """
     while start < stop:
         middle = (start + stop) // 2
         if values[middle] < value:
@@ -256,7 +322,9 @@ def _first_not_below(values: Any, start: Any, stop: Any, value: Any) -> Any:
 
 @njit(cache=True)
 def _first_above(values: Any, start: Any, stop: Any, value: Any) -> Any:
-    """Return the first place in an ascending stretch that holds nothing below the value given, where it no longer holds it, or its end."""
+    """Return the first place in an ascending stretch that holds nothing below the value given,
+    where it no longer holds it, or its end.
+    """
     if start == stop or values[start] != value:
         return start
     while start < stop:
@@ -269,31 +337,56 @@ def _first_above(values: Any, start: Any, stop: Any, value: Any) -> Any:
 
 
 def _tied_time_sums(subjects: Subjects, curves: _Reading) -> _Sums:
-    """Sum over what "adj_antolini" adds: pairs at a tied time with one event once more, those with two events in both orders."""
+    """Sum over what "adj_antolini" adds.
+
+    Pairs at a tied time with one event once more, those with two events in both orders.
+    """
     moment = _numbered(subjects.time)
-    within = _numbered(moment, np.arange(len(subjects)) if subjects.cluster is None else subjects.cluster)
+    within = _numbered(
+        moment, np.arange(len(subjects)) if subjects.cluster is None else subjects.cluster
+    )
     ranking = ranking_within(-curves.own, moment)
     if ranking is None:
         nothing = np.zeros(len(subjects))
         return _Sums(nothing, nothing, 0)
     ranking = replace(ranking, without=ranking_within(-curves.own, within))
 
-    def events_beside(weights: Float[np.ndarray, " subject"], *curve: Float[np.ndarray, " subject"]) -> Float[np.ndarray, " subject"]:
-        """Return for every event what the other clusters' events at its time weigh (those with an equal curve)."""
+    def events_beside(
+        weights: Float[np.ndarray, " subject"], *curve: Float[np.ndarray, " subject"]
+    ) -> Float[np.ndarray, " subject"]:
+        """Return for every event what the other clusters' events at its time weigh (those with
+        an equal curve).
+        """
         events = subjects.observed * weights
-        return np.asarray(subjects.observed * (_summed(events, _numbered(moment, *curve)) - _summed(events, _numbered(within, *curve))))
+        return np.asarray(
+            subjects.observed
+            * (
+                _summed(events, _numbered(moment, *curve))
+                - _summed(events, _numbered(within, *curve))
+            )
+        )
 
     weights = np.asarray(subjects.weights, dtype=np.float64)
     counted = (weights > 0).astype(np.float64)
     one_event = ranking.sums(subjects.observed, weights)
     two_events = events_beside(weights)
     return _Sums(
-        credit=one_event.credit + two_events + events_beside(weights, curves.own),  # twice: 1/2, and 1/2 more if equal
+        credit=one_event.credit
+        + two_events
+        + events_beside(weights, curves.own),  # twice: 1/2, and 1/2 more if equal
         total=one_event.total + 2 * two_events,
-        n_pairs=int(counted @ (subjects.observed * ranking.sums(subjects.observed, counted).total + events_beside(counted))),
+        n_pairs=int(
+            counted
+            @ (
+                subjects.observed * ranking.sums(subjects.observed, counted).total
+                + events_beside(counted)
+            )
+        ),
     )
 
 
-def _summed(values: Float[np.ndarray, " subject"], label: Int[np.ndarray, " subject"]) -> Float[np.ndarray, " subject"]:
+def _summed(
+    values: Float[np.ndarray, " subject"], label: Int[np.ndarray, " subject"]
+) -> Float[np.ndarray, " subject"]:
     """Return for every row the sum over the rows with its label."""
     return np.asarray(np.bincount(label, weights=values)[label])

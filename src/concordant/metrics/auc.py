@@ -1,4 +1,6 @@
-"""The cumulative/dynamic area under the ROC curve at a time, and its mean over time, with influence-function standard errors."""
+"""The cumulative/dynamic area under the ROC curve at a time, and its mean over time, with
+influence-function standard errors.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,32 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.metrics.case_control import Ranking, ranking
-from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
+from concordant.metrics.censoring import (
+    CensoringModel,
+    Convention,
+    EventWeights,
+    censoring_model,
+    checked_convention,
+)
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.inference import Band, Estimate, wald_band
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_horizon, checked_risk, checked_subjects, checked_times, real_array
+from concordant.metrics.inputs import (
+    Codes,
+    Outcomes,
+    Subjects,
+    checked_horizon,
+    checked_risk,
+    checked_subjects,
+    checked_times,
+    real_array,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeDependentAUC(Estimate):
-    """The area under the ROC curve at one time: 1 = every case has a higher risk than every control, 0.5 = chance.
+    """The area under the ROC curve at one time.
+
+    1 = every case has a higher risk than every control, 0.5 = chance.
 
     Attributes:
         horizon: The time.
@@ -83,40 +102,51 @@ def cumulative_dynamic_auc(
 ) -> CumulativeDynamicAUC:
     """Compute the area under the ROC curve of "event by t or not" at each time t, and its mean.
 
-    Cases have the event at T <= t and weigh 1 / G(T-); controls have T > t; someone censored by t is neither. The area is the
-    weighted share of (case, control) pairs in which the case has the higher risk, equal risks counting one half. The mean weighs
-    each time by the step of 1 - S since the time before (the first: since S = 1), S being this cohort's Kaplan-Meier curve, and
-    divides by 1 - S at the last. Takes O(n) per time; beyond the input it needs memory for n + times numbers.
+    Cases have the event at T <= t and weigh 1 / G(T-); controls have T > t; someone censored by t
+    is neither. The area is the weighted share of (case, control) pairs in which the case has the
+    higher risk, equal risks counting one half. The mean weighs each time by the step of 1 - S since
+    the time before (the first: since S = 1), S being this cohort's Kaplan-Meier curve, and divides
+    by 1 - S at the last. Takes O(n) per time; beyond the input it needs memory for n + times
+    numbers.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause` see there.
-        risk: Higher = earlier event; one per subject, or one per subject and time. Risks are tied only where they are equal.
-        times: Ascending, in the unit of `time`. Left out, and listed in the result with the reason: times by which nobody had the
-            event, beyond which nobody is followed, or which the cohort that gives the censoring curve does not reach.
-        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as independent of each other and of
-            this cohort; None = this cohort's own. The curve's uncertainty is in the standard error.
+        risk: Higher = earlier event; one per subject, or one per subject and time. Risks are tied
+            only where they are equal.
+        times: Ascending, in the unit of `time`. Left out, and listed in the result with the reason:
+            times by which nobody had the event, beyond which nobody is followed, or which the
+            cohort that gives the censoring curve does not reach.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
         pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
         weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them do not count.
-        cause: None = event 1 is the event and every other code is censored. Else the code of the event: only code 0 is censored,
-            and who had another event at T <= t is a control with weight 1 / G(T-), who is followed beyond t one with weight
-            1 / G(t). The mean then weighs by the steps of the Aalen-Johansen cumulative incidence of that cause.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
+        cause: None = event 1 is the event and every other code is censored. Else the code of the
+            event: only code 0 is censored, and who had another event at T <= t is a control with
+            weight 1 / G(T-), who is followed beyond t one with weight 1 / G(t). The mean then
+            weighs by the steps of the Aalen-Johansen cumulative incidence of that cause.
 
     Raises:
-        MetricError: Invalid outcomes, a risk of the wrong shape or not finite, times that do not ascend, or no supported time.
+        MetricError: Invalid outcomes, a risk of the wrong shape or not finite, times that do not
+            ascend, or no supported time.
 
-    Source: Uno et al., Journal of the American Statistical Association 102 (2007), 527-537; Hung and Chiang, Canadian Journal of
-    Statistics 38 (2010), 8-26; mean: Lambert and Chevret, Statistical Methods in Medical Research 25 (2016), 2088-2102; competing
-    risks: Blanche, Dartigues and Jacqmin-Gadda, Statistics in Medicine 32 (2013), 5381-5397, second definition of a control. The
-    influence through the censoring curve is derived in `CensoringCurve.influence`.
+    Source: Uno et al., Journal of the American Statistical Association 102 (2007), 527-537; Hung
+    and Chiang, Canadian Journal of Statistics 38 (2010), 8-26; mean: Lambert and Chevret,
+    Statistical Methods in Medical Research 25 (2016), 2088-2102; competing risks: Blanche,
+    Dartigues and Jacqmin-Gadda, Statistics in Medicine 32 (2013), 5381-5397, second definition of a
+    control. The influence through the censoring curve is derived in `CensoringCurve.influence`.
     """
     checked_convention(convention)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     grid = checked_times(times)
     columns = _checked_columns(risk, len(subjects), grid)
-    cohort = _cohort(subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention)
+    cohort = _cohort(
+        subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention
+    )
     ranks = ranking(columns[0], subjects.cluster)
     mean = _RunningMean(subjects)
     reasons: dict[float, str] = {}
@@ -131,7 +161,10 @@ def cumulative_dynamic_auc(
         else:
             mean.add(area)
     if not mean.times:
-        raise MetricError(f"no time is supported; at {grid[0]:g} {reasons[grid[0]]}, at {grid[-1]:g} {reasons[grid[-1]]}")
+        raise MetricError(
+            f"no time is supported; at {grid[0]:g} {reasons[grid[0]]}, at {grid[-1]:g} "
+            f"{reasons[grid[-1]]}"
+        )
     return CumulativeDynamicAUC(
         times=np.array(mean.times),
         unsupported=np.array(list(reasons)),
@@ -155,7 +188,9 @@ def auc_at(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> TimeDependentAUC:
-    """Compute the area under the ROC curve at one time, with the influence of every subject: two of them can be subtracted.
+    """Compute the area under the ROC curve at one time, with the influence of every subject.
+
+    Two of them can be subtracted.
 
     Args:
         time: As in `cumulative_dynamic_auc`.
@@ -170,13 +205,16 @@ def auc_at(
         cause: As in `cumulative_dynamic_auc`.
 
     Raises:
-        MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or not supported; the message says why.
+        MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or
+            not supported; the message says why.
     """
     checked_convention(convention)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     values = checked_risk(risk, len(subjects))
     end = checked_horizon(horizon)
-    cohort = _cohort(subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention)
+    cohort = _cohort(
+        subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention
+    )
     return _area(cohort, _split(cohort, end), ranking(values, subjects.cluster), end)
 
 
@@ -189,13 +227,16 @@ class _UnsupportedTimeError(MetricError):
 
 
 def _checked_columns(
-    risk: Real[np.ndarray, " subject"] | Real[np.ndarray, "subject time"], count: int, times: Float[np.ndarray, " time"]
+    risk: Real[np.ndarray, " subject"] | Real[np.ndarray, "subject time"],
+    count: int,
+    times: Float[np.ndarray, " time"],
 ) -> list[Real[np.ndarray, " subject"]]:
     """Return views of the risk, not copies: one for all times, or one per time."""
     given = real_array("risk", risk)
     if given.ndim == 0 or given.ndim > 2 or (given.ndim == 2 and given.shape[1] != times.size):
         raise MetricError(
-            f"risk has shape {given.shape}; expected ({count},), or ({count}, {times.size}) for a risk that changes with time"
+            f"risk has shape {given.shape}; expected ({count},), or ({count}, {times.size}) for a "
+            "risk that changes with time"
         )
     columns = [given] if given.ndim == 1 else list(given.T)
     for column in columns:
@@ -228,13 +269,19 @@ class _Split:
 def _split(cohort: _Cohort, horizon: float) -> _Split:
     subjects, curve = cohort.subjects, cohort.model.curve
     if horizon >= cohort.last:
-        raise _UnsupportedTimeError(horizon, f"nobody is followed beyond it; follow-up ends at {cohort.last:g}")
+        raise _UnsupportedTimeError(
+            horizon, f"nobody is followed beyond it; follow-up ends at {cohort.last:g}"
+        )
     if horizon >= curve.last:
-        raise _UnsupportedTimeError(horizon, f"the censoring curve is not known beyond {curve.last:g}")
+        raise _UnsupportedTimeError(
+            horizon, f"the censoring curve is not known beyond {curve.last:g}"
+        )
     later = subjects.time > horizon
     known = ~(later | subjects.censored)  # the event, or a competing one, by this time
     place_now = curve.up_to(np.array([horizon]))
-    amount = subjects.weights * np.where(known, cohort.events.inverse, later / curve.steps[place_now])
+    amount = subjects.weights * np.where(
+        known, cohort.events.inverse, later / curve.steps[place_now]
+    )
     is_case = subjects.observed & known
     if not (amount[is_case] > 0).any():
         raise _UnsupportedTimeError(horizon, "nobody had the event by then")
@@ -242,7 +289,10 @@ def _split(cohort: _Cohort, horizon: float) -> _Split:
 
 
 def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> TimeDependentAUC:
-    """Compute the area at one time: its influence is the row's own pairs and, through the censoring curve, everybody's."""
+    """Compute the area at one time.
+
+    Its influence is the row's own pairs and, through the censoring curve, everybody's.
+    """
     subjects = cohort.subjects
     sums = ranks.sums(split.is_case, split.amount)
     as_case = split.amount * split.is_case
@@ -251,7 +301,8 @@ def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> Tim
         raise _UnsupportedTimeError(horizon, "no case and control are of different clusters")
     value = float(as_case @ sums.credit) / total
     pairs = split.amount * (sums.credit - value * sums.total) / total
-    # A pair weighs 1 / G for each of its two rows, where that row reads the curve: hence the sensitivity.
+    # A pair weighs 1 / G for each of its two rows, where that row reads the curve: hence the
+    # sensitivity.
     through = cohort.model.influence(split.place, -pairs, subjects.weights)
     return TimeDependentAUC(
         estimate=value,
@@ -277,21 +328,31 @@ class _RunningMean:
         self._incidence = incidence(event_timeline(subjects), subjects.weights)
         self._steps = self._incidence.steps
         self._reached = 0.0  # share of events by the time before
-        self._value, self._influence, self._through_other = 0.0, np.zeros(len(subjects)), np.zeros(0)
+        self._value, self._influence, self._through_other = (
+            0.0,
+            np.zeros(len(subjects)),
+            np.zeros(0),
+        )
 
     def add(self, area: TimeDependentAUC) -> None:
         """Take in the area at the next time."""
-        reached = float(self._steps[np.searchsorted(self._incidence.timeline.times, area.horizon, side="right")])
+        reached = float(
+            self._steps[np.searchsorted(self._incidence.timeline.times, area.horizon, side="right")]
+        )
         share, self._reached = reached - self._reached, reached
         self._value += share * area.estimate
         self._influence += share * area.influence
-        self._through_other = share * area.censoring_influence + (self._through_other if self.times else 0.0)
+        self._through_other = share * area.censoring_influence + (
+            self._through_other if self.times else 0.0
+        )
         self.times.append(area.horizon)
         self.estimates.append(area.estimate)
         self.standard_errors.append(area.standard_error)
 
     def result(self) -> MeanAUC:
-        """Return the mean; its influence is that of the areas and, through their shares, that of the incidence."""
+        """Return the mean; its influence is that of the areas and, through their shares, that of
+        the incidence.
+        """
         value = self._value / self._reached
         event_times = self._incidence.timeline.times
         counted = event_times[event_times <= self.times[-1]]

@@ -13,7 +13,10 @@ from concordant.core.survival import Predictions, SurvivalTarget
 from concordant.metrics.inference import Estimate
 
 WEIGHT = "weight"
-"""Column of a predictions table that, where it is there, weighs its rows: a weight of 2 equals two copies of the subject."""
+"""Column of a predictions table that, where it is there, weighs its rows.
+
+A weight of 2 equals two copies of the subject.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,10 @@ class Setting:
         horizon_days: Days from the prediction time, for a metric at a horizon; else None.
         censoring: The cohort whose censoring curve is used; None = the evaluated one.
         pooled: One censoring curve from both cohorts together.
-        tau: A metric with `runs_to_tau` counts only cases, and integrates only over times, before it; None = all that is supported.
-        cause: Code of the event of interest, with which every other code above 0 competes; None = event 1, every other code censored.
+        tau: A metric with `runs_to_tau` counts only cases, and integrates only over times, before
+            it; None = all that is supported.
+        cause: Code of the event of interest, with which every other code above 0 competes; None =
+            event 1, every other code censored.
     """
 
     horizon_days: float | None = None
@@ -41,17 +46,21 @@ class Metric(ABC):
     The contract (one test, run over the registry):
 
     * It raises MetricError, and nothing else, where it cannot be computed from these rows.
-    * It returns the influence of every row, in the table's order, rows of one `subject_id` being one cluster.
+    * It returns the influence of every row, in the table's order, rows of one `subject_id` being
+      one cluster.
     * It depends on nothing but the rows given and the setting, and not on their order.
 
     Attributes:
         at_horizons: True where the metric has one value per horizon.
-        over_curve_times: True where its value depends on which times the survival curves are read at.
+        over_curve_times: True where its value depends on which times the survival curves are read
+            at.
         runs_to_tau: True where its value depends on the time tau that it runs up to.
-        takes_weights: True where it reads the column `weight` of the predictions; else a table with that column is refused.
+        takes_weights: True where it reads the column `weight` of the predictions; else a table with
+            that column is refused.
         takes_cause: True where it reads the setting's `cause`; else a cause is refused.
         reads_survival: True where it takes 1 - survival for the probability of the event.
-        bounds: Between which its true value lies; an interval is cut there, which costs no coverage.
+        bounds: Between which its true value lies; an interval is cut there, which costs no
+            coverage.
     """
 
     at_horizons: ClassVar[bool] = False
@@ -85,9 +94,14 @@ def compute(metric: str, predictions: Predictions, setting: Setting) -> Estimate
     """
     chosen = METRICS.create(metric)
     if WEIGHT in predictions.table.columns and not chosen.takes_weights:
-        raise ConfigError(f"{metric} takes no weights; those that do: {_those_that('takes_weights')}")
+        raise ConfigError(
+            f"{metric} takes no weights; those that do: {_those_that('takes_weights')}"
+        )
     if setting.cause is not None and not chosen.takes_cause:
-        raise ConfigError(f"{metric} has no form for competing events; those that have: {_those_that('takes_cause')}")
+        raise ConfigError(
+            f"{metric} has no form for competing events; those that have: "
+            f"{_those_that('takes_cause')}"
+        )
     return chosen.compute(predictions, setting)
 
 

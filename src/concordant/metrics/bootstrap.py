@@ -1,4 +1,7 @@
-"""The bootstrap by weights: a resample is a vector of multiplicities, never a table of gathered rows."""
+"""The bootstrap by weights.
+
+A resample is a vector of multiplicities, never a table of gathered rows.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,28 @@ from scipy.special import ndtr, ndtri
 
 from concordant.core.errors import MetricError
 from concordant.metrics.concordance import concordance_index
-from concordant.metrics.inference import ROUNDING, Band, Interval, critical_value, summed_by_cluster, wald_band
-from concordant.metrics.inputs import Codes, checked_risks, checked_subjects, cluster_numbers, followed_for_ever
+from concordant.metrics.inference import (
+    ROUNDING,
+    Band,
+    Interval,
+    critical_value,
+    summed_by_cluster,
+    wald_band,
+)
+from concordant.metrics.inputs import (
+    Codes,
+    checked_risks,
+    checked_subjects,
+    cluster_numbers,
+    followed_for_ever,
+)
 from concordant.metrics.resampled_pairs import resampled_concordance
 
 Method = Literal["percentile", "bca", "normal"]
-"""How an interval is read off replicates: percentiles, percentiles corrected for bias and acceleration, or a normal quantile."""
+"""How an interval is read off replicates.
+
+Percentiles, percentiles corrected for bias and acceleration, or a normal quantile.
+"""
 
 Weights = Float[np.ndarray, " subject"]
 
@@ -30,7 +49,8 @@ class Bootstrap:
         estimate: The number on the subjects themselves.
         replicates: Its values in the resamples where it could be computed.
         failed: Resamples where it could not.
-        influence: Influence of everything that is drawn (row or cluster) on it, times any constant; None = not known: no "bca".
+        influence: Influence of everything that is drawn (row or cluster) on it, times any constant;
+            None = not known: no "bca".
     """
 
     estimate: float
@@ -45,7 +65,10 @@ class Bootstrap:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of "the true value is 0", read off the percentiles as `interval` is; at least 2 / (replicates + 1)."""
+        """Two-sided p-value of "the true value is 0", read off the percentiles as `interval` is.
+
+        At least 2 / (replicates + 1).
+        """
         below, above = (self.replicates <= 0).sum(), (self.replicates >= 0).sum()
         return float(min(1.0, 2 * (min(below, above) + 1) / (len(self.replicates) + 1)))
 
@@ -54,9 +77,10 @@ class Bootstrap:
 
         Args:
             level: Confidence level.
-            method: "percentile": between two percentiles of the replicates. "bca": percentiles corrected for the bias of the
-                replicates and for the acceleration; more precise where the replicates are skewed, and as indifferent to a monotone
-                map of the number. "normal": estimate -+ normal quantile times standard error.
+            method: "percentile": between two percentiles of the replicates. "bca": percentiles
+                corrected for the bias of the replicates and for the acceleration; more precise
+                where the replicates are skewed, and as indifferent to a monotone map of the number.
+                "normal": estimate -+ normal quantile times standard error.
 
         Raises:
             MetricError: A level outside (0, 1), an unknown method, or "bca" without influences.
@@ -64,19 +88,23 @@ class Bootstrap:
         Source: "bca": Efron, Journal of the American Statistical Association 82 (1987), 171-185.
         """
         influence = None if self.influence is None else self.influence[:, None]
-        band = _limits(np.array([self.estimate]), self.replicates[:, None], influence, level, method)
+        band = _limits(
+            np.array([self.estimate]), self.replicates[:, None], influence, level, method
+        )
         return Interval(float(band.low[0]), float(band.high[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointBootstrap:
-    """Several numbers and their values in the same resamples, so that differences between them are paired.
+    """Several numbers and their values in the same resamples, so that differences between them are
+    paired.
 
     Attributes:
         estimate: The numbers on the subjects themselves.
         replicates: Their values in the resamples where they could be computed.
         failed: Resamples where they could not.
-        influence: Influence of everything that is drawn (row or cluster) on each, times any constant; None = not known: no "bca".
+        influence: Influence of everything that is drawn (row or cluster) on each, times any
+            constant; None = not known: no "bca".
     """
 
     estimate: Float[np.ndarray, " statistic"]
@@ -114,19 +142,28 @@ class JointBootstrap:
             estimate=float(_less(self.estimate[first], self.estimate[second])),
             replicates=_less(self.replicates[:, first], self.replicates[:, second]),
             failed=self.failed,
-            influence=None if self.influence is None else self.influence[:, first] - self.influence[:, second],
+            influence=None
+            if self.influence is None
+            else self.influence[:, first] - self.influence[:, second],
         )
 
 
 def resamples(
-    n: int, *, replicates: int = 1000, cluster: Shaped[np.ndarray, " subject"] | None = None, seed: int = 0
+    n: int,
+    *,
+    replicates: int = 1000,
+    cluster: Shaped[np.ndarray, " subject"] | None = None,
+    seed: int = 0,
 ) -> Iterator[Int[np.ndarray, " subject"]]:
-    """Yield how often each row is in each resample; the first resamples of a seed do not depend on how many are asked for.
+    """Yield how often each row is in each resample.
+
+    The first resamples of a seed do not depend on how many are asked for.
 
     Args:
         n: Rows; so many are drawn with replacement, each with the same probability.
         replicates: Number of resamples.
-        cluster: Rows with one label are drawn together, as many clusters as there are; None = every row its own.
+        cluster: Rows with one label are drawn together, as many clusters as there are; None = every
+            row its own.
         seed: Seed of the draws.
 
     Raises:
@@ -134,7 +171,10 @@ def resamples(
     """
     numbers = None if cluster is None else cluster_numbers(cluster, n)
     _check_size(n, replicates)
-    return (counts if numbers is None else counts[numbers] for counts in _drawn(_units(numbers, n), replicates, seed))
+    return (
+        counts if numbers is None else counts[numbers]
+        for counts in _drawn(_units(numbers, n), replicates, seed)
+    )
 
 
 @overload
@@ -169,24 +209,29 @@ def bootstrap(
     max_failed: float = 0.05,
     jackknife: bool = False,
 ) -> Bootstrap | JointBootstrap:
-    """Bootstrap anything that takes weights, such as `lambda w: concordance_index_ipcw(..., weights=w).estimate`.
+    """Bootstrap anything that takes weights, such as `lambda w.
 
-    Everything the statistic estimates (the censoring curve, say) is estimated anew under each resample's weights. Several models
-    are compared by a statistic that returns one number per model: all of them then see the same resamples.
+    Concordance_index_ipcw(..., weights=w).estimate`.
+
+    Everything the statistic estimates (the censoring curve, say) is estimated anew under each
+    resample's weights. Several models are compared by a statistic that returns one number per
+    model: all of them then see the same resamples.
 
     Args:
-        statistic: From one weight per row (its multiplicity, 0 = left out) to a number, or to a vector of one length.
-            It raises MetricError where a resample does not allow it. It needs the same `cluster` where pairs of rows are compared.
+        statistic: From one weight per row (its multiplicity, 0 = left out) to a number, or to a
+            vector of one length. It raises MetricError where a resample does not allow it. It needs
+            the same `cluster` where pairs of rows are compared.
         n: Rows.
         replicates: Number of resamples.
         cluster: Rows with one label are resampled together; None = every row its own.
         seed: Seed of the resamples; the same seed gives the same resamples to every statistic.
         max_failed: Share of resamples that may fail; they are left out and counted.
-        jackknife: Also compute the statistic without every row (cluster) in turn, which "bca" intervals need.
+        jackknife: Also compute the statistic without every row (cluster) in turn, which "bca"
+            intervals need.
 
     Raises:
-        MetricError: The statistic fails on the rows themselves, without one of them for the jackknife, or in more than `max_failed`
-            of the resamples; or it is not finite.
+        MetricError: The statistic fails on the rows themselves, without one of them for the
+            jackknife, or in more than `max_failed` of the resamples; or it is not finite.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993).
     """
@@ -200,15 +245,25 @@ def bootstrap(
             reason = str(error)
     failed = replicates - len(values)
     _check_failed(failed, replicates, max_failed, reason)
-    return _result(estimate, values, failed, _left_out(statistic, n, cluster) if jackknife else None)
+    return _result(
+        estimate, values, failed, _left_out(statistic, n, cluster) if jackknife else None
+    )
 
 
 def _left_out(
-    statistic: Callable[[Weights], float | Float[np.ndarray, " statistic"]], n: int, cluster: Shaped[np.ndarray, " subject"] | None
+    statistic: Callable[[Weights], float | Float[np.ndarray, " statistic"]],
+    n: int,
+    cluster: Shaped[np.ndarray, " subject"] | None,
 ) -> Float[np.ndarray, "unit ..."]:
-    """Return the mean of the statistic without each row (cluster) in turn, minus each: its influence, but for a constant."""
+    """Return the mean of the statistic without each row (cluster) in turn, minus each.
+
+    Its influence, but for a constant.
+    """
     numbers = np.arange(n) if cluster is None else cluster_numbers(cluster, n)
-    without = [np.asarray(statistic((numbers != unit).astype(np.float64)), dtype=np.float64) for unit in range(_units(numbers, n))]
+    without = [
+        np.asarray(statistic((numbers != unit).astype(np.float64)), dtype=np.float64)
+        for unit in range(_units(numbers, n))
+    ]
     return np.asarray(np.mean(without, axis=0) - np.stack(without))
 
 
@@ -224,29 +279,40 @@ def bootstrap_concordance(
     max_failed: float = 0.05,
     cause: int | None = None,
 ) -> JointBootstrap:
-    """Bootstrap Harrell's concordance of one or more models on the same subjects, all in the same resamples.
+    """Bootstrap Harrell's concordance of one or more models on the same subjects, all in the same
+    resamples.
 
-    Each replicate is exactly `concordance_index` with the resample's multiplicities as weights: copies of one subject, or of
-    rows of one cluster, are not compared with each other. The rows are sorted once; O(n log n) per resample.
+    Each replicate is exactly `concordance_index` with the resample's multiplicities as weights:
+    copies of one subject, or of rows of one cluster, are not compared with each other. The rows are
+    sorted once; O(n log n) per resample.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
         risks: One column per model, higher = earlier event. Equal risks count one half.
         replicates: Number of resamples.
-        cluster: Rows with one label are one subject and are resampled together; pairs among them do not count.
-        weights: One weight per row, multiplied by its multiplicity; rows are drawn with the same probability whatever they weigh.
+        cluster: Rows with one label are one subject and are resampled together; pairs among them do
+            not count.
+        weights: One weight per row, multiplied by its multiplicity; rows are drawn with the same
+            probability whatever they weigh.
         seed: Seed of the resamples, those of `resamples` and `bootstrap` with the same seed.
-        max_failed: Share of resamples that may be without a comparable pair; they are left out and counted.
+        max_failed: Share of resamples that may be without a comparable pair; they are left out and
+            counted.
         cause: As in `concordance_index`.
 
     Raises:
-        MetricError: As `concordance_index`; risks without a model; fewer than two replicates; or too many failed ones.
+        MetricError: As `concordance_index`; risks without a model; fewer than two replicates; or
+            too many failed ones.
     """
-    subjects = followed_for_ever(checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause))
+    subjects = followed_for_ever(
+        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    )
     columns = checked_risks(risks, len(subjects))
     _check_size(len(subjects), replicates)
-    models = [concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in columns]
+    models = [
+        concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause)
+        for risk in columns
+    ]
     draws = _drawn(_units(subjects.cluster, len(subjects)), replicates, seed)
     values = np.concatenate(list(resampled_concordance(subjects, columns, draws)))[:replicates]
     counted = np.isfinite(values).all(axis=1)
@@ -256,13 +322,17 @@ def bootstrap_concordance(
         estimate=np.array([model.estimate for model in models]),
         replicates=values[counted],
         failed=failed,
-        influence=np.column_stack([summed_by_cluster(model.influence, model.cluster) for model in models]),
+        influence=np.column_stack(
+            [summed_by_cluster(model.influence, model.cluster) for model in models]
+        ),
     )
 
 
 def _check_size(n: int, replicates: int) -> None:
     if n < 1 or replicates < 2:
-        raise MetricError(f"n is {n}, replicates {replicates}; expected at least one row and two replicates")
+        raise MetricError(
+            f"n is {n}, replicates {replicates}; expected at least one row and two replicates"
+        )
 
 
 def _drawn(units: int, replicates: int, seed: int) -> Iterator[Int[np.ndarray, " unit"]]:
@@ -278,7 +348,8 @@ def _units(numbers: Int[np.ndarray, " subject"] | None, n: int) -> int:
 def _check_failed(failed: int, replicates: int, allowed: float, reason: str) -> None:
     if failed > allowed * replicates or replicates - failed < 2:
         raise MetricError(
-            f"{failed} of {replicates} resamples failed, more than the share of {allowed:g} that may (max_failed); the last: {reason}"
+            f"{failed} of {replicates} resamples failed, more than the share of {allowed:g} that "
+            f"may (max_failed); the last: {reason}"
         )
 
 
@@ -289,24 +360,39 @@ def _result(
     influence: Float[np.ndarray, "unit ..."] | None,
 ) -> Bootstrap | JointBootstrap:
     if estimate.ndim > 1 or any(value.shape != estimate.shape for value in values):
-        raise MetricError("the statistic must return a number, or a vector that has one length in all resamples")
+        raise MetricError(
+            "the statistic must return a number, or a vector that has one length in all resamples"
+        )
     replicates = np.stack(values)
     if not (np.isfinite(estimate).all() and np.isfinite(replicates).all()):
-        raise MetricError("the statistic returned NaN or infinity; where it cannot be computed it should raise MetricError")
+        raise MetricError(
+            "the statistic returned NaN or infinity; where it cannot be computed it should raise "
+            "MetricError"
+        )
     if estimate.ndim == 0:
-        return Bootstrap(estimate=float(estimate), replicates=replicates, failed=failed, influence=influence)
-    return JointBootstrap(estimate=estimate, replicates=replicates, failed=failed, influence=influence)
+        return Bootstrap(
+            estimate=float(estimate), replicates=replicates, failed=failed, influence=influence
+        )
+    return JointBootstrap(
+        estimate=estimate, replicates=replicates, failed=failed, influence=influence
+    )
 
 
 def _less(first: Any, second: Any) -> Any:
     """Return first minus second, 0 where they are the same but for rounding."""
     difference = first - second
-    return np.where(np.abs(difference) <= ROUNDING * np.maximum(np.abs(first), np.abs(second)), 0.0, difference)
+    return np.where(
+        np.abs(difference) <= ROUNDING * np.maximum(np.abs(first), np.abs(second)), 0.0, difference
+    )
 
 
-def _deviation(replicates: Float[np.ndarray, "replicate statistic"]) -> Float[np.ndarray, " statistic"]:
+def _deviation(
+    replicates: Float[np.ndarray, "replicate statistic"],
+) -> Float[np.ndarray, " statistic"]:
     # The deviation of equal numbers may round to something above 0.
-    return np.asarray(np.where(np.ptp(replicates, axis=0) == 0, 0.0, replicates.std(axis=0, ddof=1)))
+    return np.asarray(
+        np.where(np.ptp(replicates, axis=0) == 0, 0.0, replicates.std(axis=0, ddof=1))
+    )
 
 
 def _limits(
@@ -321,9 +407,14 @@ def _limits(
         return Band(*np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0))
     if method == "bca":
         if influence is None:
-            raise MetricError('"bca" needs influences: use bootstrap_concordance, or bootstrap(..., jackknife=True)')
+            raise MetricError(
+                '"bca" needs influences: use bootstrap_concordance, or bootstrap(..., '
+                "jackknife=True)"
+            )
         bias, acceleration = _bias(estimate, replicates), _acceleration(influence)
-        return Band(*(_corrected(replicates, bias, acceleration, end) for end in (-quantile, quantile)))
+        return Band(
+            *(_corrected(replicates, bias, acceleration, end) for end in (-quantile, quantile))
+        )
     if method == "normal":
         return wald_band(estimate, _deviation(replicates), level=level)
     raise MetricError(f"method is {method!r}; expected 'percentile', 'bca' or 'normal'")
@@ -332,15 +423,25 @@ def _limits(
 def _bias(
     estimate: Float[np.ndarray, " statistic"], replicates: Float[np.ndarray, "replicate statistic"]
 ) -> Float[np.ndarray, " statistic"]:
-    """Return the normal quantile of the share of replicates below the estimate, at least half of one and at most all but half."""
+    """Return the normal quantile of the share of replicates below the estimate, at least half of
+    one and at most all but half.
+    """
     below = (replicates < estimate).sum(axis=0) + 0.5 * (replicates == estimate).sum(axis=0)
     return np.asarray(ndtri(np.clip(below, 0.5, len(replicates) - 0.5) / len(replicates)))
 
 
-def _acceleration(influence: Float[np.ndarray, "unit statistic"]) -> Float[np.ndarray, " statistic"]:
-    """Return the sixth of the skewness of the sum of influences, 0 where nothing has any influence."""
+def _acceleration(
+    influence: Float[np.ndarray, "unit statistic"],
+) -> Float[np.ndarray, " statistic"]:
+    """Return the sixth of the skewness of the sum of influences, 0 where nothing has any
+    influence.
+    """
     square = np.square(influence).sum(axis=0)
-    return np.asarray(np.divide((influence**3).sum(axis=0), 6 * square**1.5, out=np.zeros(len(square)), where=square > 0))
+    return np.asarray(
+        np.divide(
+            (influence**3).sum(axis=0), 6 * square**1.5, out=np.zeros(len(square)), where=square > 0
+        )
+    )
 
 
 def _corrected(
@@ -352,6 +453,10 @@ def _corrected(
     """Return the replicates' quantile that takes the place of the normal one `end`."""
     stretch = 1 - acceleration * (bias + end)
     # Where the stretch is not above 0 the corrected quantile lies beyond all replicates.
-    moved = np.divide(bias + end, stretch, out=np.full(len(bias), np.inf * np.sign(end)), where=stretch > 0)
+    moved = np.divide(
+        bias + end, stretch, out=np.full(len(bias), np.inf * np.sign(end)), where=stretch > 0
+    )
     shares = ndtr(bias + moved)
-    return np.array([np.quantile(column, share) for column, share in zip(replicates.T, shares, strict=True)])
+    return np.array(
+        [np.quantile(column, share) for column, share in zip(replicates.T, shares, strict=True)]
+    )

@@ -1,4 +1,6 @@
-"""The Brier score of survival curves and its integral over time, with influence-function standard errors."""
+"""The Brier score of survival curves and its integral over time, with influence-function
+standard errors.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,33 @@ from jaxtyping import Float, Int, Real, Shaped
 from numba import njit
 
 from concordant.core.errors import MetricError
-from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
-from concordant.metrics.inference import Band, Estimate, degrees_of_freedom, standard_error, wald_band
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_curves, checked_subjects, numbers
+from concordant.metrics.censoring import (
+    CensoringModel,
+    Convention,
+    EventWeights,
+    censoring_model,
+    checked_convention,
+)
+from concordant.metrics.inference import (
+    Band,
+    Estimate,
+    degrees_of_freedom,
+    standard_error,
+    wald_band,
+)
+from concordant.metrics.inputs import (
+    Codes,
+    Outcomes,
+    Subjects,
+    checked_curves,
+    checked_subjects,
+    numbers,
+)
 from concordant.metrics.ordering import ascending
 
-_TIMES_AT_ONCE = 16  # of the given curves, one subject's values at so many times are two cache lines
+_TIMES_AT_ONCE = (
+    16  # of the given curves, one subject's values at so many times are two cache lines
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +48,8 @@ class BrierScores:
 
     Attributes:
         times: The given times that the follow-up supports.
-        unsupported: The given times left out: nobody is observed, or the censoring curve not known, beyond them.
+        unsupported: The given times left out: nobody is observed, or the censoring curve not known,
+            beyond them.
         estimate: Score at each of `times`.
         standard_error: Its standard error.
         degrees: Degrees of freedom of the interval's t quantile.
@@ -70,37 +94,44 @@ def brier_score(
 ) -> BrierScores:
     """Compute the inverse-probability-of-censoring-weighted Brier score at each time.
 
-    A subject with the event at T <= t adds S(t)^2 / G(T-), one followed beyond t adds (1 - S(t))^2 / G(t), one censored by t
-    adds 0; the mean runs over all.
+    A subject with the event at T <= t adds S(t)^2 / G(T-), one followed beyond t adds (1 - S(t))^2
+    / G(t), one censored by t adds 0; the mean runs over all.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
         survival: Probability of no event until each of `times`, between 0 and 1.
-        times: Ascending, in the unit of `time`. Those at or beyond the last follow-up (of this cohort, or of the one that gives
-            the censoring curve) are left out and listed in the result.
-        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as independent of each other and of
-            this cohort; None = this cohort's own. The curve's uncertainty is in the standard error.
+        times: Ascending, in the unit of `time`. Those at or beyond the last follow-up (of this
+            cohort, or of the one that gives the censoring curve) are left out and listed in the
+            result.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
         pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
-        cause: None = event 1 is the event and every other code is censored; else the code of the event, `survival` being one minus
-            its cumulative incidence: a subject with another event at T <= t adds (1 - S(t))^2 / G(T-), and only code 0 is censored.
+        cause: None = event 1 is the event and every other code is censored; else the code of the
+            event, `survival` being one minus its cumulative incidence: a subject with another event
+            at T <= t adds (1 - S(t))^2 / G(T-), and only code 0 is censored.
 
     Raises:
-        MetricError: Invalid outcomes, a survival that is no probability or of the wrong shape, times that do not ascend, or no
-            supported time.
+        MetricError: Invalid outcomes, a survival that is no probability or of the wrong shape,
+            times that do not ascend, or no supported time.
 
-    Source: Graf et al., Statistics in Medicine 18 (1999), 2529-2545; Gerds and Schumacher, Biometrical Journal 48 (2006), 1029-1040;
-    competing risks: Schoop et al., Biometrical Journal 53 (2011), 88-112.
+    Source: Graf et al., Statistics in Medicine 18 (1999), 2529-2545; Gerds and Schumacher,
+    Biometrical Journal 48 (2006), 1029-1040; competing risks: Schoop et al., Biometrical Journal 53
+    (2011), 88-112.
     """
     cohort = _Cohort(time, event, weights, cluster, cause)
     supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
     cluster_now = supported.weighting.subjects.cluster
     values, errors = np.empty(len(supported.times)), np.empty(len(supported.times))
     for number, score in enumerate(supported.scores()):
-        values[number], errors[number] = score.value, standard_error(score.influence, cluster_now, score.through_other)
+        values[number], errors[number] = (
+            score.value,
+            standard_error(score.influence, cluster_now, score.through_other),
+        )
     degrees = degrees_of_freedom(np.size(time), supported.cluster)
     return BrierScores(supported.times, supported.unsupported, values, errors, degrees)
 
@@ -118,7 +149,9 @@ def brier_score_at(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> Estimate:
-    """Compute the Brier score at one time, with the influence of every subject: two of them can be subtracted.
+    """Compute the Brier score at one time, with the influence of every subject.
+
+    Two of them can be subtracted.
 
     Args:
         time: As in `brier_score`.
@@ -176,7 +209,9 @@ def integrated_brier_score(
     supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
     grid = supported.times
     if len(grid) < 2:
-        raise MetricError(f"an integral needs two supported times or more; only {grid[0]:g} is supported")
+        raise MetricError(
+            f"an integral needs two supported times or more; only {grid[0]:g} is supported"
+        )
     value, influence, through_other = 0.0, 0.0, 0.0
     for share, score in zip(_trapezoid(grid), supported.scores(), strict=True):
         value += share * score.value
@@ -191,14 +226,19 @@ def integrated_brier_score(
 
 
 def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
-    """Return the weights of the trapezoid rule, divided by the length of the range; they sum to 1."""
+    """Return the weights of the trapezoid rule, divided by the length of the range.
+
+    They sum to 1.
+    """
     steps = np.diff(times)
     return np.asarray((np.append(steps, 0) + np.append(0, steps)) / 2 / (times[-1] - times[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighting:
-    """The evaluated cohort in order of time, so that every step through the censoring curve is a step through memory."""
+    """The evaluated cohort in order of time, so that every step through the censoring curve is a
+    step through memory.
+    """
 
     order: Int[np.ndarray, " subject"]  # the given rows in order of time
     subjects: Subjects
@@ -217,7 +257,10 @@ class _Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Supported:
-    """What a score is computed from, at the times that the follow-up supports; few scores at a time are in memory."""
+    """What a score is computed from, at the times that the follow-up supports.
+
+    Few scores at a time are in memory.
+    """
 
     weighting: _Weighting
     cluster: Int[np.ndarray, " subject"] | None  # as given
@@ -268,7 +311,13 @@ def _supported(
     convention: Convention,
 ) -> _Supported:
     checked_convention(convention)
-    given = checked_subjects(cohort.time, cohort.event, weights=cohort.weights, cluster=cohort.cluster, cause=cohort.cause)
+    given = checked_subjects(
+        cohort.time,
+        cohort.event,
+        weights=cohort.weights,
+        cluster=cohort.cluster,
+        cause=cohort.cause,
+    )
     grid, curves = checked_curves(survival, times, len(given))
     order = ascending(given.time)
     subjects = given.take(order)
@@ -276,14 +325,21 @@ def _supported(
     end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
     inside = grid < end
     if not inside.any():
-        raise MetricError(f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}")
+        raise MetricError(
+            f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}"
+        )
     share = subjects.weights / subjects.weights.sum()
-    weighting = _Weighting(order, subjects, share, model, model.curve.weigh_events(subjects.time, convention))
+    weighting = _Weighting(
+        order, subjects, share, model, model.curve.weigh_events(subjects.time, convention)
+    )
     return _Supported(weighting, given.cluster, curves, grid[inside], grid[~inside])
 
 
 def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> _Score:
-    """Compute the score at one time: its influence is the row's own loss and, through the censoring curve, everybody's."""
+    """Compute the score at one time.
+
+    Its influence is the row's own loss and, through the censoring curve, everybody's.
+    """
     subjects, curve = weighting.subjects, weighting.model.curve
     place_now = int(curve.up_to(np.array([time]))[0])
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
@@ -304,12 +360,16 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
 
 @njit(cache=True)
 def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, place: Any) -> None:
-    """Fill every subject's weighted loss at a time, and the place at which it reads the censoring curve, in order of time."""
+    """Fill every subject's weighted loss at a time, and the place at which it reads the
+    censoring curve, in order of time.
+    """
     order, times, observed, censored = outcome
     place_of_event, event_weight = reading
     time, place_now, weight_now = now
     for row in range(times.size):
-        known = times[row] <= time and not censored[row]  # the event, or a competing one, by this time
+        known = (
+            times[row] <= time and not censored[row]
+        )  # the event, or a competing one, by this time
         place[row] = place_of_event[row] if known else place_now
         weight = event_weight[row] if known else weight_now if times[row] > time else 0.0
         predicted = survival[order[row]]

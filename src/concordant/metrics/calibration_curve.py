@@ -1,4 +1,7 @@
-"""Predicted against observed probability at a horizon: by groups of the prediction, and as a smooth curve."""
+"""Predicted against observed probability at a horizon.
+
+By groups of the prediction, and as a smooth curve.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,13 @@ from concordant.core.errors import MetricError
 from concordant.metrics.calibration import ChiSquare, checked_test, rao_scott
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
+from concordant.metrics.inputs import (
+    Codes,
+    Subjects,
+    checked_horizon,
+    checked_predicted,
+    checked_subjects,
+)
 from concordant.metrics.weak_calibration import (
     log_log,
     observed_by,
@@ -21,7 +30,10 @@ from concordant.metrics.weak_calibration import (
 )
 
 GroupTest = Literal["dagostino_nam", "robust"]
-"""`dagostino_nam`: the published statistic with binomial variances; `robust`: the same, corrected for the real ones (Rao and Scott)."""
+"""`dagostino_nam`: the published statistic with binomial variances; `robust`.
+
+The same, corrected for the real ones (Rao and Scott).
+"""
 
 KNOTS = (0.1, 0.5, 0.9)
 """Quantiles at which the restricted cubic spline has its knots."""
@@ -31,17 +43,20 @@ _CERTAIN = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationGroups:
-    """Predicted and observed probability of the event by a horizon, per group of the prediction, lowest first.
+    """Predicted and observed probability of the event by a horizon, per group of the prediction,
+    lowest first.
 
     Attributes:
         predicted: Mean prediction per group.
-        estimate: Observed probability per group: Kaplan-Meier, with competing events Aalen-Johansen.
+        estimate: Observed probability per group: Kaplan-Meier, with competing events
+            Aalen-Johansen.
         influence: Influence of every row on each observed probability.
         predicted_influence: Influence of every row on each mean prediction.
         n: Rows per group.
         weight: Weight per group, its rows where none was given.
         n_events: Rows with the event by the horizon per group.
-        n_known: Rows (with clusters: clusters) per group that had an event, or were followed to the horizon.
+        n_known: Rows (with clusters: clusters) per group that had an event, or were followed to the
+            horizon.
         group: Group per row.
         horizon: The horizon.
         cluster: Cluster number per row, or None.
@@ -67,8 +82,8 @@ class CalibrationGroups:
     def interval(self, level: float = 0.95) -> Band:
         """Return each observed probability's log(-log) interval, within [0, 1].
 
-        Where it is 0 or 1 there is no standard error: one limit is the estimate, the other Clopper and Pearson's for
-        `n_known` rows that all ended alike.
+        Where it is 0 or 1 there is no standard error: one limit is the estimate, the other Clopper
+        and Pearson's for `n_known` rows that all ended alike.
         """
         quantile, rest = critical_value(level), 1 - self.estimate
         none, every = self.estimate < _CERTAIN, rest < _CERTAIN
@@ -118,7 +133,9 @@ class OneCalibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegratedCalibrationIndex(Estimate):
-    """Mean absolute difference between predicted and smoothly observed probability at a horizon; 0 = calibrated.
+    """Mean absolute difference between predicted and smoothly observed probability at a horizon.
+
+    0 = calibrated.
 
     Attributes:
         e50: Median of the absolute differences.
@@ -127,7 +144,8 @@ class IntegratedCalibrationIndex(Estimate):
         predicted: The predictions, per row.
         observed: The smooth curve at each of them, per row (sort both by `predicted` to draw it).
         horizon: The horizon.
-        knots: Knots of the spline in log(-log(1 - predicted)); empty where it was a line or a constant.
+        knots: Knots of the spline in log(-log(1 - predicted)); empty where it was a line or a
+            constant.
     """
 
     e50: float
@@ -150,18 +168,20 @@ def kaplan_meier_calibration(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationGroups:
-    """Compare predicted and observed probability in groups of about equal size, cut at quantiles of the prediction.
+    """Compare predicted and observed probability in groups of about equal size, cut at quantiles of
+    the prediction.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause` see there.
-        predicted: Probability of the event by the horizon, in [0, 1]. Equal predictions are in one group, so that there may be
-            fewer groups than asked for.
+        predicted: Probability of the event by the horizon, in [0, 1]. Equal predictions are in one
+            group, so that there may be fewer groups than asked for.
         horizon: In the unit of `time`, within every group's follow-up.
         groups: Number of groups, 1 or more.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
-        cause: This code is the event, 0 is censored, any other a competing event; observed is then the Aalen-Johansen estimate.
+        cause: This code is the event, 0 is censored, any other a competing event; observed is then
+            the Aalen-Johansen estimate.
 
     Raises:
         MetricError: Invalid outcomes or predictions, or a horizon beyond the follow-up of a group.
@@ -185,10 +205,12 @@ def one_calibration(
 ) -> OneCalibration:
     """Test whether observed and predicted probability agree in groups of the prediction.
 
-    "dagostino_nam" is the published statistic: the sum over groups of n (observed - predicted)^2 / (predicted (1 - predicted)),
-    compared with chi-square of groups - 1 degrees. It takes Kaplan-Meier for a share of n rows and the predictions for fitted
-    ones: at the 5 % level it rejects a calibrated model 6 to 9 % of the time without censoring, 12 % with 30 % censored and 25 % or
-    more with half of them censored. "robust" corrects it for that (5 to 7 %); prefer it wherever follow-up is censored.
+    "dagostino_nam" is the published statistic: the sum over groups of n (observed - predicted)^2 /
+    (predicted (1 - predicted)), compared with chi-square of groups - 1 degrees. It takes
+    Kaplan-Meier for a share of n rows and the predictions for fitted ones: at the 5 % level it
+    rejects a calibrated model 6 to 9 % of the time without censoring, 12 % with 30 % censored and
+    25 % or more with half of them censored. "robust" corrects it for that (5 to 7 %); prefer it
+    wherever follow-up is censored.
 
     Args:
         time: As in `kaplan_meier_calibration`.
@@ -199,21 +221,42 @@ def one_calibration(
         weights: As in `kaplan_meier_calibration`.
         cluster: As in `kaplan_meier_calibration`.
         cause: As in `kaplan_meier_calibration`.
-        test: "dagostino_nam" or "robust"; None = "dagostino_nam", with weights or clusters "robust".
+        test: "dagostino_nam" or "robust"; None = "dagostino_nam", with weights or clusters
+            "robust".
 
     Raises:
-        MetricError: As `kaplan_meier_calibration`; fewer than two groups with different predictions; a group predicted 0 or 1;
-            "dagostino_nam" with weights or clusters; or "robust" where in every group all ended alike.
+        MetricError: As `kaplan_meier_calibration`; fewer than two groups with different
+            predictions; a group predicted 0 or 1; "dagostino_nam" with weights or clusters; or
+            "robust" where in every group all ended alike.
 
-    Source: D'Agostino and Nam, Handbook of Statistics 23 (2003), 1-25; see `calibration.rao_scott` for the robust test.
+    Source: D'Agostino and Nam, Handbook of Statistics 23 (2003), 1-25; see `calibration.rao_scott`
+    for the robust test.
     """
     chosen = _checked_test(test, plain=weights is None and cluster is None)
-    parts = kaplan_meier_calibration(time, event, predicted, horizon, groups=groups, weights=weights, cluster=cluster, cause=cause)
+    parts = kaplan_meier_calibration(
+        time,
+        event,
+        predicted,
+        horizon,
+        groups=groups,
+        weights=weights,
+        cluster=cluster,
+        cause=cause,
+    )
     count = len(parts.n)
     if count < 2:
-        raise MetricError(f"1-calibration needs two groups of different predictions or more; given groups={groups}, found {count}")
+        raise MetricError(
+            "1-calibration needs two groups of different predictions or more; given "
+            f"groups={groups}, found {count}"
+        )
     found = _tested(chosen, parts)
-    return OneCalibration(statistic=found.statistic, degrees=found.degrees, p_value=found.p_value, test=chosen, groups=parts)
+    return OneCalibration(
+        statistic=found.statistic,
+        degrees=found.degrees,
+        p_value=found.p_value,
+        test=chosen,
+        groups=parts,
+    )
 
 
 def integrated_calibration_index(
@@ -226,28 +269,33 @@ def integrated_calibration_index(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> IntegratedCalibrationIndex:
-    """Compute the mean absolute difference between predictions and a smooth curve of observed probability.
+    """Compute the mean absolute difference between predictions and a smooth curve of observed
+    probability.
 
-    The curve is a Cox model of the outcomes (over the whole follow-up) on a restricted cubic spline of log(-log(1 - predicted)) with
-    knots at its 10, 50 and 90 % quantiles, read at the horizon. Where the knots fall together the model is a line; predictions that
-    are all the same (or differ by rounding only) are compared with one observed probability, 1 - exp(-Nelson-Aalen). The note says so.
+    The curve is a Cox model of the outcomes (over the whole follow-up) on a restricted cubic spline
+    of log(-log(1 - predicted)) with knots at its 10, 50 and 90 % quantiles, read at the horizon.
+    Where the knots fall together the model is a line; predictions that are all the same (or differ
+    by rounding only) are compared with one observed probability, 1 - exp(-Nelson-Aalen). The note
+    says so.
 
-    The index cannot be below 0 and is above it for a calibrated model too, by chance. Near 0 its Wald interval and its standard
-    error are not to be trusted: compare with `calibration_slope`, `calibration_in_the_large` or `one_calibration` to test. The
-    influence function takes the knots as fixed.
+    The index cannot be below 0 and is above it for a calibrated model too, by chance. Near 0 its
+    Wald interval and its standard error are not to be trusted: compare with `calibration_slope`,
+    `calibration_in_the_large` or `one_calibration` to test. The influence function takes the knots
+    as fixed.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause` see there.
-        predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by `CLIP` within the log-log only.
+        predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
+            `CLIP` within the log-log only.
         horizon: In the unit of `time`, within the follow-up.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored. Competing events are refused.
 
     Raises:
-        MetricError: Invalid outcomes or predictions, a competing event, no event, a horizon beyond the follow-up, or too few
-            events for the curve.
+        MetricError: Invalid outcomes or predictions, a competing event, no event, a horizon beyond
+            the follow-up, or too few events for the curve.
 
     Source: Austin, Harrell and van Klaveren, Statistics in Medicine 39 (2020), 2714-2742.
     """
@@ -257,7 +305,10 @@ def integrated_calibration_index(
     end = checked_horizon(horizon)
     last = float(subjects.time[subjects.weights > 0].max())
     if end > last:
-        raise MetricError(f"the horizon of {end:g} is beyond the follow-up, which ends at {last:g}; choose an earlier one")
+        raise MetricError(
+            f"the horizon of {end:g} is beyond the follow-up, which ends at {last:g}; choose an "
+            "earlier one"
+        )
     spline = _spline(log_log(chance), subjects.weights)
     curve = _curve(subjects, spline.design, end)
     difference = curve.observed - chance
@@ -267,7 +318,8 @@ def integrated_calibration_index(
     e50, e90 = weighted_quantile(np.abs(difference), subjects.weights, np.array([0.5, 0.9]))
     return IntegratedCalibrationIndex(
         estimate=value,
-        influence=share * (np.abs(difference) - value) + curve.influence(share * np.sign(difference)),
+        influence=share * (np.abs(difference) - value)
+        + curve.influence(share * np.sign(difference)),
         n=len(subjects),
         n_events=subjects.n_events,
         cluster=subjects.cluster,
@@ -282,13 +334,17 @@ def integrated_calibration_index(
     )
 
 
-def _groups(subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: float, count: int) -> CalibrationGroups:
+def _groups(
+    subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: float, count: int
+) -> CalibrationGroups:
     if int(count) != count or count < 1:
         raise MetricError(f"groups is {count}; expected a whole number, 1 or more")
     limits = weighted_quantile(chance, subjects.weights, np.arange(1, count) / count)
     labels = np.searchsorted(limits, chance, side="left")
     present = np.unique(labels[subjects.weights > 0])
-    group = np.minimum(np.searchsorted(present, labels), len(present) - 1)  # a row of weight 0 may lie above all
+    group = np.minimum(
+        np.searchsorted(present, labels), len(present) - 1
+    )  # a row of weight 0 may lie above all
     members = group == np.arange(len(present))[:, None]
     parts = [replace(subjects, weights=np.where(member, subjects.weights, 0)) for member in members]
     observed = [observed_by(part, horizon) for part in parts]
@@ -304,7 +360,9 @@ def _groups(subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: 
         n=members.sum(1),
         weight=np.array([part.weights.sum() for part in parts], dtype=np.float64),
         n_events=(members & subjects.observed & early).sum(1),
-        n_known=np.array([_independent(subjects, member & known & (subjects.weights > 0)) for member in members]),
+        n_known=np.array(
+            [_independent(subjects, member & known & (subjects.weights > 0)) for member in members]
+        ),
         group=group,
         horizon=horizon,
         cluster=subjects.cluster,
@@ -312,11 +370,15 @@ def _groups(subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: 
 
 
 def _independent(subjects: Subjects, chosen: Bool[np.ndarray, " subject"]) -> int:
-    return int(chosen.sum()) if subjects.cluster is None else len(np.unique(subjects.cluster[chosen]))
+    return (
+        int(chosen.sum()) if subjects.cluster is None else len(np.unique(subjects.cluster[chosen]))
+    )
 
 
 def _checked_test(test: str | None, *, plain: bool) -> GroupTest:
-    chosen = checked_test(test, "dagostino_nam", get_args(GroupTest), plain=plain, name="D'Agostino and Nam's test")
+    chosen = checked_test(
+        test, "dagostino_nam", get_args(GroupTest), plain=plain, name="D'Agostino and Nam's test"
+    )
     return "dagostino_nam" if chosen == "dagostino_nam" else "robust"
 
 
@@ -324,10 +386,15 @@ def _tested(test: GroupTest, parts: CalibrationGroups) -> ChiSquare:
     difference = parts.estimate - parts.predicted
     variance = parts.predicted * (1 - parts.predicted) / parts.weight
     if bool((variance <= 0).any()):
-        raise MetricError("a group's predictions are all 0 or all 1, which leaves no room for chance; give less certain predictions")
+        raise MetricError(
+            "a group's predictions are all 0 or all 1, which leaves no room for chance; give less "
+            "certain predictions"
+        )
     if test == "dagostino_nam":
         return ChiSquare(float((difference**2 / variance).sum()), len(difference) - 1)
-    return rao_scott(difference, variance, parts.influence - parts.predicted_influence, parts.cluster)
+    return rao_scott(
+        difference, variance, parts.influence - parts.predicted_influence, parts.cluster
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,34 +405,56 @@ class _Spline:
 
 
 def _spline(x: Float[np.ndarray, " subject"], weights: Real[np.ndarray, " subject"]) -> _Spline:
-    """Return the restricted cubic spline's columns: x itself, and one that is cubic between the knots, linear outside (Harrell)."""
+    """Return the restricted cubic spline's columns.
+
+    X itself, and one that is cubic between the knots, linear outside (Harrell).
+    """
     if not has_spread(x, weights):
-        return _Spline(np.zeros((len(x), 0)), np.zeros(0), "all predictions are the same: compared with one observed probability")
+        return _Spline(
+            np.zeros((len(x), 0)),
+            np.zeros(0),
+            "all predictions are the same: compared with one observed probability",
+        )
     first, middle, last = knots = weighted_quantile(x, weights, np.array(KNOTS))
     counted = x[weights > 0]
     if min(middle - first, last - middle) < 1e-6 * (counted.max() - counted.min()):
-        return _Spline(x[:, None], np.zeros(0), "the spline's knots fall together: a line in log(-log(1 - predicted)) in its place")
+        return _Spline(
+            x[:, None],
+            np.zeros(0),
+            "the spline's knots fall together: a line in log(-log(1 - predicted)) in its place",
+        )
     cubes = [np.maximum((x - knot) / (last - first), 0) ** 3 for knot in knots]
-    bend = cubes[0] - cubes[1] * (last - first) / (last - middle) + cubes[2] * (middle - first) / (last - middle)
+    bend = (
+        cubes[0]
+        - cubes[1] * (last - first) / (last - middle)
+        + cubes[2] * (middle - first) / (last - middle)
+    )
     return _Spline(np.column_stack([x, bend]), knots)
 
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
     observed: Float[np.ndarray, " subject"]
-    by_baseline: Float[np.ndarray, " subject"]  # derivative of each observed probability by the baseline hazard
+    by_baseline: Float[
+        np.ndarray, " subject"
+    ]  # derivative of each observed probability by the baseline hazard
     by_coefficient: Float[np.ndarray, "subject column"]
     baseline_influence: Float[np.ndarray, " subject"]
     coefficient_influence: Float[np.ndarray, "subject column"]
 
-    def influence(self, sensitivity: Float[np.ndarray, " subject"]) -> Float[np.ndarray, " subject"]:
+    def influence(
+        self, sensitivity: Float[np.ndarray, " subject"]
+    ) -> Float[np.ndarray, " subject"]:
         """Return the influence of every row on sensitivity @ observed."""
         return np.asarray(
-            self.baseline_influence * (sensitivity @ self.by_baseline) + self.coefficient_influence @ (sensitivity @ self.by_coefficient)
+            self.baseline_influence * (sensitivity @ self.by_baseline)
+            + self.coefficient_influence @ (sensitivity @ self.by_coefficient)
         )
 
 
-def _curve(subjects: Subjects, design: Float[np.ndarray, "subject column"], horizon: float) -> _Curve:
+def _curve(
+    subjects: Subjects, design: Float[np.ndarray, "subject column"], horizon: float
+) -> _Curve:
     fit = fit_cox(subjects, design)
     relative, baseline = fit.relative_hazard(design), fit.baseline(horizon)
     survival = np.exp(-baseline * relative)

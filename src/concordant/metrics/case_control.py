@@ -1,4 +1,7 @@
-"""Sums over pairs of a case and a control by their risks alone, whatever the times: one sweep through the order of risk."""
+"""Sums over pairs of a case and a control by their risks alone, whatever the times.
+
+One sweep through the order of risk.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from numba import njit
 
 
 class CaseControlSums(NamedTuple):
-    """For every row its sums over the pairs of a case and a control that hold it: weights of the other side."""
+    """For every row its sums over the pairs of a case and a control that hold it.
+
+    Weights of the other side.
+    """
 
     credit: Float[np.ndarray, " subject"]
     total: Float[np.ndarray, " subject"]
@@ -33,8 +39,11 @@ class Ranking:
     starts: Int[np.ndarray, " bound"]
     without: Ranking | None = None
 
-    def sums(self, is_case: Bool[np.ndarray, " subject"], amount: Float[np.ndarray, " subject"]) -> CaseControlSums:
-        """Sum over the pairs of a case and a control in one group, credit 1 where the case has the higher risk, 1/2 for equal ones.
+    def sums(
+        self, is_case: Bool[np.ndarray, " subject"], amount: Float[np.ndarray, " subject"]
+    ) -> CaseControlSums:
+        """Sum over the pairs of a case and a control in one group, credit 1 where the case has the
+        higher risk, 1/2 for equal ones.
 
         Args:
             is_case: True for a case, False for a control.
@@ -47,14 +56,23 @@ class Ranking:
         return CaseControlSums(*sums)
 
 
-def ranking(risk: Real[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"] | None) -> Ranking:
+def ranking(
+    risk: Real[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"] | None
+) -> Ranking:
     """Rank all rows as one group, without the pairs within a cluster."""
     values = np.ascontiguousarray(risk, dtype=np.float64)
     order = np.argsort(values)
-    return Ranking(values, order, np.array([0, len(order)]), None if cluster is None else ranking_within(values, cluster))
+    return Ranking(
+        values,
+        order,
+        np.array([0, len(order)]),
+        None if cluster is None else ranking_within(values, cluster),
+    )
 
 
-def ranking_within(risk: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"]) -> Ranking | None:
+def ranking_within(
+    risk: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"]
+) -> Ranking | None:
     """Rank the rows of every group of two or more; None where there is no such group."""
     several = np.flatnonzero(np.bincount(group)[group] > 1)
     if several.size == 0:
@@ -79,7 +97,11 @@ def _sweep(starts: Any, order: Any, risk: Any, is_case: Any, amount: Any, sums: 
             tied_cases, tied_controls = _sides(order[start:stop], is_case, amount)
             cases_above -= tied_cases
             for row in order[start:stop]:
-                sums[0, row] = controls_below + 0.5 * tied_controls if is_case[row] else cases_above + 0.5 * tied_cases
+                sums[0, row] = (
+                    controls_below + 0.5 * tied_controls
+                    if is_case[row]
+                    else cases_above + 0.5 * tied_cases
+                )
                 sums[1, row] = all_controls if is_case[row] else all_cases
             controls_below += tied_controls
             start = stop

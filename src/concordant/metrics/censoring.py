@@ -1,4 +1,6 @@
-"""Kaplan-Meier curves: of the event, and of censoring with its influence on every metric that weighs by it."""
+"""Kaplan-Meier curves: of the event, and of censoring with its influence on every metric that
+weighs by it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,21 @@ from numba import njit
 
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.metrics.inference import Band, critical_value
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_outcomes, checked_subjects, checked_target
+from concordant.metrics.inputs import (
+    Codes,
+    Outcomes,
+    Subjects,
+    checked_outcomes,
+    checked_subjects,
+    checked_target,
+)
 from concordant.metrics.ordering import ascending
 
 Convention = Literal["default", "sksurv"]
-"""Where an event at T reads the censoring curve: `default` G(T-), as R does; `sksurv` G(T), as scikit-survival 0.28 does."""
+"""Where an event at T reads the censoring curve: `default` G(T-), as R does.
+
+`sksurv` G(T), as scikit-survival 0.28 does.
+"""
 
 
 def checked_convention(convention: str) -> None:
@@ -25,11 +37,16 @@ def checked_convention(convention: str) -> None:
         MetricError: Neither "default" nor "sksurv".
     """
     if convention not in get_args(Convention):
-        raise MetricError(f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}")
+        raise MetricError(
+            f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}"
+        )
 
 
 class EventWeights(NamedTuple):
-    """Weights of events by the censoring curve: where each reads it, and one over the curve there (0 where the curve is 0)."""
+    """Weights of events by the censoring curve.
+
+    Where each reads it, and one over the curve there (0 where the curve is 0).
+    """
 
     place: Int[np.ndarray, " any"]
     inverse: Float[np.ndarray, " any"]
@@ -45,9 +62,11 @@ class CensoringCurve:
         times: Distinct censoring times, ascending.
         steps: G before the first of them, then after each.
         at_risk: Weight still under observation at each of them, the events of that time gone.
-        drift: What each of them takes from log G per weight still under observation: censored / (at_risk (at_risk - censored)).
+        drift: What each of them takes from log G per weight still under observation: censored /
+            (at_risk (at_risk - censored)).
         last: Largest time of the sample the curve was estimated from.
-        row_place: Per row of that sample, the censoring times before its own time, plus the number of places if it was censored.
+        row_place: Per row of that sample, the censoring times before its own time, plus the number
+            of places if it was censored.
     """
 
     times: Float[np.ndarray, " censoring_time"]
@@ -65,7 +84,9 @@ class CensoringCurve:
         """Return the place of G(t)."""
         return np.searchsorted(self.times, time, side="right")
 
-    def place_of_case(self, time: Float[np.ndarray, " any"], convention: Convention) -> Int[np.ndarray, " any"]:
+    def place_of_case(
+        self, time: Float[np.ndarray, " any"], convention: Convention
+    ) -> Int[np.ndarray, " any"]:
         """Return the place at which an event at this time reads the curve."""
         return self.up_to(time) if convention == "sksurv" else self.before(time)
 
@@ -73,16 +94,22 @@ class CensoringCurve:
         """Return what an event at each time weighs, and where it reads the curve."""
         place = self.place_of_case(time, convention)
         probability = self.steps[place]
-        return EventWeights(place, np.divide(1.0, probability, out=np.zeros(len(time)), where=probability > 0))
+        return EventWeights(
+            place, np.divide(1.0, probability, out=np.zeros(len(time)), where=probability > 0)
+        )
 
-    def influence(self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]) -> Float[np.ndarray, " subject"]:
-        """Return how a functional of the curve changes with the weight of every row of the curve's sample.
+    def influence(
+        self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]
+    ) -> Float[np.ndarray, " subject"]:
+        """Return how a functional of the curve changes with the weight of every row of the curve's
+        sample.
 
         Args:
             place: Where the functional reads the curve.
             sensitivity: Its derivative with respect to log G there.
 
-        Source: derivative of log G = sum log(1 - q / Y), with q the censored and Y the weight at risk.
+        Source: derivative of log G = sum log(1 - q / Y), with q the censored and Y the weight at
+        risk.
         """
         influence = np.empty(len(self.row_place))
         _influence_of_rows(place, sensitivity, self.at_risk, self.drift, self.row_place, influence)
@@ -90,7 +117,9 @@ class CensoringCurve:
 
 
 @njit(cache=True)
-def _influence_of_rows(place: Any, sensitivity: Any, at_risk: Any, drift: Any, row_place: Any, influence: Any) -> None:
+def _influence_of_rows(
+    place: Any, sensitivity: Any, at_risk: Any, drift: Any, row_place: Any, influence: Any
+) -> None:
     """Fill the influence of every row: two walks along the curve, the first back in time."""
     places = drift.size + 1
     beyond = np.zeros(places)  # the sensitivity that reads the curve at this place or later
@@ -98,7 +127,9 @@ def _influence_of_rows(place: Any, sensitivity: Any, at_risk: Any, drift: Any, r
         beyond[place[number]] += sensitivity[number]
     for number in range(drift.size, 0, -1):
         beyond[number - 1] += beyond[number]
-    by_place = np.zeros(2 * places)  # of who stays beyond a place's censoring time, then of who is censored there
+    by_place = np.zeros(
+        2 * places
+    )  # of who stays beyond a place's censoring time, then of who is censored there
     for number in range(drift.size):
         by_place[number + 1] = by_place[number] + drift[number] * beyond[number + 1]
         by_place[places + number] = by_place[number] - beyond[number + 1] / at_risk[number]
@@ -109,7 +140,11 @@ def _influence_of_rows(place: Any, sensitivity: Any, at_risk: Any, drift: Any, r
 def censoring_curve(subjects: Subjects) -> CensoringCurve:
     """Estimate the Kaplan-Meier curve of censoring; a weight counts as so many copies."""
     order = ascending(subjects.time)
-    time, weights, is_censored = subjects.time[order], subjects.weights[order].astype(np.float64), subjects.censored[order]
+    time, weights, is_censored = (
+        subjects.time[order],
+        subjects.weights[order].astype(np.float64),
+        subjects.censored[order],
+    )
     counted = is_censored & (weights > 0)
     times, index = np.unique(time[counted], return_inverse=True)
     censored = np.bincount(index, weights=weights[counted], minlength=len(times)).astype(np.float64)
@@ -123,14 +158,19 @@ def censoring_curve(subjects: Subjects) -> CensoringCurve:
         times=times,
         steps=steps,
         at_risk=at_risk,
-        drift=np.divide(censored, at_risk * remaining, out=np.zeros(len(times)), where=remaining > 0),
+        drift=np.divide(
+            censored, at_risk * remaining, out=np.zeros(len(times)), where=remaining > 0
+        ),
         last=float(time[weights > 0][-1]),
         row_place=row_place,
     )
 
 
 class SplitInfluence(NamedTuple):
-    """An influence through the censoring curve: of the metric's own rows (0 where the curve is another cohort's), of the others."""
+    """An influence through the censoring curve.
+
+    Of the metric's own rows (0 where the curve is another cohort's), of the others.
+    """
 
     own: Float[np.ndarray, " subject"]
     other: Float[np.ndarray, " other"]
@@ -138,7 +178,8 @@ class SplitInfluence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CensoringModel:
-    """The censoring curve of a metric, and the way back from its sample to the metric's own rows and the other cohort's.
+    """The censoring curve of a metric, and the way back from its sample to the metric's own rows
+    and the other cohort's.
 
     Attributes:
         curve: The curve.
@@ -149,30 +190,41 @@ class CensoringModel:
     own_rows: int
 
     def influence(
-        self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"], weights: Real[np.ndarray, " subject"]
+        self,
+        place: Int[np.ndarray, " read"],
+        sensitivity: Float[np.ndarray, " read"],
+        weights: Real[np.ndarray, " subject"],
     ) -> SplitInfluence:
-        """Return the influence of every row through the curve (see `CensoringCurve.influence`), times the row's weight."""
+        """Return the influence of every row through the curve (see `CensoringCurve.influence`),
+        times the row's weight.
+        """
         rows = self.curve.influence(place, sensitivity)
         own = np.zeros(len(weights))
         own[: self.own_rows] = rows[: self.own_rows] * weights[: self.own_rows]
         return SplitInfluence(own, rows[self.own_rows :])
 
 
-def censoring_model(subjects: Subjects, other: Outcomes | None, *, pooled: bool, cause: int | None = None) -> CensoringModel:
+def censoring_model(
+    subjects: Subjects, other: Outcomes | None, *, pooled: bool, cause: int | None = None
+) -> CensoringModel:
     """Estimate the censoring curve of a metric.
 
     Args:
         subjects: The cohort the metric is computed on.
         other: None = the curve of `subjects`; else the cohort whose curve is used.
         pooled: With `other`: one curve from both cohorts together.
-        cause: As in `checked_subjects`, for the other cohort: with a cause only code 0 is censored there too.
+        cause: As in `checked_subjects`, for the other cohort: with a cause only code 0 is censored
+            there too.
 
     Raises:
         MetricError: `pooled` without another cohort, or an invalid other cohort.
     """
     if other is None:
         if pooled:
-            raise MetricError("pooled=True needs `censoring`, the cohort to estimate the censoring curve together with")
+            raise MetricError(
+                "pooled=True needs `censoring`, the cohort to estimate the censoring curve "
+                "together with"
+            )
         return CensoringModel(censoring_curve(subjects), len(subjects))
     target = checked_outcomes(other)
     second = checked_subjects(target.time, target.event, cause=cause)
@@ -236,7 +288,8 @@ def kaplan_meier(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalCu
     Raises:
         MetricError: Invalid outcomes.
 
-    Source: Kaplan and Meier 1958; Greenwood's variance; log(-log) limits as in Kalbfleisch and Prentice, section 1.4.
+    Source: Kaplan and Meier 1958; Greenwood's variance; log(-log) limits as in Kalbfleisch and
+    Prentice, section 1.4.
     """
     target = checked_target(time, event)
     times, index, leaving = np.unique(target.time, return_inverse=True, return_counts=True)
@@ -249,11 +302,14 @@ def kaplan_meier(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalCu
 
 
 def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
-    """Return the median follow-up by the reverse Kaplan-Meier method; NaN where fewer than half were ever censored.
+    """Return the median follow-up by the reverse Kaplan-Meier method.
+
+    NaN where fewer than half were ever censored.
 
     Args:
         time: Follow-up, > 0.
-        event: 0 = follow-up ended without an event; any other code is an event, which hides how long follow-up would have been.
+        event: 0 = follow-up ended without an event; any other code is an event, which hides how
+            long follow-up would have been.
 
     Raises:
         MetricError: Invalid outcomes.
@@ -265,6 +321,10 @@ def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
     return _first_time_at_half(curve.times, curve.steps[1:])
 
 
-def _first_time_at_half(times: Float[np.ndarray, " time"], survival: Float[np.ndarray, " time"]) -> float:
-    reached = np.flatnonzero(survival <= 0.5 + 1e-12)  # a product of fractions may miss 1/2 by rounding
+def _first_time_at_half(
+    times: Float[np.ndarray, " time"], survival: Float[np.ndarray, " time"]
+) -> float:
+    reached = np.flatnonzero(
+        survival <= 0.5 + 1e-12
+    )  # a product of fractions may miss 1/2 by rounding
     return float(times[reached[0]]) if reached.size else float("nan")

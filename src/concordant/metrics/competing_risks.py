@@ -1,4 +1,6 @@
-"""The probability of an event by a time, with and without competing events, and how much every subject moves it."""
+"""The probability of an event by a time, with and without competing events, and how much every
+subject moves it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_
 
 @dataclass(frozen=True, slots=True)
 class EventTimeline:
-    """The distinct event times of a cohort and every row's place among them; any group of its rows is counted along it.
+    """The distinct event times of a cohort and every row's place among them.
+
+    Any group of its rows is counted along it.
 
     Attributes:
         times: Distinct times of an event of any kind, ascending.
@@ -31,7 +35,10 @@ class EventTimeline:
     of_any: Bool[np.ndarray, " subject"]
 
     def until(self, horizon: float) -> Float[np.ndarray, " event_time"]:
-        """Return 1 at the event times up to a horizon, 0 beyond: the `value` of `Incidence.influence` that gives F there."""
+        """Return 1 at the event times up to a horizon, 0 beyond.
+
+        The `value` of `Incidence.influence` that gives F there.
+        """
         return np.asarray(self.times <= horizon, dtype=np.float64)
 
 
@@ -39,12 +46,20 @@ def event_timeline(subjects: Subjects) -> EventTimeline:
     """Lay out the event times of a cohort."""
     of_any = subjects.observed | subjects.competing
     times = np.unique(subjects.time[of_any])
-    return EventTimeline(times, subjects.time, np.searchsorted(times, subjects.time, side="right"), subjects.observed, of_any)
+    return EventTimeline(
+        times,
+        subjects.time,
+        np.searchsorted(times, subjects.time, side="right"),
+        subjects.observed,
+        of_any,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Incidence:
-    """Aalen-Johansen estimate of the cumulative incidence F along a timeline; without competing events 1 - Kaplan-Meier.
+    """Aalen-Johansen estimate of the cumulative incidence F along a timeline.
+
+    Without competing events 1 - Kaplan-Meier.
 
     Attributes:
         timeline: The event times, and the rows in their places.
@@ -52,7 +67,8 @@ class Incidence:
         at_risk: Weight under observation right before each event time.
         of_cause: Weight with the event of interest at each event time.
         of_any: Weight with an event of any kind at each event time.
-        event_free: Probability of no event of any kind, before the first event time, then after each.
+        event_free: Probability of no event of any kind, before the first event time, then after
+            each.
         increments: What each event time adds to F.
         last: Largest time of the group.
     """
@@ -70,7 +86,9 @@ class Incidence:
     def steps(self) -> Float[np.ndarray, " place"]:
         """F before the first event time, then after each."""
         summed = np.append(0.0, np.cumsum(self.increments))
-        return np.asarray(np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0)))  # a sum of fractions may miss 1 by rounding
+        return np.asarray(
+            np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0))
+        )  # a sum of fractions may miss 1 by rounding
 
     @property
     def complement(self) -> Float[np.ndarray, " place"]:
@@ -79,7 +97,10 @@ class Incidence:
         return np.asarray(self.event_free + np.append(0.0, np.cumsum(competing)))
 
     def supports(self, time: float) -> bool:
-        """Tell whether F is known at a time: someone was followed until then, or nobody is left to have an event."""
+        """Tell whether F is known at a time.
+
+        Someone was followed until then, or nobody is left to have an event.
+        """
         return time <= self.last or self.event_free[-1] == 0
 
     def until(self, horizon: float) -> float:
@@ -89,21 +110,29 @@ class Incidence:
     def influence(self, value: Float[np.ndarray, " event_time"]) -> Float[np.ndarray, " subject"]:
         """Return the influence of every row on the sum of `value` times the increments of F.
 
-        A value of 1 up to a time and 0 beyond gives F at that time; tau - t up to tau gives the area under F until tau.
+        A value of 1 up to a time and 0 beyond gives F at that time; tau - t up to tau gives the
+        area under F until tau.
 
-        Source: derivative with respect to the weights of F = sum of S(t-) d1 / Y, where S = product of 1 - d / Y; d1 is the
-        weight with the event of interest, d with any event and Y at risk.
+        Source: derivative with respect to the weights of F = sum of S(t-) d1 / Y, where S = product
+        of 1 - d / Y; d1 is the weight with the event of interest, d with any event and Y at risk.
         """
         later = np.cumsum((value * self.increments)[::-1])[::-1] - value * self.increments
         entering = value * _over(self.event_free[:-1], self.at_risk)
-        return np.asarray(self.weights * self._integral(entering, -_over(later, self.at_risk - self.of_any)))
+        return np.asarray(
+            self.weights * self._integral(entering, -_over(later, self.at_risk - self.of_any))
+        )
 
-    def standard_errors(self, cluster: Int[np.ndarray, " subject"] | None) -> Float[np.ndarray, " place"]:
-        """Return the standard error of F before the first event time, then after each; NaN for a single row or cluster.
+    def standard_errors(
+        self, cluster: Int[np.ndarray, " subject"] | None
+    ) -> Float[np.ndarray, " place"]:
+        """Return the standard error of F before the first event time, then after each.
 
-        The influence on F(t) is U(t) + (1 - F(t)) V(t), with U and V integrals up to t that no longer change once a row has left
-        and that are the same for all rows still there. So three sums per cluster say everything: U and V of those who have left
-        and the weight of those who have not. Their products, summed over clusters, change only with the rows that leave.
+        NaN for a single row or cluster.
+
+        The influence on F(t) is U(t) + (1 - F(t)) V(t), with U and V integrals up to t that no
+        longer change once a row has left and that are the same for all rows still there. So three
+        sums per cluster say everything: U and V of those who have left and the weight of those who
+        have not. Their products, summed over clusters, change only with the rows that leave.
         """
         entering = _over(self.event_free[:-1], self.at_risk)
         hazard = _over(np.ones_like(self.at_risk), self.at_risk - self.of_any)
@@ -113,7 +142,9 @@ class Incidence:
         change = np.column_stack([self.weights * left[0], self.weights * left[1], -self.weights])
         unit = np.arange(len(change)) if cluster is None else cluster
         moments = _moments(change, self.timeline.place, unit, len(complement))
-        factors = np.column_stack([np.ones_like(complement), complement, -staying[0] - complement * staying[1]])
+        factors = np.column_stack(
+            [np.ones_like(complement), complement, -staying[0] - complement * staying[1]]
+        )
         variance = np.einsum("pa,pab,pb->p", factors, moments, factors)
         errors = np.where(self.steps == 0, 0.0, np.sqrt(np.maximum(variance, 0.0)))
         return errors if unit.max() > 0 else np.full_like(errors, np.nan)
@@ -121,18 +152,31 @@ class Incidence:
     def _integral(
         self, by_cause: Float[np.ndarray, " event_time"], by_any: Float[np.ndarray, " event_time"]
     ) -> Float[np.ndarray, " subject"]:
-        """Integrate over each row's time under observation: events seen less events expected, of the cause and of any kind."""
+        """Integrate over each row's time under observation.
+
+        Events seen less events expected, of the cause and of any kind.
+        """
         rows = self.timeline
-        seen = np.append(0.0, by_cause)[rows.place] * rows.of_cause + np.append(0.0, by_any)[rows.place] * rows.of_any
+        seen = (
+            np.append(0.0, by_cause)[rows.place] * rows.of_cause
+            + np.append(0.0, by_any)[rows.place] * rows.of_any
+        )
         return np.asarray(seen - self._drift(by_cause, by_any)[rows.place])
 
-    def _drift(self, by_cause: Float[np.ndarray, " event_time"], by_any: Float[np.ndarray, " event_time"]) -> Float[np.ndarray, " place"]:
+    def _drift(
+        self, by_cause: Float[np.ndarray, " event_time"], by_any: Float[np.ndarray, " event_time"]
+    ) -> Float[np.ndarray, " place"]:
         """Return the expected part of `_integral` at every place."""
-        return np.append(0.0, np.cumsum(_over(by_cause * self.of_cause + by_any * self.of_any, self.at_risk)))
+        return np.append(
+            0.0, np.cumsum(_over(by_cause * self.of_cause + by_any * self.of_any, self.at_risk))
+        )
 
 
 def incidence(timeline: EventTimeline, weights: Real[np.ndarray, " subject"]) -> Incidence:
-    """Count a group of rows along a timeline; at least one weight is above 0, and a row of weight 0 is not in the group."""
+    """Count a group of rows along a timeline.
+
+    At least one weight is above 0, and a row of weight 0 is not in the group.
+    """
     counted = np.asarray(weights, dtype=np.float64)
     size = len(timeline.times) + 1
     present = np.bincount(timeline.place, weights=counted, minlength=size)
@@ -153,7 +197,8 @@ class CumulativeIncidence:
     Attributes:
         times: Distinct times at which someone had an event of any kind or was censored, ascending.
         estimate: F right after each of them.
-        standard_error: Standard error of F by the influence function, rows of one cluster summed first.
+        standard_error: Standard error of F by the influence function, rows of one cluster summed
+            first.
         at_risk: Weight under observation right before each of them.
         n: Rows.
         n_events: Rows with the event of interest.
@@ -173,7 +218,9 @@ class CumulativeIncidence:
         return np.asarray(np.where(np.asarray(time) <= self.times[-1], values, np.nan))
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the pointwise interval symmetric in log(-log(1 - F)): 0 while F is 0, NaN once F is 1.
+        """Return the pointwise interval symmetric in log(-log(1 - F)).
+
+        0 while F is 0, NaN once F is 1.
 
         Without competing events it is the log(-log S) interval of the Kaplan-Meier curve.
         """
@@ -195,20 +242,22 @@ def aalen_johansen(
 ) -> CumulativeIncidence:
     """Estimate the cumulative incidence of one cause in the presence of others.
 
-    1 - Kaplan-Meier with competing events taken as censored answers for a world without them and lies above.
-    At a tied time events leave before censorings.
+    1 - Kaplan-Meier with competing events taken as censored answers for a world without them and
+    lies above. At a tied time events leave before censorings.
 
     Args:
         time: Follow-up, > 0.
         event: 0 = censored, `cause` = the event of interest, any other code = a competing event.
-        cause: Code of the event of interest. A cause that nobody had has incidence 0, with standard error 0.
+        cause: Code of the event of interest. A cause that nobody had has incidence 0, with standard
+            error 0.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
         MetricError: Invalid outcomes, weights, clusters or cause.
 
-    Source: Aalen and Johansen, Scandinavian Journal of Statistics 5 (1978), 141-150; standard error: infinitesimal jackknife.
+    Source: Aalen and Johansen, Scandinavian Journal of Statistics 5 (1978), 141-150; standard
+    error: infinitesimal jackknife.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     timeline = event_timeline(subjects)
@@ -218,7 +267,9 @@ def aalen_johansen(
     at_risk = np.cumsum(np.bincount(index, weights=table.weights[counted])[::-1])[::-1]
     place = np.searchsorted(timeline.times, times, side="right")
     errors = table.standard_errors(subjects.cluster)
-    return CumulativeIncidence(times, table.steps[place], errors[place], at_risk, len(subjects), subjects.n_events)
+    return CumulativeIncidence(
+        times, table.steps[place], errors[place], at_risk, len(subjects), subjects.n_events
+    )
 
 
 def event_probability(
@@ -234,15 +285,17 @@ def event_probability(
 
     Args:
         time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the event, others compete with it.
-        horizon: Time in the unit of `time`; an event at exactly this time counts. Nobody had the event by then: 0, standard error 0.
+        event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the
+            event, others compete with it.
+        horizon: Time in the unit of `time`; an event at exactly this time counts. Nobody had the
+            event by then: 0, standard error 0.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
         cause: None: 1 - Kaplan-Meier. A code: the Aalen-Johansen incidence of that cause.
 
     Raises:
-        MetricError: Invalid outcomes, or a horizon that is not > 0 or lies beyond the last follow-up while someone is still
-            without an event there.
+        MetricError: Invalid outcomes, or a horizon that is not > 0 or lies beyond the last
+            follow-up while someone is still without an event there.
     """
     checked_horizon(horizon)
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
@@ -265,21 +318,33 @@ def check_support(table: Incidence, horizon: float, name: str = "horizon") -> No
         MetricError: Follow-up ends before the horizon, with someone still without an event.
     """
     if not table.supports(horizon):
-        raise MetricError(f"{name} is {horizon:g}, but follow-up ends at {table.last:g}, the largest {name} supported")
+        raise MetricError(
+            f"{name} is {horizon:g}, but follow-up ends at {table.last:g}, the largest {name} "
+            "supported"
+        )
 
 
-def _over(numerator: Float[np.ndarray, " any"], denominator: Float[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:
+def _over(
+    numerator: Float[np.ndarray, " any"], denominator: Float[np.ndarray, " any"]
+) -> Float[np.ndarray, " any"]:
     """Divide; 0 where there is nothing to divide by."""
-    return np.asarray(np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0))
+    return np.asarray(
+        np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+    )
 
 
 def _moments(
-    change: Float[np.ndarray, "subject sum"], place: Int[np.ndarray, " subject"], cluster: Int[np.ndarray, " subject"], places: int
+    change: Float[np.ndarray, "subject sum"],
+    place: Int[np.ndarray, " subject"],
+    cluster: Int[np.ndarray, " subject"],
+    places: int,
 ) -> Float[np.ndarray, "place sum sum"]:
-    """Return the products of the clusters' sums, summed over clusters, at every place, as rows leave one after the other.
+    """Return the products of the clusters' sums, summed over clusters, at every place, as rows
+    leave one after the other.
 
     Args:
-        change: What a row adds to its cluster's sums as it leaves; the last of them starts at the cluster's weight and ends at 0.
+        change: What a row adds to its cluster's sums as it leaves; the last of them starts at the
+            cluster's weight and ends at 0.
         place: When it leaves.
         cluster: Cluster number per row.
         places: Number of places.
@@ -293,7 +358,11 @@ def _moments(
     after = running - np.repeat(start, np.diff(np.append(first, len(label))), axis=0)
     before = after - steps
     moments = np.zeros((places, change.shape[1], change.shape[1]))
-    np.add.at(moments, place[order], after[:, :, None] * after[:, None, :] - before[:, :, None] * before[:, None, :])
+    np.add.at(
+        moments,
+        place[order],
+        after[:, :, None] * after[:, None, :] - before[:, :, None] * before[:, None, :],
+    )
     weight = before[first, -1]
     moments[0, -1, -1] += weight @ weight
     return np.cumsum(moments, axis=0)

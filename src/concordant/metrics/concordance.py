@@ -1,4 +1,6 @@
-"""Harrell's concordance with influence-function standard errors, and paired comparisons of models by it."""
+"""Harrell's concordance with influence-function standard errors, and paired comparisons of
+models by it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from jaxtyping import Float, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.metrics.censoring import SplitInfluence
 from concordant.metrics.inference import Difference, Estimate, contrast, joint_covariance, subtract
-from concordant.metrics.inputs import Codes, Subjects, checked_risk, checked_risks, checked_subjects, followed_for_ever
+from concordant.metrics.inputs import (
+    Codes,
+    Subjects,
+    checked_risk,
+    checked_risks,
+    checked_subjects,
+    followed_for_ever,
+)
 from concordant.metrics.pair_share import Pairs, PairShare, pair_share
 from concordant.metrics.pairs import pair_sums
 
@@ -65,7 +74,9 @@ class ConcordanceCovariance:
         """
         given = np.asarray(coefficients, dtype=np.float64)
         if given.shape != self.estimate.shape:
-            raise MetricError(f"{given.size} coefficient(s) for {self.estimate.size} models; expected one each")
+            raise MetricError(
+                f"{given.size} coefficient(s) for {self.estimate.size} models; expected one each"
+            )
         return contrast(self.models, given)
 
 
@@ -85,20 +96,31 @@ def concordance_index(
         event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks count one half.
         weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them do not count.
-        cause: None = event 1 is the event and every other code is censored; else the code of the event, a subject with another
-            event being a control of every case, whenever it came: it is known that this event never comes.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
+        cause: None = event 1 is the event and every other code is censored; else the code of the
+            event, a subject with another event being a control of every case, whenever it came: it
+            is known that this event never comes.
 
     Raises:
-        MetricError: Lengths differ, a time <= 0, a risk that is not finite, no event, or no comparable pair.
+        MetricError: Lengths differ, a time <= 0, a risk that is not finite, no event, or no
+            comparable pair.
 
-    Source: Harrell, Lee and Mark, Statistics in Medicine 15 (1996), 361-387; infinitesimal jackknife as in R `survival::concordance`;
-    for competing risks Wolbers et al., Biostatistics 15 (2014), 526-539, without their weights.
+    Source: Harrell, Lee and Mark, Statistics in Medicine 15 (1996), 361-387; infinitesimal
+    jackknife as in R `survival::concordance`; for competing risks Wolbers et al., Biostatistics 15
+    (2014), 526-539, without their weights.
     """
-    subjects = followed_for_ever(checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause))
+    subjects = followed_for_ever(
+        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    )
     values = checked_risk(risk, len(subjects))
     as_case = subjects.observed.astype(np.int32)
-    return concordance_of(subjects, pair_share(subjects, Pairs(pair_sums(subjects, values, as_case * subjects.weights), as_case)))
+    return concordance_of(
+        subjects,
+        pair_share(
+            subjects, Pairs(pair_sums(subjects, values, as_case * subjects.weights), as_case)
+        ),
+    )
 
 
 def compare_concordance(
@@ -139,7 +161,8 @@ def concordance_covariance(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> ConcordanceCovariance:
-    """Compute several models' Harrell concordance on the same subjects and the covariance of all of them.
+    """Compute several models' Harrell concordance on the same subjects and the covariance of all of
+    them.
 
     Args:
         time: Follow-up, > 0.
@@ -153,8 +176,13 @@ def concordance_covariance(
         MetricError: As `concordance_index`, or no model.
     """
     columns = checked_risks(risks, np.size(time))
-    models = tuple(concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause) for risk in columns)
-    return ConcordanceCovariance(np.array([model.estimate for model in models]), joint_covariance(models), models)
+    models = tuple(
+        concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause)
+        for risk in columns
+    )
+    return ConcordanceCovariance(
+        np.array([model.estimate for model in models]), joint_covariance(models), models
+    )
 
 
 def paired_difference(a: Concordance, b: Concordance) -> ConcordanceDifference:

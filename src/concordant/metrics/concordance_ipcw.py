@@ -1,4 +1,6 @@
-"""Uno's concordance, weighted by the inverse probability of censoring, with its whole influence function; paired comparisons by it."""
+"""Uno's concordance, weighted by the inverse probability of censoring, with its whole influence
+function; paired comparisons by it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,27 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.metrics.censoring import CensoringModel, Convention, EventWeights, censoring_model, checked_convention
-from concordant.metrics.concordance import Concordance, ConcordanceDifference, concordance_of, paired_difference
-from concordant.metrics.inputs import Codes, Outcomes, Subjects, checked_risk, checked_subjects, numbers
+from concordant.metrics.censoring import (
+    CensoringModel,
+    Convention,
+    EventWeights,
+    censoring_model,
+    checked_convention,
+)
+from concordant.metrics.concordance import (
+    Concordance,
+    ConcordanceDifference,
+    concordance_of,
+    paired_difference,
+)
+from concordant.metrics.inputs import (
+    Codes,
+    Outcomes,
+    Subjects,
+    checked_risk,
+    checked_subjects,
+    numbers,
+)
 from concordant.metrics.pair_share import Pairs, pair_share
 from concordant.metrics.pairs import PairSums, pair_sums
 
@@ -28,32 +48,40 @@ def concordance_index_ipcw(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> Concordance:
-    """Compute Uno's concordance index, which does not depend on the censoring, with its whole influence function.
+    """Compute Uno's concordance index, which does not depend on the censoring, with its whole
+    influence function.
 
-    Cases that the censoring curve does not reach are left out; the result's `tau` and `pairs_kept` say so.
+    Cases that the censoring curve does not reach are left out; the result's `tau` and `pairs_kept`
+    say so.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks count one half.
         tau: Only cases with time < tau count; None = all that the censoring curve supports.
-        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as independent of each other and of
-            this cohort; None = this cohort's own. The curve's uncertainty is in the standard error.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
         pooled: With `censoring`: estimate one curve from both cohorts together.
-        convention: Where a case at T reads the curve: "default" G(T-), "sksurv" G(T). They differ only where event times are
-            also censoring times.
-        weights: A weight of 2 equals two copies of the subject in one cluster; they enter the censoring curve too.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them do not count.
-        cause: None = event 1 is the event and every other code is censored. Else the code of the event: only code 0 is censored,
-            and who had another event at T is a control of every case; of the cases after T it is one with weight 1 / G(T-), beside
-            the case's own 1 / G(T-), as its censoring was over by then.
+        convention: Where a case at T reads the curve: "default" G(T-), "sksurv" G(T). They differ
+            only where event times are also censoring times.
+        weights: A weight of 2 equals two copies of the subject in one cluster; they enter the
+            censoring curve too.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
+        cause: None = event 1 is the event and every other code is censored. Else the code of the
+            event: only code 0 is censored, and who had another event at T is a control of every
+            case; of the cases after T it is one with weight 1 / G(T-), beside the case's own 1 /
+            G(T-), as its censoring was over by then.
 
     Raises:
-        MetricError: As `concordance_index`; a tau that is not > 0; also where no comparable pair is left before tau.
+        MetricError: As `concordance_index`; a tau that is not > 0; also where no comparable pair is
+            left before tau.
 
-    Source: Uno et al., Statistics in Medicine 30 (2011), 1105-1117. The influence through the censoring curve is derived in
-    `CensoringCurve.influence`. Competing risks: Wolbers et al., Biostatistics 15 (2014), 526-539, with G(T-) for their G(T) of a
-    control that is still followed, by our rule for tied times.
+    Source: Uno et al., Statistics in Medicine 30 (2011), 1105-1117. The influence through the
+    censoring curve is derived in `CensoringCurve.influence`. Competing risks: Wolbers et al.,
+    Biostatistics 15 (2014), 526-539, with G(T-) for their G(T) of a control that is still followed,
+    by our rule for tied times.
     """
     cohort = _cohort(time, event, tau, censoring, pooled, convention, weights, cluster, cause)
     return _index(cohort, risk)
@@ -73,7 +101,9 @@ def compare_concordance_ipcw(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> ConcordanceDifference:
-    """Compare two models' Uno concordance on the same subjects, a minus b; the same censoring curve weighs both.
+    """Compare two models' Uno concordance on the same subjects, a minus b.
+
+    The same censoring curve weighs both.
 
     Args:
         time: Follow-up, > 0.
@@ -125,13 +155,18 @@ def _cohort(
     counts = subjects.observed & (subjects.time < limit) & (subjects.time <= model.curve.last)
     inverse = np.where(counts, events.inverse, 0.0)
     left_out = subjects.time[subjects.observed & (inverse == 0)]
-    return _Cohort(subjects, min(limit, float(left_out.min(initial=np.inf))), model, events, inverse)
+    return _Cohort(
+        subjects, min(limit, float(left_out.min(initial=np.inf))), model, events, inverse
+    )
 
 
 def _checked_tau(tau: float | None) -> float:
     limit = numbers("tau", np.inf if tau is None else tau)
     if not (limit.ndim == 0 and limit > 0):
-        raise MetricError(f"tau is {tau}; expected a time > 0 before which cases count, or None for all that can be supported")
+        raise MetricError(
+            f"tau is {tau}; expected a time > 0 before which cases count, or None for all that can "
+            "be supported"
+        )
     return float(limit)
 
 
@@ -153,10 +188,14 @@ def _with_earlier_competitors(
     case_factor: Float[np.ndarray, " subject"],
     control_factor: Float[np.ndarray, " subject"],
 ) -> Pairs:
-    """Pair every case with those who had a competing event before it; at the same time they still are ordinary controls."""
+    """Pair every case with those who had a competing event before it.
+
+    At the same time they still are ordinary controls.
+    """
     rows = np.flatnonzero(subjects.observed | subjects.competing)
     part = subjects.take(rows)
-    # Back in time a competing event before the case comes after it; at a tied time it comes first, so that the pair does not count.
+    # Back in time a competing event before the case comes after it; at a tied time it comes first,
+    # so that the pair does not count.
     back = 2.0 * (len(part) - np.unique(part.time, return_inverse=True)[1]) - part.competing
     reversed_part = replace(part, time=back, weights=part.weights * control_factor[rows])
     found = pair_sums(reversed_part, risk[rows], case_factor[rows] * part.weights)

@@ -1,4 +1,6 @@
-"""From influence functions to standard errors, intervals, paired tests, and tests against a margin."""
+"""From influence functions to standard errors, intervals, paired tests, and tests against a
+margin.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,21 @@ def _nothing() -> Float[np.ndarray, " other"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number and how much every subject moves it; the metrics' results add fields to it, never behaviour.
+    """A number and how much every subject moves it.
+
+    The metrics' results add fields to it, never behaviour.
 
     Attributes:
         estimate: The number.
-        influence: Influence function per row, scaled so that the variance is the sum of its squares; sums to 0.
+        influence: Influence function per row, scaled so that the variance is the sum of its
+            squares; sums to 0.
         n: Rows.
         n_events: Rows with the event of interest.
         cluster: Cluster number per row, or None where every row is its own.
-        censoring_influence: The same for the rows of another cohort that only gave the censoring curve; empty where none did.
-        note: What a reader has to know beside the number (the range of times, say); empty where there is nothing.
+        censoring_influence: The same for the rows of another cohort that only gave the censoring
+            curve; empty where none did.
+        note: What a reader has to know beside the number (the range of times, say); empty where
+            there is nothing.
     """
 
     estimate: float
@@ -59,7 +66,10 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Infinitesimal-jackknife standard error, influences summed within clusters first; NaN where these are too few to show any."""
+        """Infinitesimal-jackknife standard error, influences summed within clusters first.
+
+        NaN where these are too few to show any.
+        """
         return standard_error(self.influence, self.cluster, self.censoring_influence)
 
     @property
@@ -68,7 +78,10 @@ class Estimate:
         return degrees_of_freedom(len(self.influence), self.cluster)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Return the confidence interval by a t quantile; near the end of a metric's range it may reach beyond it."""
+        """Return the confidence interval by a t quantile.
+
+        Near the end of a metric's range it may reach beyond it.
+        """
         return wald_interval(self.estimate, self.standard_error, level=level, degrees=self.degrees)
 
 
@@ -109,13 +122,16 @@ class Difference:
 
     def interval(self, level: float = 0.95) -> Interval:
         """Return the confidence interval by a t quantile."""
-        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
+        return wald_interval(
+            self.difference, self.standard_error, level=level, degrees=self.degrees
+        )
 
 
 def subtract(first: Estimate, second: Estimate) -> Difference:
     """Return first minus second, paired: their influences are subtracted subject by subject.
 
-    Two models that earn the same everywhere differ by 0 with standard error 0, whatever their sums round to.
+    Two models that earn the same everywhere differ by 0 with standard error 0, whatever their sums
+    round to.
 
     Raises:
         MetricError: The two do not have the same number of rows in the same clusters.
@@ -124,7 +140,9 @@ def subtract(first: Estimate, second: Estimate) -> Difference:
 
 
 def contrast(results: Sequence[Estimate], coefficients: Float[np.ndarray, " result"]) -> Difference:
-    """Return a linear combination of estimates on the same subjects; what is left of it by rounding alone is 0.
+    """Return a linear combination of estimates on the same subjects.
+
+    What is left of it by rounding alone is 0.
 
     Raises:
         MetricError: See `check_paired`.
@@ -147,8 +165,12 @@ def contrast(results: Sequence[Estimate], coefficients: Float[np.ndarray, " resu
     )
 
 
-def _combined(coefficients: Float[np.ndarray, " result"], influences: Sequence[Float[np.ndarray, " row"]]) -> Float[np.ndarray, " row"]:
-    return np.asarray(sum(factor * influence for factor, influence in zip(coefficients, influences, strict=True)))
+def _combined(
+    coefficients: Float[np.ndarray, " result"], influences: Sequence[Float[np.ndarray, " row"]]
+) -> Float[np.ndarray, " row"]:
+    return np.asarray(
+        sum(factor * influence for factor, influence in zip(coefficients, influences, strict=True))
+    )
 
 
 def value(result: Estimate | Difference) -> float:
@@ -166,13 +188,23 @@ def check_paired(results: Sequence[Estimate | Difference]) -> None:
         raise MetricError("no result was given; expected at least one")
     first = results[0]
     for other in results[1:]:
-        if first.influence.shape != other.influence.shape or first.censoring_influence.shape != other.censoring_influence.shape:
-            raise MetricError(f"paired results need the same subjects in each; given {first.n} and {other.n} rows")
+        if (
+            first.influence.shape != other.influence.shape
+            or first.censoring_influence.shape != other.censoring_influence.shape
+        ):
+            raise MetricError(
+                f"paired results need the same subjects in each; given {first.n} and {other.n} rows"
+            )
         if not _same_clusters(first.cluster, other.cluster):
-            raise MetricError("paired results need the same clusters in each; compute all of them with one `cluster`")
+            raise MetricError(
+                "paired results need the same clusters in each; compute all of them with one "
+                "`cluster`"
+            )
 
 
-def _same_clusters(first: Int[np.ndarray, " subject"] | None, second: Int[np.ndarray, " subject"] | None) -> bool:
+def _same_clusters(
+    first: Int[np.ndarray, " subject"] | None, second: Int[np.ndarray, " subject"] | None
+) -> bool:
     if first is None or second is None:
         return first is second
     return first is second or np.array_equal(first, second)
@@ -181,16 +213,21 @@ def _same_clusters(first: Int[np.ndarray, " subject"] | None, second: Int[np.nda
 def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -> int:
     """Return the number of clusters, or of rows where every row is its own, less one.
 
-    The variance of an estimate is itself estimated from so many independent influences that sum to 0; rows of weight 0 are among them:
-    leave them out where they are many. For a mean the t distribution
-    is Student's; for a sum over clusters it is the usual one (Cameron and Miller, Journal of Human Resources 50 (2015), 317-372,
-    section VI). Another cohort that only gave the censoring curve is not counted.
+    The variance of an estimate is itself estimated from so many independent influences that sum to
+    0; rows of weight 0 are among them: leave them out where they are many. For a mean the t
+    distribution is Student's; for a sum over clusters it is the usual one (Cameron and Miller,
+    Journal of Human Resources 50 (2015), 317-372, section VI). Another cohort that only gave the
+    censoring curve is not counted.
     """
     return (rows if cluster is None else len(np.unique(cluster))) - 1
 
 
-def joint_covariance(results: Sequence[Estimate | Difference]) -> Float[np.ndarray, "result result"]:
-    """Return the covariance matrix of results on the same subjects; the roots of its diagonal are their standard errors.
+def joint_covariance(
+    results: Sequence[Estimate | Difference],
+) -> Float[np.ndarray, "result result"]:
+    """Return the covariance matrix of results on the same subjects.
+
+    The roots of its diagonal are their standard errors.
 
     Raises:
         MetricError: See `check_paired`.
@@ -215,40 +252,56 @@ def standard_error(
 ) -> float:
     """Return the square root of the sum over clusters of the squared sum of influences.
 
-    NaN where the clusters are too few to show any variance: a single one, or two of which rows are only compared across, so that the
-    influences cancel within each. Nobody with any influence (a constant risk): 0.
+    NaN where the clusters are too few to show any variance: a single one, or two of which rows are
+    only compared across, so that the influences cancel within each. Nobody with any influence (a
+    constant risk): 0.
 
     Args:
         influence: Influence function per row.
         cluster: Numbers from 0, or None where every row is its own cluster.
-        censoring_influence: Influences of an independent cohort that gave the censoring curve; its variance is added.
+        censoring_influence: Influences of an independent cohort that gave the censoring curve; its
+            variance is added.
     """
     summed = summed_by_cluster(influence, cluster)
-    own, extra = np.square(summed).sum(), 0.0 if censoring_influence is None else np.square(censoring_influence).sum()
-    mirrored = len(summed) == 2 and cluster is not None and own < ROUNDING**2 * np.square(influence).sum()
+    own, extra = (
+        np.square(summed).sum(),
+        0.0 if censoring_influence is None else np.square(censoring_influence).sum(),
+    )
+    mirrored = (
+        len(summed) == 2 and cluster is not None and own < ROUNDING**2 * np.square(influence).sum()
+    )
     return float("nan") if len(summed) < 2 or mirrored else float(np.sqrt(own + extra))
 
 
 def critical_value(level: float, degrees: float | None = None) -> float:
-    """Return the two-sided quantile of the normal distribution, or of t with so many degrees of freedom.
+    """Return the two-sided quantile of the normal distribution, or of t with so many degrees of
+    freedom.
 
     Raises:
         MetricError: A level outside (0, 1).
     """
     if not 0 < level < 1:
-        raise MetricError(f"level is {level}; expected a confidence level between 0 and 1, such as 0.95")
+        raise MetricError(
+            f"level is {level}; expected a confidence level between 0 and 1, such as 0.95"
+        )
     upper = (1 + level) / 2
     return float(ndtri(upper) if degrees is None else stdtrit(degrees, upper))
 
 
-def wald_interval(estimate: float, error: float, *, level: float = 0.95, degrees: float | None = None) -> Interval:
+def wald_interval(
+    estimate: float, error: float, *, level: float = 0.95, degrees: float | None = None
+) -> Interval:
     """Return estimate -+ quantile times standard error (normal, or t where `degrees` is given)."""
     half = critical_value(level, degrees) * error
     return Interval(estimate - half, estimate + half)
 
 
 def wald_band(
-    estimates: Float[np.ndarray, " time"], errors: Float[np.ndarray, " time"], *, level: float = 0.95, degrees: float | None = None
+    estimates: Float[np.ndarray, " time"],
+    errors: Float[np.ndarray, " time"],
+    *,
+    level: float = 0.95,
+    degrees: float | None = None,
 ) -> Band:
     """Return the interval of each estimate by itself (normal, or t where `degrees` is given)."""
     half = critical_value(level, degrees) * errors
@@ -256,7 +309,8 @@ def wald_band(
 
 
 def wald_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
-    """Return the two-sided p-value of "the true value is 0" (normal, or t where `degrees` is given).
+    """Return the two-sided p-value of "the true value is 0" (normal, or t where `degrees` is
+    given).
 
     With a standard error of 0 there is nothing to test with: 1 for an estimate of 0, else NaN.
     """
@@ -267,7 +321,8 @@ def wald_p_value(estimate: float, error: float, *, degrees: float | None = None)
 
 
 def one_sided_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
-    """Return the one-sided p-value of "the true value is at most 0", small where the estimate is large.
+    """Return the one-sided p-value of "the true value is at most 0", small where the estimate is
+    large.
 
     Normal, or t where `degrees` is given.
 
@@ -280,7 +335,8 @@ def one_sided_p_value(estimate: float, error: float, *, degrees: float | None = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equivalence:
-    """Two one-sided tests of "the true difference is as large as the margin, in one direction or the other".
+    """Two one-sided tests of "the true difference is as large as the margin, in one direction or
+    the other".
 
     Attributes:
         difference: The difference tested.
@@ -300,12 +356,20 @@ class Equivalence:
 
     @property
     def p_value(self) -> float:
-        """The larger of the two; small: the true difference lies within the margin. NaN where there is no standard error."""
+        """The larger of the two; small: the true difference lies within the margin.
+
+        NaN where there is no standard error.
+        """
         return float(np.maximum(self.p_below, self.p_above))
 
     def interval(self, level: float = 0.9) -> Interval:
-        """Return the interval that decides: p < alpha exactly where the one of level 1 - 2 alpha lies within the margin."""
-        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
+        """Return the interval that decides.
+
+        P < alpha exactly where the one of level 1 - 2 alpha lies within the margin.
+        """
+        return wald_interval(
+            self.difference, self.standard_error, level=level, degrees=self.degrees
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +380,8 @@ class NonInferiority:
         difference: The difference tested, turned so that positive is better than the reference.
         standard_error: Its standard error.
         margin: The smallest loss that would matter, > 0.
-        p_value: One-sided; small: the loss, if there is one, is less than the margin. NaN where there is no standard error.
+        p_value: One-sided; small: the loss, if there is one, is less than the margin. NaN where
+            there is no standard error.
         degrees: Degrees of freedom of the t distribution.
     """
 
@@ -327,8 +392,13 @@ class NonInferiority:
     degrees: int
 
     def interval(self, level: float = 0.9) -> Interval:
-        """Return the interval whose lower limit decides: p < alpha exactly where that of level 1 - 2 alpha is above -margin."""
-        return wald_interval(self.difference, self.standard_error, level=level, degrees=self.degrees)
+        """Return the interval whose lower limit decides.
+
+        P < alpha exactly where that of level 1 - 2 alpha is above -margin.
+        """
+        return wald_interval(
+            self.difference, self.standard_error, level=level, degrees=self.degrees
+        )
 
 
 def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence:
@@ -336,7 +406,8 @@ def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence
 
     Args:
         difference: A paired difference, or an estimate that is one (a mean over seeds, a contrast).
-        margin: The smallest difference that would matter, > 0, in the units of the metric; declare it before looking.
+        margin: The smallest difference that would matter, > 0, in the units of the metric; declare
+            it before looking.
 
     Raises:
         MetricError: A margin that is not finite and > 0.
@@ -355,13 +426,17 @@ def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence
     )
 
 
-def non_inferiority(difference: Difference | Estimate, margin: float, *, higher_is_better: bool = True) -> NonInferiority:
+def non_inferiority(
+    difference: Difference | Estimate, margin: float, *, higher_is_better: bool = True
+) -> NonInferiority:
     """Test whether a model is not worse than its reference by a margin.
 
     Args:
         difference: Model minus reference, or an estimate that is such a difference.
-        margin: The smallest loss that would matter, > 0, in the units of the metric; declare it before looking.
-        higher_is_better: False for an error such as the Brier score: the difference is turned round.
+        margin: The smallest loss that would matter, > 0, in the units of the metric; declare it
+            before looking.
+        higher_is_better: False for an error such as the Brier score: the difference is turned
+            round.
 
     Raises:
         MetricError: A margin that is not finite and > 0.
@@ -369,11 +444,20 @@ def non_inferiority(difference: Difference | Estimate, margin: float, *, higher_
     Source: Piaggio et al., Journal of the American Medical Association 308 (2012), 2594-2604.
     """
     _check_margin(margin)
-    gain, error, degrees = (value(difference) if higher_is_better else -value(difference)), difference.standard_error, difference.degrees
+    gain, error, degrees = (
+        (value(difference) if higher_is_better else -value(difference)),
+        difference.standard_error,
+        difference.degrees,
+    )
     p_value = one_sided_p_value(margin + gain, error, degrees=degrees)
-    return NonInferiority(difference=gain, standard_error=error, margin=margin, p_value=p_value, degrees=degrees)
+    return NonInferiority(
+        difference=gain, standard_error=error, margin=margin, p_value=p_value, degrees=degrees
+    )
 
 
 def _check_margin(margin: float) -> None:
     if not (np.isfinite(margin) and margin > 0):
-        raise MetricError(f"margin is {margin}; expected a finite number > 0, the smallest difference that would matter")
+        raise MetricError(
+            f"margin is {margin}; expected a finite number > 0, the smallest difference that would "
+            "matter"
+        )

@@ -12,7 +12,10 @@ from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
 
 Codes = Real[np.ndarray, " subject"] | Bool[np.ndarray, " subject"]
-"""Event codes as a metric takes them: 0 = censored, 1 (or True) = the event, 2 and above = competing events."""
+"""Event codes as a metric takes them.
+
+0 = censored, 1 (or True) = the event, 2 and above = competing events.
+"""
 
 Outcomes = SurvivalTarget | tuple[Real[np.ndarray, " other"], Codes]
 """Outcomes of another cohort: a `(time, event)` pair, or a SurvivalTarget."""
@@ -46,11 +49,16 @@ class Subjects:
     def take(self, rows: Int[np.ndarray, " row"]) -> Subjects:
         """Return some rows, in that order."""
         cluster = None if self.cluster is None else self.cluster[rows]
-        return Subjects(self.time[rows], self.observed[rows], self.censored[rows], self.weights[rows], cluster)
+        return Subjects(
+            self.time[rows], self.observed[rows], self.censored[rows], self.weights[rows], cluster
+        )
 
     @property
     def competing(self) -> Bool[np.ndarray, " subject"]:
-        """True where a competing event was observed: it is known that the event of interest never comes."""
+        """True where a competing event was observed.
+
+        It is known that the event of interest never comes.
+        """
         return np.asarray(~(self.observed | self.censored))
 
     @property
@@ -73,13 +81,16 @@ def checked_subjects(
         time: Follow-up, > 0.
         event: 0 = censored, 1 = observed, 2 and above = competing.
         weights: Finite, >= 0, not all 0; None = 1 each.
-        cluster: Labels of any kind (a subject's id where it has several scans); None = every row its own.
-        cause: None = event 1 is the event of interest and every other code is censored; else the code of the event of interest,
-            0 alone being censored and every other code a competing event.
+        cluster: Labels of any kind (a subject's id where it has several scans); None = every row
+            its own.
+        cause: None = event 1 is the event of interest and every other code is censored; else the
+            code of the event of interest, 0 alone being censored and every other code a competing
+            event.
 
     Raises:
-        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, what is no number, an event code that is no whole number >= 0,
-            a cause that is no whole number >= 1, a cluster without a label, a negative weight, or no weight above 0.
+        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, what is no number, an event
+            code that is no whole number >= 0, a cause that is no whole number >= 1, a cluster
+            without a label, a negative weight, or no weight above 0.
     """
     target = checked_target(time, event)
     count = len(target)
@@ -97,7 +108,10 @@ def checked_subjects(
 
 def _check_cause(cause: int | None) -> None:
     if cause is not None and not (isinstance(cause, int | np.integer) and cause >= 1):
-        raise MetricError(f"cause is {cause!r}; expected the code of an event, a whole number of 1 or above (0 is censored)")
+        raise MetricError(
+            f"cause is {cause!r}; expected the code of an event, a whole number of 1 or above (0 "
+            "is censored)"
+        )
 
 
 def event_code(cause: int | None) -> int:
@@ -109,16 +123,24 @@ def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> Survival
     """Check outcomes alone.
 
     Raises:
-        MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code that is no whole number >= 0.
+        MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code
+            that is no whole number >= 0.
     """
     times, codes = numbers("time", time), real_array("event", event)
     if times.ndim != 1 or times.size == 0:
-        raise MetricError(f"time has shape {times.shape}; expected one time per subject, at least one")
+        raise MetricError(
+            f"time has shape {times.shape}; expected one time per subject, at least one"
+        )
     if codes.shape != times.shape:
-        raise MetricError(f"event has shape {codes.shape}, time {times.shape}; expected one event code per time")
+        raise MetricError(
+            f"event has shape {codes.shape}, time {times.shape}; expected one event code per time"
+        )
     if not bool((np.isfinite(times) & (times > 0)).all()):
         bad = int((~(np.isfinite(times) & (times > 0))).sum())
-        raise MetricError(f"time has {bad} value(s) that are not finite and > 0; expected follow-up after the prediction time")
+        raise MetricError(
+            f"time has {bad} value(s) that are not finite and > 0; expected follow-up after the "
+            "prediction time"
+        )
     return SurvivalTarget(times, _checked_codes(codes))
 
 
@@ -131,12 +153,17 @@ def checked_outcomes(outcomes: Outcomes) -> SurvivalTarget:
     if isinstance(outcomes, SurvivalTarget):
         return checked_target(outcomes.time, outcomes.event)
     if not isinstance(outcomes, tuple | list) or len(outcomes) != 2:
-        raise MetricError(f"censoring is a {type(outcomes).__name__}; expected the (time, event) pair of another cohort")
+        raise MetricError(
+            f"censoring is a {type(outcomes).__name__}; expected the (time, event) pair of another "
+            "cohort"
+        )
     return checked_target(*outcomes)
 
 
 def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
-    if codes.dtype.kind in "bi" and bool((codes >= 0).all()):  # what most callers give, without a detour
+    if codes.dtype.kind in "bi" and bool(
+        (codes >= 0).all()
+    ):  # what most callers give, without a detour
         return codes.astype(np.int64)
     values = numbers("event", codes)
     wrong = ~((values >= 0) & (values % 1 == 0) & (values < _LARGEST_CODE))  # NaN is wrong as well
@@ -149,9 +176,16 @@ def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " s
 
 
 def followed_for_ever(subjects: Subjects) -> Subjects:
-    """Return the subjects as a rank statistic sees them: who had a competing event stays under observation for ever."""
+    """Return the subjects as a rank statistic sees them.
+
+    Who had a competing event stays under observation for ever.
+    """
     competing = subjects.competing
-    return subjects if not competing.any() else replace(subjects, time=np.where(competing, np.inf, subjects.time))
+    return (
+        subjects
+        if not competing.any()
+        else replace(subjects, time=np.where(competing, np.inf, subjects.time))
+    )
 
 
 def checked_risk(risk: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
@@ -163,11 +197,16 @@ def checked_risk(risk: Real[np.ndarray, " subject"], count: int) -> Float[np.nda
     values = numbers("risk", risk)
     _check_length("risk", values, count)
     if not np.isfinite(values).all():
-        raise MetricError(f"risk has {int((~np.isfinite(values)).sum())} value(s) that are NaN or infinite; expected finite numbers")
+        raise MetricError(
+            f"risk has {int((~np.isfinite(values)).sum())} value(s) that are NaN or infinite; "
+            "expected finite numbers"
+        )
     return values
 
 
-def checked_risks(risks: Real[np.ndarray, "subject model"], count: int) -> list[Float[np.ndarray, " subject"]]:
+def checked_risks(
+    risks: Real[np.ndarray, "subject model"], count: int
+) -> list[Float[np.ndarray, " subject"]]:
     """Check the risks of several models and return them one by one.
 
     Raises:
@@ -175,7 +214,10 @@ def checked_risks(risks: Real[np.ndarray, "subject model"], count: int) -> list[
     """
     values = numbers("risks", risks)
     if values.ndim != 2 or values.shape[1] == 0:
-        raise MetricError(f"risks have shape {values.shape}; expected (subject, model), one column per model (risk[:, None] for one)")
+        raise MetricError(
+            f"risks have shape {values.shape}; expected (subject, model), one column per model "
+            "(risk[:, None] for one)"
+        )
     return [checked_risk(column, count) for column in values.T]
 
 
@@ -186,8 +228,15 @@ def checked_times(times: Real[np.ndarray, " time"]) -> Float[np.ndarray, " time"
         MetricError: Not a vector of finite, strictly ascending numbers.
     """
     grid = np.atleast_1d(numbers("times", times))
-    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or bool((np.diff(grid) <= 0).any()):
-        raise MetricError("times must be a vector of finite, strictly ascending numbers, at least one")
+    if (
+        grid.ndim != 1
+        or grid.size == 0
+        or not np.isfinite(grid).all()
+        or bool((np.diff(grid) <= 0).any())
+    ):
+        raise MetricError(
+            "times must be a vector of finite, strictly ascending numbers, at least one"
+        )
     return grid
 
 
@@ -198,7 +247,9 @@ class Curves(NamedTuple):
     survival: Float[np.ndarray, "subject time"]
 
 
-def checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], count: int) -> Curves:
+def checked_curves(
+    survival: Real[np.ndarray, "subject time"], times: Real[np.ndarray, " time"], count: int
+) -> Curves:
     """Check survival curves; that they fall over time is not asked for.
 
     Raises:
@@ -207,13 +258,23 @@ def checked_curves(survival: Real[np.ndarray, "subject time"], times: Real[np.nd
     grid = checked_times(times)
     curves = numbers("survival", survival)
     if curves.shape != (count, grid.size):
-        raise MetricError(f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per subject, a column per time")
-    if not (curves.min() >= 0 and curves.max() <= 1):  # false for NaN; no table of flags beside the curves
-        raise MetricError("survival holds values that are NaN or outside [0, 1]; expected probabilities of no event until each time")
+        raise MetricError(
+            f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per "
+            "subject, a column per time"
+        )
+    if not (
+        curves.min() >= 0 and curves.max() <= 1
+    ):  # false for NaN; no table of flags beside the curves
+        raise MetricError(
+            "survival holds values that are NaN or outside [0, 1]; expected probabilities of no "
+            "event until each time"
+        )
     return Curves(grid, curves)
 
 
-def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Float[np.ndarray, " subject"]:
+def checked_predicted(
+    predicted: Real[np.ndarray, " subject"], count: int
+) -> Float[np.ndarray, " subject"]:
     """Check probabilities of the event by a horizon.
 
     Raises:
@@ -221,7 +282,9 @@ def checked_predicted(predicted: Real[np.ndarray, " subject"], count: int) -> Fl
     """
     values = numbers("predicted", predicted)
     if values.shape != (count,):
-        raise MetricError(f"predicted has shape {values.shape}; expected ({count},), one probability per time")
+        raise MetricError(
+            f"predicted has shape {values.shape}; expected ({count},), one probability per time"
+        )
     wrong = ~((values >= 0) & (values <= 1))
     if bool(wrong.any()):
         raise MetricError(
@@ -251,7 +314,9 @@ def _checked_weights(weights: Any, count: int) -> Float[np.ndarray, " subject"]:
     return values
 
 
-def cluster_numbers(cluster: Shaped[np.ndarray, " subject"], count: int) -> Int[np.ndarray, " subject"]:
+def cluster_numbers(
+    cluster: Shaped[np.ndarray, " subject"], count: int
+) -> Int[np.ndarray, " subject"]:
     """Number the clusters from 0, in sorted order of their labels.
 
     Raises:
@@ -271,7 +336,8 @@ def checked_labels(name: str, labels: Shaped[np.ndarray, " subject"], count: int
     """Check the labels of rows and number them.
 
     Raises:
-        MetricError: Not one label per row, a row without one (None, NaN, masked), or labels that cannot be sorted.
+        MetricError: Not one label per row, a row without one (None, NaN, masked), or labels that
+            cannot be sorted.
     """
     given = np.asarray(labels)
     if given.shape != (count,):
@@ -280,16 +346,24 @@ def checked_labels(name: str, labels: Shaped[np.ndarray, " subject"], count: int
         missing = bool(np.ma.is_masked(labels)) or _has_missing(given)
         distinct, number = np.unique(given, return_inverse=True)
     except TypeError:
-        raise MetricError(f"{name} holds labels of several kinds, or none in some rows; expected one kind, all text say") from None
+        raise MetricError(
+            f"{name} holds labels of several kinds, or none in some rows; expected one kind, all "
+            "text say"
+        ) from None
     if missing:
-        raise MetricError(f"{name} holds NaN or None in some rows; expected one label per row: leave out those rows, or label them")
+        raise MetricError(
+            f"{name} holds NaN or None in some rows; expected one label per row: leave out those "
+            "rows, or label them"
+        )
     return Labels(distinct, np.asarray(number, dtype=np.int64))
 
 
 def _has_missing(labels: Shaped[np.ndarray, " subject"]) -> bool:
     if labels.dtype.kind == "O":
         return any(label is None or label != label for label in labels.tolist())
-    return labels.dtype.kind in "fcmM" and bool((labels != labels).any())  # NaN and NaT differ from themselves
+    return labels.dtype.kind in "fcmM" and bool(
+        (labels != labels).any()
+    )  # NaN and NaT differ from themselves
 
 
 def numbers(name: str, given: Any) -> Float[np.ndarray, ...]:
@@ -302,7 +376,9 @@ def numbers(name: str, given: Any) -> Float[np.ndarray, ...]:
     try:
         return values.astype(np.float64, copy=False)
     except (TypeError, ValueError, OverflowError):
-        raise MetricError(f"{name} holds values that are no numbers; expected real numbers") from None
+        raise MetricError(
+            f"{name} holds values that are no numbers; expected real numbers"
+        ) from None
 
 
 def real_array(name: str, given: Any) -> Shaped[np.ndarray, ...]:
@@ -315,14 +391,24 @@ def real_array(name: str, given: Any) -> Shaped[np.ndarray, ...]:
         raise MetricError(f"{name} has masked values; leave out those rows, or fill them in")
     try:
         values = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths; a torch tensor that needs gradients
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # rows of different lengths; a torch tensor that needs gradients
         raise MetricError(f"{name} cannot be made an array of numbers: {error}") from None
-    is_text = values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values.flat)
+    is_text = values.dtype.kind == "O" and any(
+        isinstance(value, str | bytes) for value in values.flat
+    )
     if is_text or values.dtype.kind not in "biufO":
-        raise MetricError(f"{name} holds {'text' if is_text else values.dtype} values; expected real numbers")
+        raise MetricError(
+            f"{name} holds {'text' if is_text else values.dtype} values; expected real numbers"
+        )
     return values
 
 
 def _check_length(name: str, values: Shaped[np.ndarray, " any"], count: int) -> None:
     if values.shape != (count,):
-        raise MetricError(f"{name} has shape {values.shape}; expected ({count},), one value per time")
+        raise MetricError(
+            f"{name} has shape {values.shape}; expected ({count},), one value per time"
+        )

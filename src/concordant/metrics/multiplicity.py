@@ -1,4 +1,7 @@
-"""Several tests at once: adjusted p-values, simultaneous intervals, and a gain over two references."""
+"""Several tests at once.
+
+Adjusted p-values, simultaneous intervals, and a gain over two references.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,14 @@ from concordant.metrics.inference import (
 )
 
 _BLOCK = 2**12  # directions in memory at once
-_ROUNDING = 1e-10  # eigenvalues of a correlation matrix below this, relative to the largest, are zeros
+_ROUNDING = (
+    1e-10  # eigenvalues of a correlation matrix below this, relative to the largest, are zeros
+)
 
 
 def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the family-wise error is controlled, whatever their dependence.
+    """Adjust a family of p-values so that the family-wise error is controlled, whatever their
+    dependence.
 
     A NaN (a test that could not be made) stays NaN and still counts as a member of the family.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
@@ -41,7 +47,8 @@ def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the false discovery rate is controlled (independent or positively dependent tests).
+    """Adjust a family of p-values so that the false discovery rate is controlled (independent or
+    positively dependent tests).
 
     A NaN stays NaN and still counts as a member of the family.
     Source: Benjamini and Hochberg, Journal of the Royal Statistical Society B 57 (1995), 289-300.
@@ -50,17 +57,21 @@ def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray
     order = np.argsort(p)[::-1]  # largest first, NaN before all
     scaled = p[order] * (len(p) / np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
-    adjusted[order] = np.where(np.isnan(scaled), np.nan, np.minimum(np.fmin.accumulate(scaled), 1.0))
+    adjusted[order] = np.where(
+        np.isnan(scaled), np.nan, np.minimum(np.fmin.accumulate(scaled), 1.0)
+    )
     return adjusted
 
 
 @dataclass(frozen=True, slots=True)
 class MaximumT:
-    """The distribution of max |T_j|, T multivariate t (or normal) around 0 with the correlations of the estimates.
+    """The distribution of max |T_j|, T multivariate t (or normal) around 0 with the correlations of
+    the estimates.
 
-    T is a direction times a radius. Only the direction is drawn: given it, the probability that the maximum exceeds a limit is
-    known (radius^2 / rank has an F distribution, radius^2 chi-squared under normality), so that tiny probabilities are precise
-    too, and estimates that are all multiples of one need no simulation at all.
+    T is a direction times a radius. Only the direction is drawn: given it, the probability that the
+    maximum exceeds a limit is known (radius^2 / rank has an F distribution, radius^2 chi-squared
+    under normality), so that tiny probabilities are precise too, and estimates that are all
+    multiples of one need no simulation at all.
 
     Attributes:
         maxima: Per drawn direction the largest |T_j| at radius 1.
@@ -79,14 +90,24 @@ class MaximumT:
         return float(self._given_direction(limit).mean())
 
     def quantile(self, level: float) -> float:
-        """Return the limit that the maximum does not exceed with this probability, between that of one |T| and Bonferroni's."""
-        low, high = critical_value(level, self.degrees), critical_value(1 - (1 - level) / self.count, self.degrees)
+        """Return the limit that the maximum does not exceed with this probability, between that
+        of one |T| and Bonferroni's.
+        """
+        low, high = (
+            critical_value(level, self.degrees),
+            critical_value(1 - (1 - level) / self.count, self.degrees),
+        )
         above, below = self._log_excess(low, level), self._log_excess(high, level)
         if above <= 0 or below >= 0:
             return low if above <= 0 else high
         previous = 0.0
         middle = low
-        for _ in range(100):  # regula falsi; an end that stays twice has its value halved (Illinois), or it would stay for ever
+        for _ in range(
+            100
+            # regula falsi; an end that stays twice has its value halved (Illinois), or it would
+            # stay
+            # for ever
+        ):
             middle = (low * below - high * above) / (below - above)
             now = self._log_excess(middle, level)
             if abs(now) < 1e-10:
@@ -102,8 +123,13 @@ class MaximumT:
         return float(np.log(self.exceedance(limit) / (1 - level)))
 
     def error(self, limit: float) -> float:
-        """Return the Monte Carlo standard error of a quantile: that of the probability there, carried over by the slope."""
-        relative = self._given_direction(limit).std() / np.sqrt(self.maxima.size) / self.exceedance(limit)
+        """Return the Monte Carlo standard error of a quantile.
+
+        That of the probability there, carried over by the slope.
+        """
+        relative = (
+            self._given_direction(limit).std() / np.sqrt(self.maxima.size) / self.exceedance(limit)
+        )
         return float(limit * relative / self._slope(limit))
 
     def _slope(self, limit: float) -> float:
@@ -113,12 +139,17 @@ class MaximumT:
 
     def _given_direction(self, limit: float) -> Float[np.ndarray, " draw"]:
         squared = np.square(limit / self.maxima)
-        return np.asarray(chdtrc(self.rank, squared) if self.degrees is None else fdtrc(self.rank, self.degrees, squared / self.rank))
+        return np.asarray(
+            chdtrc(self.rank, squared)
+            if self.degrees is None
+            else fdtrc(self.rank, self.degrees, squared / self.rank)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simultaneous:
-    """Several estimates with intervals that all hold at once and p-values adjusted for all of them (single-step max-T).
+    """Several estimates with intervals that all hold at once and p-values adjusted for all of them
+    (single-step max-T).
 
     Attributes:
         estimate: The estimates.
@@ -127,8 +158,9 @@ class Simultaneous:
         level: The level `critical_value` belongs to.
         critical_value: Half the width of every interval, in standard errors.
         critical_value_error: Its Monte Carlo standard error.
-        p_value: Per estimate, two-sided, adjusted: the probability of any |t| as large where all true values are 0. An estimate
-            without a standard error could not be tested: 1 where it is 0, else NaN; it does not count in the family.
+        p_value: Per estimate, two-sided, adjusted: the probability of any |t| as large where all
+            true values are 0. An estimate without a standard error could not be tested: 1 where it
+            is 0, else NaN; it does not count in the family.
         maximum: The distribution the intervals and p-values are read off.
     """
 
@@ -142,7 +174,10 @@ class Simultaneous:
     maximum: MaximumT = field(repr=False)
 
     def interval(self, level: float | None = None) -> Band:
-        """Return limits within which all true values lie at once, with this probability (None: the one given at first)."""
+        """Return limits within which all true values lie at once, with this probability (None.
+
+        The one given at first).
+        """
         critical = self.critical_value if level is None else self.maximum.quantile(level)
         half = critical * self.standard_error
         return Band(self.estimate - half, self.estimate + half)
@@ -157,31 +192,38 @@ def simultaneous(
     seed: int = 0,
     draws: int = 2**16,
 ) -> Simultaneous:
-    """Compute simultaneous intervals and adjusted p-values of correlated estimates by the distribution of max |t|.
+    """Compute simultaneous intervals and adjusted p-values of correlated estimates by the
+    distribution of max |t|.
 
     It is sharper than Holm where estimates share a reference or a cohort, and it gives intervals.
 
     Args:
         estimates: The contrasts, jointly about normal.
-        covariance: Their covariance matrix; it may be singular (contrasts that determine each other).
+        covariance: Their covariance matrix; it may be singular (contrasts that determine each
+            other).
         degrees: Degrees of freedom, subjects (clusters) - 1; None = normal.
         level: Probability that all intervals hold.
         seed: Seed of the simulated directions; the same seed gives the same result.
-        draws: Number of directions. The result says its Monte Carlo error; the default's is .001 to .005 for a
-            critical value between 2.2 and 3.3.
+        draws: Number of directions. The result says its Monte Carlo error; the default's is .001 to
+            .005 for a critical value between 2.2 and 3.3.
 
     Raises:
-        MetricError: Shapes that do not fit, a value that is not finite, a matrix that is not symmetric and positive
-            semidefinite, or a level outside (0, 1).
+        MetricError: Shapes that do not fit, a value that is not finite, a matrix that is not
+            symmetric and positive semidefinite, or a level outside (0, 1).
 
     Source: Hothorn, Bretz and Westfall, Biometrical Journal 50 (2008), 346-363.
     """
     joint = _checked_joint(estimates, covariance)
     values, matrix = joint.estimates, joint.covariance
     if (degrees is not None and not degrees > 0) or draws < 2:
-        raise MetricError(f"degrees is {degrees}, draws {draws}; expected degrees > 0 (None = normal) and at least 2 draws")
+        raise MetricError(
+            f"degrees is {degrees}, draws {draws}; expected degrees > 0 (None = normal) and at "
+            "least 2 draws"
+        )
     errors = np.sqrt(np.diag(matrix))
-    maximum = _maximum_t(_correlation_root(matrix, errors), degrees, np.random.default_rng(seed), draws)
+    maximum = _maximum_t(
+        _correlation_root(matrix, errors), degrees, np.random.default_rng(seed), draws
+    )
     critical = maximum.quantile(level)
     return Simultaneous(
         estimate=values,
@@ -196,11 +238,17 @@ def simultaneous(
 
 
 def simultaneous_differences(
-    differences: Sequence[Difference | Estimate], *, level: float = 0.95, seed: int = 0, draws: int = 2**16
+    differences: Sequence[Difference | Estimate],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    draws: int = 2**16,
 ) -> Simultaneous:
-    """Compute simultaneous intervals and adjusted p-values of differences (or other results) on the same subjects.
+    """Compute simultaneous intervals and adjusted p-values of differences (or other results) on the
+    same subjects.
 
-    Their covariance comes from their influences, clusters as a whole; the degrees of freedom are clusters - 1.
+    Their covariance comes from their influences, clusters as a whole; the degrees of freedom are
+    clusters - 1.
 
     Args:
         differences: The declared family.
@@ -209,11 +257,15 @@ def simultaneous_differences(
         draws: Number of directions.
 
     Raises:
-        MetricError: No result, results of different subjects or clusters, or too few clusters for a standard error.
+        MetricError: No result, results of different subjects or clusters, or too few clusters for a
+            standard error.
     """
     check_paired(differences)
     if any(np.isnan(difference.standard_error) for difference in differences):
-        raise MetricError("too few clusters to show any variance between them; expected more, three where pairs are compared")
+        raise MetricError(
+            "too few clusters to show any variance between them; expected more, three where pairs "
+            "are compared"
+        )
     return simultaneous(
         np.array([value(difference) for difference in differences]),
         joint_covariance(differences),
@@ -251,26 +303,40 @@ class GainOverBoth:
 
     @property
     def p_value(self) -> float:
-        """The larger of the two one-sided p-values; no further correction is needed. NaN where one could not be tested."""
+        """The larger of the two one-sided p-values; no further correction is needed.
+
+        NaN where one could not be tested.
+        """
         return float(np.maximum(self.p_to_a, self.p_to_b))
 
     def lower_limit(self, level: float = 0.95) -> float:
-        """Return a one-sided limit that the true gain over the better reference exceeds with at least this probability."""
+        """Return a one-sided limit that the true gain over the better reference exceeds with at
+        least this probability.
+        """
         quantile = critical_value(2 * level - 1, self.degrees)
-        return min(difference - quantile * error for difference, error in zip((self.to_a, self.to_b), self.standard_errors, strict=True))
+        return min(
+            difference - quantile * error
+            for difference, error in zip((self.to_a, self.to_b), self.standard_errors, strict=True)
+        )
 
 
 def gain_over_both(
-    difference_to_a: Difference | Estimate, difference_to_b: Difference | Estimate, *, higher_is_better: bool = True
+    difference_to_a: Difference | Estimate,
+    difference_to_b: Difference | Estimate,
+    *,
+    higher_is_better: bool = True,
 ) -> GainOverBoth:
-    """Test whether a model is better than both of two references, whichever of them is the better one.
+    """Test whether a model is better than both of two references, whichever of them is the better
+    one.
 
-    Choosing the better reference by the same data and testing against it alone is biased; this is not.
+    Choosing the better reference by the same data and testing against it alone is biased; this is
+    not.
 
     Args:
         difference_to_a: Model minus first reference (fusion minus CT alone, say).
         difference_to_b: Model minus second reference, on the same subjects.
-        higher_is_better: False for an error such as the Brier score: the differences are turned round.
+        higher_is_better: False for an error such as the Brier score: the differences are turned
+            round.
 
     Raises:
         MetricError: The two are not of the same subjects and clusters.
@@ -280,7 +346,10 @@ def gain_over_both(
     check_paired([difference_to_a, difference_to_b])
     sign = 1 if higher_is_better else -1
     to_a, to_b = sign * value(difference_to_a), sign * value(difference_to_b)
-    errors, degrees = (difference_to_a.standard_error, difference_to_b.standard_error), difference_to_a.degrees
+    errors, degrees = (
+        (difference_to_a.standard_error, difference_to_b.standard_error),
+        difference_to_a.degrees,
+    )
     return GainOverBoth(
         to_a=to_a,
         to_b=to_b,
@@ -294,7 +363,9 @@ def gain_over_both(
 def _checked_p_values(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or bool(((p < 0) | (p > 1)).any()):
-        raise MetricError("p-values must be a vector of numbers between 0 and 1 (NaN = could not be tested)")
+        raise MetricError(
+            "p-values must be a vector of numbers between 0 and 1 (NaN = could not be tested)"
+        )
     return p
 
 
@@ -304,22 +375,40 @@ class _Joint:
     covariance: Float[np.ndarray, "contrast contrast"]
 
 
-def _checked_joint(estimates: Float[np.ndarray, " contrast"], covariance: Float[np.ndarray, "contrast contrast"]) -> _Joint:
-    values, matrix = np.asarray(estimates, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+def _checked_joint(
+    estimates: Float[np.ndarray, " contrast"], covariance: Float[np.ndarray, "contrast contrast"]
+) -> _Joint:
+    values, matrix = (
+        np.asarray(estimates, dtype=np.float64),
+        np.asarray(covariance, dtype=np.float64),
+    )
     if values.ndim != 1 or values.size == 0 or matrix.shape != (values.size, values.size):
-        raise MetricError(f"{values.shape} estimates and a {matrix.shape} covariance; expected (k,), k > 0, and (k, k)")
+        raise MetricError(
+            f"{values.shape} estimates and a {matrix.shape} covariance; expected (k,), k > 0, and "
+            "(k, k)"
+        )
     if not (np.isfinite(values).all() and np.isfinite(matrix).all()):
-        raise MetricError("estimates and covariance must be finite; leave out what could not be computed")
+        raise MetricError(
+            "estimates and covariance must be finite; leave out what could not be computed"
+        )
     tolerance = _ROUNDING * np.abs(matrix).max()
-    if np.abs(matrix - matrix.T).max() > tolerance or np.linalg.eigvalsh(matrix).min() < -tolerance * values.size:
-        raise MetricError("covariance is not symmetric and positive semidefinite; expected a covariance matrix")
+    if (
+        np.abs(matrix - matrix.T).max() > tolerance
+        or np.linalg.eigvalsh(matrix).min() < -tolerance * values.size
+    ):
+        raise MetricError(
+            "covariance is not symmetric and positive semidefinite; expected a covariance matrix"
+        )
     return _Joint(values, matrix)
 
 
 def _correlation_root(
     covariance: Float[np.ndarray, "contrast contrast"], errors: Float[np.ndarray, " contrast"]
 ) -> Float[np.ndarray, "contrast rank"]:
-    """Return A with A A' = correlation matrix of the contrasts that vary; its columns are as many as the rank."""
+    """Return A with A A' = correlation matrix of the contrasts that vary.
+
+    Its columns are as many as the rank.
+    """
     varying = errors > 0
     correlation = covariance[np.ix_(varying, varying)] / np.outer(errors[varying], errors[varying])
     eigenvalues, vectors = np.linalg.eigh(correlation)
@@ -327,27 +416,48 @@ def _correlation_root(
     return np.asarray(vectors[:, kept] * np.sqrt(eigenvalues[kept]))
 
 
-def _maximum_t(root: Float[np.ndarray, "contrast rank"], degrees: float | None, generator: np.random.Generator, draws: int) -> MaximumT:
+def _maximum_t(
+    root: Float[np.ndarray, "contrast rank"],
+    degrees: float | None,
+    generator: np.random.Generator,
+    draws: int,
+) -> MaximumT:
     count, rank = root.shape
     if rank <= 1:  # |T_j| is the same for all: one test (or none, where no contrast varies)
         return MaximumT(np.ones(1), 1, 1, degrees)
-    maxima = [_drawn_maxima(root, generator, min(_BLOCK, draws - start)) for start in range(0, draws, _BLOCK)]
+    maxima = [
+        _drawn_maxima(root, generator, min(_BLOCK, draws - start))
+        for start in range(0, draws, _BLOCK)
+    ]
     return MaximumT(np.concatenate(maxima), count, rank, degrees)
 
 
-def _drawn_maxima(root: Float[np.ndarray, "contrast rank"], generator: np.random.Generator, count: int) -> Float[np.ndarray, " draw"]:
+def _drawn_maxima(
+    root: Float[np.ndarray, "contrast rank"], generator: np.random.Generator, count: int
+) -> Float[np.ndarray, " draw"]:
     direction = generator.standard_normal((count, root.shape[1]))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return np.asarray(np.abs(direction @ root.T).max(axis=1))
 
 
 def _adjusted(
-    estimates: Float[np.ndarray, " contrast"], errors: Float[np.ndarray, " contrast"], maximum: MaximumT
+    estimates: Float[np.ndarray, " contrast"],
+    errors: Float[np.ndarray, " contrast"],
+    maximum: MaximumT,
 ) -> Float[np.ndarray, " contrast"]:
-    """Return single-step p-values, kept between the single p-value and Bonferroni's, as the exact ones are."""
-    single = np.array([wald_p_value(*pair, degrees=maximum.degrees) for pair in zip(estimates, errors, strict=True)])
+    """Return single-step p-values, kept between the single p-value and Bonferroni's, as the
+    exact ones are.
+    """
+    single = np.array(
+        [
+            wald_p_value(*pair, degrees=maximum.degrees)
+            for pair in zip(estimates, errors, strict=True)
+        ]
+    )
     adjusted = single.copy()
     for contrast in np.flatnonzero(errors > 0):
         joint = maximum.exceedance(abs(estimates[contrast] / errors[contrast]))
-        adjusted[contrast] = np.clip(joint, single[contrast], min(1.0, maximum.count * single[contrast]))
+        adjusted[contrast] = np.clip(
+            joint, single[contrast], min(1.0, maximum.count * single[contrast])
+        )
     return adjusted

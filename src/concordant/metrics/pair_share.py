@@ -1,4 +1,6 @@
-"""The share of credit in weighted pairs of a case and a control, and how much every subject moves it."""
+"""The share of credit in weighted pairs of a case and a control, and how much every subject
+moves it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,16 @@ from concordant.metrics.pairs import PairSums
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of a case and a control, each weighing the product of two factors and of the two rows' weights.
+    """Pairs of a case and a control, each weighing the product of two factors and of the two rows'
+    weights.
 
     Attributes:
-        sums: Per row its sums over the pairs: the other row's factor and weight are in them, its own are not.
+        sums: Per row its sums over the pairs: the other row's factor and weight are in them, its
+            own are not.
         case_factor: Of every row as case; 0 where it does not count as one.
         control_factor: Of every row as control.
-        case_reads: How many times 1 / G, read at the row's place on the censoring curve, is in its factor as case.
+        case_reads: How many times 1 / G, read at the row's place on the censoring curve, is in its
+            factor as case.
         control_reads: The same as control.
     """
 
@@ -36,10 +41,14 @@ class Pairs:
 
     def as_control(self, value: float) -> Float[np.ndarray, " subject"]:
         """Return every row's credit as control beyond what a share expects."""
-        return _beyond(value, self.sums.control_credit, self.sums.control_total, self.control_factor)
+        return _beyond(
+            value, self.sums.control_credit, self.sums.control_total, self.control_factor
+        )
 
     def count(self, as_cases: Bool[np.ndarray, " subject"]) -> int:
-        """Return the number of pairs with one of these rows as case and, as control, one of weight above 0."""
+        """Return the number of pairs with one of these rows as case and, as control, one of
+        weight above 0.
+        """
         return int(self.sums.case_count @ as_cases)  # exact: whole numbers
 
 
@@ -70,10 +79,20 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
     """
     weights = subjects.weights
     factors = [np.asarray(weights * pairs.case_factor, dtype=np.float64) for pairs in kinds]
-    total = float(sum(factor @ pairs.sums.case_total for factor, pairs in zip(factors, kinds, strict=True)))
+    total = float(
+        sum(factor @ pairs.sums.case_total for factor, pairs in zip(factors, kinds, strict=True))
+    )
     if total == 0:
         raise MetricError(_nothing_to_compare(subjects, kinds[0].case_factor))
-    value = float(sum(factor @ pairs.sums.case_credit for factor, pairs in zip(factors, kinds, strict=True))) / total
+    value = (
+        float(
+            sum(
+                factor @ pairs.sums.case_credit
+                for factor, pairs in zip(factors, kinds, strict=True)
+            )
+        )
+        / total
+    )
     influence, sensitivity = np.zeros(len(subjects)), np.zeros(len(subjects))
     for pairs in kinds:
         as_case, as_control = pairs.as_case(value), pairs.as_control(value)
@@ -95,9 +114,15 @@ def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
 
 
 def _beyond(
-    value: float, credit: Float[np.ndarray, " subject"], total: Float[np.ndarray, " subject"], factor: Real[np.ndarray, " subject"] | int
+    value: float,
+    credit: Float[np.ndarray, " subject"],
+    total: Float[np.ndarray, " subject"],
+    factor: Real[np.ndarray, " subject"] | int,
 ) -> Float[np.ndarray, " subject"]:
-    """Return factor * (credit - value * total), in one array: at a million subjects a fresh one costs more than its arithmetic."""
+    """Return factor * (credit - value * total), in one array.
+
+    At a million subjects a fresh one costs more than its arithmetic.
+    """
     beyond = total * -value
     beyond += credit
     beyond *= factor
@@ -106,6 +131,12 @@ def _beyond(
 
 def _nothing_to_compare(subjects: Subjects, case_factor: Real[np.ndarray, " subject"]) -> str:
     if subjects.n_events == 0:
-        return f"none of the {len(subjects)} rows has event 1 (or that of `cause`): without an event there is no comparable pair"
+        return (
+            f"none of the {len(subjects)} rows has event 1 (or that of `cause`): without an event "
+            "there is no comparable pair"
+        )
     counting = int((case_factor > 0).sum())
-    return f"no comparable pair among {len(subjects)} rows; {counting} of {subjects.n_events} event(s) count as cases"
+    return (
+        f"no comparable pair among {len(subjects)} rows; {counting} of {subjects.n_events} "
+        "event(s) count as cases"
+    )

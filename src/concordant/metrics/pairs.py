@@ -1,7 +1,10 @@
-"""Sums over comparable pairs in O(n log n): two sweeps through time over a Fenwick tree of risk ranks.
+"""Sums over comparable pairs in O(n log n).
 
-A pair (i, j) is comparable when i had the event and either T_i < T_j, or T_i = T_j and j was censored; i is its case, j its
-control. Its credit is 1 if risk_i > risk_j, 1/2 if they are equal, 0 otherwise.
+Two sweeps through time over a Fenwick tree of risk ranks.
+
+A pair (i, j) is comparable when i had the event and either T_i < T_j, or T_i = T_j and j was
+censored; i is its case, j its control. Its credit is 1 if risk_i > risk_j, 1/2 if they are equal, 0
+otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from concordant.metrics.ordering import ascending
 
 @dataclass(frozen=True, slots=True)
 class PairSums:
-    """For every row its sums over the comparable pairs that hold it; the row's own weight is in none of them.
+    """For every row its sums over the comparable pairs that hold it.
+
+    The row's own weight is in none of them.
 
     Attributes:
         case_credit: As case: sum of the controls' weights times credit.
@@ -36,23 +41,37 @@ class PairSums:
     control_total: Float[np.ndarray, " subject"]
 
 
-def pair_sums(subjects: Subjects, risk: Float[np.ndarray, " subject"], case_weight: Real[np.ndarray, " subject"]) -> PairSums:
+def pair_sums(
+    subjects: Subjects,
+    risk: Float[np.ndarray, " subject"],
+    case_weight: Real[np.ndarray, " subject"],
+) -> PairSums:
     """Sum over all comparable pairs of different clusters.
 
     Args:
         subjects: Outcomes, weights and clusters. A control weighs its weight.
         risk: Higher = earlier event.
-        case_weight: What a case weighs, 0 where it does not count. Integers (with integer weights) are summed as int32.
+        case_weight: What a case weighs, 0 where it does not count. Integers (with integer weights)
+            are summed as int32.
     """
     sums = _sweep_groups(subjects, risk, case_weight, None)
     several = _rows_that_share_a_cluster(subjects.cluster)
     if several.size and subjects.cluster is not None:
-        part = Subjects(subjects.time[several], subjects.observed[several], subjects.censored[several], subjects.weights[several])
-        sums[:, several] -= _sweep_groups(part, risk[several], case_weight[several], subjects.cluster[several])
+        part = Subjects(
+            subjects.time[several],
+            subjects.observed[several],
+            subjects.censored[several],
+            subjects.weights[several],
+        )
+        sums[:, several] -= _sweep_groups(
+            part, risk[several], case_weight[several], subjects.cluster[several]
+        )
     return PairSums(*sums)
 
 
-def _rows_that_share_a_cluster(cluster: Int[np.ndarray, " subject"] | None) -> Int[np.ndarray, " row"]:
+def _rows_that_share_a_cluster(
+    cluster: Int[np.ndarray, " subject"] | None,
+) -> Int[np.ndarray, " row"]:
     if cluster is None:
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.bincount(cluster)[cluster] > 1)
@@ -69,18 +88,30 @@ def _sweep_groups(
     rows = _sorted_rows(risk, group)
     _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
     rows = _sorted_rows(subjects.time, group)
-    in_order, sums = np.zeros((2, 5, len(rows)))  # one array, so that it takes large pages of memory early
-    ordered = (subjects.time[rows], subjects.observed[rows], rank[rows], subjects.weights[rows], case_weight[rows])
+    in_order, sums = np.zeros(
+        (2, 5, len(rows))
+    )  # one array, so that it takes large pages of memory early
+    ordered = (
+        subjects.time[rows],
+        subjects.observed[rows],
+        rank[rows],
+        subjects.weights[rows],
+        case_weight[rows],
+    )
     _sweep(_starts(group, rows), *ordered, in_order)
     _put_back(rows, in_order, sums)
     return sums
 
 
-def _sorted_rows(values: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"] | None) -> Int[np.ndarray, " subject"]:
+def _sorted_rows(
+    values: Float[np.ndarray, " subject"], group: Int[np.ndarray, " subject"] | None
+) -> Int[np.ndarray, " subject"]:
     return ascending(values) if group is None else np.lexsort((values, group))
 
 
-def _starts(group: Int[np.ndarray, " subject"] | None, rows: Int[np.ndarray, " subject"]) -> Int[np.ndarray, " bound"]:
+def _starts(
+    group: Int[np.ndarray, " subject"] | None, rows: Int[np.ndarray, " subject"]
+) -> Int[np.ndarray, " bound"]:
     if group is None:
         return np.array([0, len(rows)])
     return np.concatenate([[0], np.flatnonzero(np.diff(group[rows])) + 1, [len(rows)]])
@@ -99,19 +130,32 @@ def _fill_ranks(starts: Any, rows: Any, values: Any, rank: Any) -> None:
 
 @njit(cache=True)
 def _put_back(rows: Any, in_order: Any, sums: Any) -> None:
-    """Fill the sums in the order of the rows, one sum after the other: they do not compete for the cache."""
+    """Fill the sums in the order of the rows, one sum after the other.
+
+    They do not compete for the cache.
+    """
     for number in range(in_order.shape[0]):
         for place in range(rows.size):
             sums[number, rows[place]] = in_order[number, place]
 
 
 @njit(cache=True)
-def _sweep(starts: Any, time: Any, observed: Any, rank: Any, weight: Any, case_weight: Any, sums: Any) -> None:
+def _sweep(
+    starts: Any, time: Any, observed: Any, rank: Any, weight: Any, case_weight: Any, sums: Any
+) -> None:
     """Fill the five sums, group by group; all arrays in time order within their group."""
     for group in range(starts.size - 1):
         low, high = starts[group], starts[group + 1]
-        _as_cases(time[low:high], observed[low:high], rank[low:high], weight[low:high], sums[:3, low:high])
-        _as_controls(time[low:high], observed[low:high], rank[low:high], case_weight[low:high], sums[3:, low:high])
+        _as_cases(
+            time[low:high], observed[low:high], rank[low:high], weight[low:high], sums[:3, low:high]
+        )
+        _as_controls(
+            time[low:high],
+            observed[low:high],
+            rank[low:high],
+            case_weight[low:high],
+            sums[3:, low:high],
+        )
 
 
 @njit(cache=True)
@@ -153,7 +197,10 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
         stop = start + 1
         while stop < time.size and time[stop] == time[start]:
             stop += 1
-        for observed_now in (True, False):  # events are met before, censorings after the events of the same time are in
+        for observed_now in (
+            True,
+            False,
+        ):  # events are met before, censorings after the events of the same time are in
             for row in range(start, stop):
                 if observed[row] == observed_now:
                     sums[0, row] = total - _below(tree, rank[row]) - _half_tied(tied, rank[row])
@@ -167,9 +214,13 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
 
 @njit(cache=True)
 def _empty_trees(rank: Any, weight: Any) -> Any:
-    """Return a tree over the ranks and the weight at each rank, the latter empty where no two risks are equal."""
+    """Return a tree over the ranks and the weight at each rank, the latter empty where no two
+    risks are equal.
+    """
     highest = rank.max()
-    return np.zeros(highest + 1, weight.dtype), np.zeros(highest + 1 if highest < rank.size else 0, weight.dtype)
+    return np.zeros(highest + 1, weight.dtype), np.zeros(
+        highest + 1 if highest < rank.size else 0, weight.dtype
+    )
 
 
 @njit(cache=True)

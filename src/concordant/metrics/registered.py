@@ -44,19 +44,25 @@ class HarrellConcordance(_Registered):
 
 @METRICS.register("concordance_index_ipcw")
 class UnoConcordance(_Registered):
-    """Uno's concordance index of `risk` over the times that the censoring curve supports, or up to tau."""
+    """Uno's concordance index of `risk` over the times that the censoring curve supports, or up
+    to tau.
+    """
 
     bounds = _UNIT
     runs_to_tau = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index."""
-        return concordance_index_ipcw(risk=predictions.risk, tau=setting.tau, **_rows(predictions, setting), **_curve(setting))
+        return concordance_index_ipcw(
+            risk=predictions.risk, tau=setting.tau, **_rows(predictions, setting), **_curve(setting)
+        )
 
 
 @METRICS.register("integrated_brier_score")
 class IntegratedBrier(_Registered):
-    """The mean Brier score over the supported range of the survival curves' times, or those before tau."""
+    """The mean Brier score over the supported range of the survival curves' times, or those
+    before tau.
+    """
 
     bounds = _UNIT
     over_curve_times = True
@@ -70,9 +76,13 @@ class IntegratedBrier(_Registered):
             before = times < setting.tau
             if before.sum() < 2:
                 starts = f"the survival curves start at {times[0]:g}"
-                raise MetricError(f"an integral needs two times or more before tau = {setting.tau:g}; {starts}")
+                raise MetricError(
+                    f"an integral needs two times or more before tau = {setting.tau:g}; {starts}"
+                )
             survival, times = survival[:, before], times[before]
-        return integrated_brier_score(survival=survival, times=times, **_rows(predictions, setting), **_curve(setting))
+        return integrated_brier_score(
+            survival=survival, times=times, **_rows(predictions, setting), **_curve(setting)
+        )
 
 
 @METRICS.register("brier_score")
@@ -84,14 +94,24 @@ class BrierAtHorizon(_Registered):
     reads_survival = True
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
-        """Compute the score; a curve without the horizon among its times is read at the last time before it."""
+        """Compute the score; a curve without the horizon among its times is read at the last
+        time before it.
+        """
         horizon = _horizon("brier_score", setting)
-        return brier_score_at(survival=survival_at(predictions, horizon), horizon=horizon, **_rows(predictions, setting), **_curve(setting))
+        return brier_score_at(
+            survival=survival_at(predictions, horizon),
+            horizon=horizon,
+            **_rows(predictions, setting),
+            **_curve(setting),
+        )
 
 
 @METRICS.register("cumulative_dynamic_auc")
 class DynamicAUC(_Registered):
-    """The cumulative/dynamic AUC of `risk` at a horizon: cases by then against those followed beyond it."""
+    """The cumulative/dynamic AUC of `risk` at a horizon.
+
+    Cases by then against those followed beyond it.
+    """
 
     bounds = _UNIT
     at_horizons = True
@@ -99,7 +119,9 @@ class DynamicAUC(_Registered):
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the AUC."""
         horizon = _horizon("cumulative_dynamic_auc", setting)
-        return auc_at(risk=predictions.risk, horizon=horizon, **_rows(predictions, setting), **_curve(setting))
+        return auc_at(
+            risk=predictions.risk, horizon=horizon, **_rows(predictions, setting), **_curve(setting)
+        )
 
 
 @METRICS.register("integrated_calibration_index")
@@ -112,12 +134,17 @@ class CalibrationIndex(_Registered):
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        return integrated_calibration_index(**_at_horizon("integrated_calibration_index", predictions, setting))
+        return integrated_calibration_index(
+            **_at_horizon("integrated_calibration_index", predictions, setting)
+        )
 
 
 @METRICS.register("calibration_slope")
 class Slope(_Registered):
-    """How much spread the predicted probabilities at a horizon should have: below 1 = too extreme, 1 = right."""
+    """How much spread the predicted probabilities at a horizon should have.
+
+    Below 1 = too extreme, 1 = right.
+    """
 
     at_horizons = True
     reads_survival = True
@@ -129,7 +156,10 @@ class Slope(_Registered):
 
 @METRICS.register("calibration_in_the_large")
 class InTheLarge(_Registered):
-    """Observed over expected probability of the event by a horizon: 1 = right, above 1 = the model promises too much survival."""
+    """Observed over expected probability of the event by a horizon.
+
+    1 = right, above 1 = the model promises too much survival.
+    """
 
     bounds = _NOT_NEGATIVE
     at_horizons = True
@@ -137,7 +167,9 @@ class InTheLarge(_Registered):
 
     def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
         """Compute the ratio; it uses no censoring curve."""
-        return calibration_in_the_large(**_at_horizon("calibration_in_the_large", predictions, setting))
+        return calibration_in_the_large(
+            **_at_horizon("calibration_in_the_large", predictions, setting)
+        )
 
 
 def survival_at(predictions: Predictions, days: float) -> Float[np.ndarray, " row"]:
@@ -148,7 +180,9 @@ def survival_at(predictions: Predictions, days: float) -> Float[np.ndarray, " ro
     """
     times, survival = _curves(predictions)
     if days > times[-1]:
-        raise MetricError(f"the survival curves end at {times[-1]:g} days, before the horizon of {days:g}")
+        raise MetricError(
+            f"the survival curves end at {times[-1]:g} days, before the horizon of {days:g}"
+        )
     column = int(np.searchsorted(times, days, side="right")) - 1
     return survival[:, column] if column >= 0 else np.ones(len(survival))
 
@@ -157,10 +191,19 @@ def _rows(predictions: Predictions, setting: Setting) -> dict[str, Any]:
     """Return outcomes, clusters, weights and the cause as the library's functions call them."""
     table, target = predictions.table, predictions.target
     if table["subject_id"].null_count():
-        raise MetricError("subject_id holds nulls; expected a subject for every row, or no such column in the file")
+        raise MetricError(
+            "subject_id holds nulls; expected a subject for every row, or no such column in the "
+            "file"
+        )
     weights = table[WEIGHT].cast(pl.Float64).to_numpy() if WEIGHT in table.columns else None
     cluster = table["subject_id"].to_numpy()
-    return {"time": target.time, "event": target.event, "cluster": cluster, "weights": weights, "cause": setting.cause}
+    return {
+        "time": target.time,
+        "event": target.event,
+        "cluster": cluster,
+        "weights": weights,
+        "cause": setting.cause,
+    }
 
 
 def _curve(setting: Setting) -> dict[str, Any]:
@@ -170,7 +213,11 @@ def _curve(setting: Setting) -> dict[str, Any]:
 def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> dict[str, Any]:
     """Return the rows, the horizon and the predicted probability of the event by then."""
     horizon = _horizon(metric, setting)
-    return {**_rows(predictions, setting), "horizon": horizon, "predicted": 1 - survival_at(predictions, horizon)}
+    return {
+        **_rows(predictions, setting),
+        "horizon": horizon,
+        "predicted": 1 - survival_at(predictions, horizon),
+    }
 
 
 def _horizon(metric: str, setting: Setting) -> float:

@@ -14,20 +14,26 @@ from numba import njit
 from concordant.metrics.inputs import Subjects
 from concordant.metrics.pairs import pair_sums
 
-_LANES = 64  # resamples per sweep: a place of the tree is four cache lines, and one walk through it serves all of them
+# resamples per sweep: a place of the tree is four cache lines, and one walk through it serves all
+# of them
+_LANES = 64
 _INT32_TOTAL = 2**30  # below this sum of weights twice any sum in the tree fits into int32
 _ROUNDING = 1e-12  # a total below this share of all pairs is what rounding leaves of none
 
 
 def resampled_concordance(
-    subjects: Subjects, risks: Sequence[Float[np.ndarray, " subject"]], draws: Iterator[Int[np.ndarray, " unit"]]
+    subjects: Subjects,
+    risks: Sequence[Float[np.ndarray, " subject"]],
+    draws: Iterator[Int[np.ndarray, " unit"]],
 ) -> Iterator[Float[np.ndarray, "lane model"]]:
-    """Yield each model's concordance in block after block of resamples, NaN where there is no comparable pair.
+    """Yield each model's concordance in block after block of resamples, NaN where there is no
+    comparable pair.
 
     Args:
         subjects: Outcomes, weights and clusters. The rows are sorted once.
         risks: One per model, higher = earlier event.
-        draws: How often each cluster (row, without clusters) is in each resample; the last block is filled up with empty ones.
+        draws: How often each cluster (row, without clusters) is in each resample; the last block is
+            filled up with empty ones.
     """
     sweep = _prepared(subjects, risks)
     return (_replicated(sweep, block) for block in _blocks(draws))
@@ -40,10 +46,12 @@ class _Sweep:
     Attributes:
         unit: What is drawn with the row: its cluster, or itself.
         weights: Weight of the row; integers where none were given.
-        steps: The row to add to the tree, or its complement: the case to compare with what is in the tree.
+        steps: The row to add to the tree, or its complement: the case to compare with what is in
+            the tree.
         ranks: Per model the rank of the row's risk, from 1.
         tied: Per model whether another row has the same risk.
-        within: Per model the credit and the total of the pairs inside each unit, which do not count; None without clusters.
+        within: Per model the credit and the total of the pairs inside each unit, which do not
+            count; None without clusters.
     """
 
     unit: Int[np.ndarray, " subject"]
@@ -76,48 +84,75 @@ def _prepared(subjects: Subjects, risks: Sequence[Float[np.ndarray, " subject"]]
     )
 
 
-def _within(subjects: Subjects, risk: Float[np.ndarray, " subject"]) -> Float[np.ndarray, "sum cluster"] | None:
-    """Sum credit and total over the pairs inside each cluster: all pairs less those of different clusters."""
+def _within(
+    subjects: Subjects, risk: Float[np.ndarray, " subject"]
+) -> Float[np.ndarray, "sum cluster"] | None:
+    """Sum credit and total over the pairs inside each cluster.
+
+    All pairs less those of different clusters.
+    """
     if subjects.cluster is None:
         return None
     case_weight = subjects.observed * subjects.weights
-    every, counting = pair_sums(replace(subjects, cluster=None), risk, case_weight), pair_sums(subjects, risk, case_weight)
+    every, counting = (
+        pair_sums(replace(subjects, cluster=None), risk, case_weight),
+        pair_sums(subjects, risk, case_weight),
+    )
     sums = (every.case_credit - counting.case_credit, every.case_total - counting.case_total)
     return np.stack([np.bincount(subjects.cluster, weights=case_weight * one) for one in sums])
 
 
 def _blocks(draws: Iterator[Int[np.ndarray, " unit"]]) -> Iterator[Int[np.ndarray, "unit lane"]]:
-    """Yield the draws, as many at a time as a sweep takes; the last block is filled up with zeros."""
+    """Yield the draws, as many at a time as a sweep takes.
+
+    The last block is filled up with zeros.
+    """
     while block := list(islice(draws, _LANES)):
         multiplicity = np.zeros((block[0].size, _LANES), np.int32)
         multiplicity[:, : len(block)] = np.stack(block).T
         yield multiplicity
 
 
-def _replicated(sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]) -> Float[np.ndarray, "lane model"]:
+def _replicated(
+    sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]
+) -> Float[np.ndarray, "lane model"]:
     """Return each model's concordance in some resamples, NaN where there is no comparable pair."""
     weight = _lane_weights(sweep, multiplicity)
     values = np.full((_LANES, len(sweep.ranks)), np.nan)
-    for model, (rank, tied, within) in enumerate(zip(sweep.ranks, sweep.tied, sweep.within, strict=True)):
+    for model, (rank, tied, within) in enumerate(
+        zip(sweep.ranks, sweep.tied, sweep.within, strict=True)
+    ):
         sums = np.zeros((2, _LANES), np.int64 if weight.dtype == np.int32 else np.float64)
         _sweep_back(sweep.steps, rank, tied, weight, sums)
         found = sums * np.array([[0.5], [1.0]])
-        credit, total = found if within is None else found - within @ np.square(multiplicity, dtype=np.float64)
+        credit, total = (
+            found if within is None else found - within @ np.square(multiplicity, dtype=np.float64)
+        )
         np.divide(credit, total, out=values[:, model], where=total > _ROUNDING * found[1])
     return values
 
 
-def _lane_weights(sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]) -> Real[np.ndarray, "subject lane"]:
-    """Return multiplicity times weight of every row, int32 where no weights were given and the sums allow it."""
+def _lane_weights(
+    sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]
+) -> Real[np.ndarray, "subject lane"]:
+    """Return multiplicity times weight of every row, int32 where no weights were given and the
+    sums allow it.
+    """
     rows = np.take(multiplicity, sweep.unit, axis=0)
-    if np.issubdtype(sweep.weights.dtype, np.integer) and rows.sum(axis=0, dtype=np.int64).max() < _INT32_TOTAL:
+    if (
+        np.issubdtype(sweep.weights.dtype, np.integer)
+        and rows.sum(axis=0, dtype=np.int64).max() < _INT32_TOTAL
+    ):
         return rows
     return np.asarray(rows * sweep.weights[:, None].astype(np.float64))
 
 
 @njit(cache=True)
 def _sweep_back(steps: Any, rank: Any, tied: Any, weight: Any, sums: Any) -> None:
-    """Go back in time over a Fenwick tree of ranks, all resamples at once; add twice the credit, and the total, of every case."""
+    """Go back in time over a Fenwick tree of ranks, all resamples at once.
+
+    Add twice the credit, and the total, of every case.
+    """
     tree = np.zeros((weight.shape[0] + 1, _LANES), weight.dtype)
     inside = np.zeros(_LANES, weight.dtype)
     below = np.zeros(_LANES, weight.dtype)

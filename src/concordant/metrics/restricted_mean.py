@@ -1,4 +1,7 @@
-"""Restricted mean survival time: the area under the Kaplan-Meier curve until tau, of one group and between two."""
+"""Restricted mean survival time.
+
+The area under the Kaplan-Meier curve until tau, of one group and between two.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ from jaxtyping import Bool, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_labels, checked_subjects
+from concordant.metrics.inputs import (
+    Codes,
+    Subjects,
+    checked_horizon,
+    checked_labels,
+    checked_subjects,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +63,11 @@ def restricted_mean(
         cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
-        MetricError: Invalid outcomes, or a tau that is not > 0 or beyond the largest supported, which the message names.
+        MetricError: Invalid outcomes, or a tau that is not > 0 or beyond the largest supported,
+            which the message names.
 
-    Source: Royston and Parmar, BMC Medical Research Methodology 13 (2013), 152; standard error: infinitesimal jackknife.
+    Source: Royston and Parmar, BMC Medical Research Methodology 13 (2013), 152; standard error:
+    infinitesimal jackknife.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
     everyone = np.ones(len(subjects), dtype=np.bool_)
@@ -74,30 +85,39 @@ def restricted_mean_difference(
 ) -> RestrictedMeanDifference:
     """Compare the restricted means of two groups of subjects.
 
-    The groups are independent, but for clusters with rows in both: their influences are summed over both.
+    The groups are independent, but for clusters with rows in both: their influences are summed over
+    both.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored (a competing event too).
-        group: One of two labels per row; the result is the group of the larger label minus that of the smaller one.
-        tau: Upper limit; None = the largest that both groups support. The standard error takes it as given.
+        group: One of two labels per row; the result is the group of the larger label minus that of
+            the smaller one.
+        tau: Upper limit; None = the largest that both groups support. The standard error takes it
+            as given.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject.
 
     Raises:
-        MetricError: Invalid outcomes, a row without a label, not exactly two groups with weight above 0, or a tau that is not > 0 or beyond
-            the largest that both groups support, which the message names.
+        MetricError: Invalid outcomes, a row without a label, not exactly two groups with weight
+            above 0, or a tau that is not > 0 or beyond the largest that both groups support, which
+            the message names.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
     number = checked_labels("group", group, len(subjects)).number
     present = np.unique(number[subjects.weights > 0])
     if len(present) != 2:
-        raise MetricError(f"a difference of restricted means needs two groups; given {len(present)} with a weight above 0")
+        raise MetricError(
+            f"a difference of restricted means needs two groups; given {len(present)} with a "
+            "weight above 0"
+        )
     smaller, larger = group_means(subjects, [number == one for one in present], tau)
     return mean_difference(subjects, larger, smaller)
 
 
-def group_means(subjects: Subjects, members: Sequence[Bool[np.ndarray, " subject"]], tau: float | None) -> tuple[RestrictedMean, ...]:
+def group_means(
+    subjects: Subjects, members: Sequence[Bool[np.ndarray, " subject"]], tau: float | None
+) -> tuple[RestrictedMean, ...]:
     """Estimate the restricted mean of several groups at one tau.
 
     Args:
@@ -111,10 +131,14 @@ def group_means(subjects: Subjects, members: Sequence[Bool[np.ndarray, " subject
     timeline = event_timeline(subjects)
     tables = [incidence(timeline, subjects.weights * member) for member in members]
     limit = _shared_tau(tables, tau)
-    return tuple(_mean(subjects, member, table, limit) for member, table in zip(members, tables, strict=True))
+    return tuple(
+        _mean(subjects, member, table, limit) for member, table in zip(members, tables, strict=True)
+    )
 
 
-def mean_difference(subjects: Subjects, first: RestrictedMean, second: RestrictedMean) -> RestrictedMeanDifference:
+def mean_difference(
+    subjects: Subjects, first: RestrictedMean, second: RestrictedMean
+) -> RestrictedMeanDifference:
     """Return first minus second, both of `group_means` of these subjects."""
     return RestrictedMeanDifference(
         difference=first.estimate - second.estimate,
@@ -127,7 +151,9 @@ def mean_difference(subjects: Subjects, first: RestrictedMean, second: Restricte
 
 
 def _shared_tau(tables: Sequence[Incidence], tau: float | None) -> float:
-    """Check tau, or find the largest that all groups support: the first end of follow-up at which someone is still without the event.
+    """Check tau, or find the largest that all groups support.
+
+    The first end of follow-up at which someone is still without the event.
 
     Where every curve has reached 0 there is no limit, and nothing is added beyond the last event.
     """
@@ -138,12 +164,19 @@ def _shared_tau(tables: Sequence[Incidence], tau: float | None) -> float:
     checked_horizon(tau, "tau")
     if ends and tau > largest:
         groups = "" if len(tables) == 1 else f" by all {len(tables)} groups"
-        raise MetricError(f"tau is {tau:g}, but follow-up ends earlier; the largest tau supported{groups} is {largest:g}")
+        raise MetricError(
+            f"tau is {tau:g}, but follow-up ends earlier; the largest tau supported{groups} is "
+            f"{largest:g}"
+        )
     return tau
 
 
-def _mean(subjects: Subjects, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float) -> RestrictedMean:
-    lost = np.maximum(tau - table.timeline.times, 0.0)  # by someone with the event at each of these times
+def _mean(
+    subjects: Subjects, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float
+) -> RestrictedMean:
+    lost = np.maximum(
+        tau - table.timeline.times, 0.0
+    )  # by someone with the event at each of these times
     return RestrictedMean(
         estimate=tau - float(lost @ table.increments),
         influence=-table.influence(lost),

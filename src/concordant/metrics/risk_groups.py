@@ -1,4 +1,6 @@
-"""Groups of risk: their Kaplan-Meier curves, the log-rank test between them and their restricted mean survival times."""
+"""Groups of risk: their Kaplan-Meier curves, the log-rank test between them and their restricted
+mean survival times.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,20 @@ from scipy.special import chdtrc
 from concordant.core.errors import MetricError
 from concordant.core.survival import SurvivalTarget
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
-from concordant.metrics.inputs import Codes, checked_labels, checked_risk, checked_subjects, checked_target, numbers
-from concordant.metrics.restricted_mean import RestrictedMean, RestrictedMeanDifference, group_means, mean_difference
+from concordant.metrics.inputs import (
+    Codes,
+    checked_labels,
+    checked_risk,
+    checked_subjects,
+    checked_target,
+    numbers,
+)
+from concordant.metrics.restricted_mean import (
+    RestrictedMean,
+    RestrictedMeanDifference,
+    group_means,
+    mean_difference,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +54,16 @@ class RiskGroups:
     """Subjects split by risk.
 
     Attributes:
-        thresholds: A subject is in group k where k thresholds are below its risk; group 0 has the lowest risk.
+        thresholds: A subject is in group k where k thresholds are below its risk; group 0 has the
+            lowest risk.
         group: Group per subject.
         curves: Kaplan-Meier curve per group, None where a group is empty.
         log_rank: Test of equal hazards between the groups that are not empty.
         tau: Where the area under the curves ends.
-        restricted_means: Mean time without the event within the first `tau` per group, None where a group is empty.
-        restricted_mean_difference: That of the group of highest risk minus that of the lowest, of those that are not empty.
+        restricted_means: Mean time without the event within the first `tau` per group, None where a
+            group is empty.
+        restricted_mean_difference: That of the group of highest risk minus that of the lowest, of
+            those that are not empty.
     """
 
     thresholds: Float[np.ndarray, " threshold"]
@@ -70,21 +87,24 @@ def risk_groups(
 ) -> RiskGroups:
     """Split subjects by risk and compare the groups' survival.
 
-    The groups are taken as given: that their limits may come from the same subjects is in no standard error.
+    The groups are taken as given: that their limits may come from the same subjects is in no
+    standard error.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks are in one group.
         groups: Number of groups of about equal size; 3 = tertiles.
-        thresholds: Ascending limits found elsewhere (on train, say), in place of this cohort's quantiles.
-        tau: Upper limit of the restricted means; None = the largest that all groups support, stated in the result.
-        cluster: Rows with one label are one subject, in the standard errors of the restricted means; the curves' and the log-rank
-            test take every row as its own.
+        thresholds: Ascending limits found elsewhere (on train, say), in place of this cohort's
+            quantiles.
+        tau: Upper limit of the restricted means; None = the largest that all groups support, stated
+            in the result.
+        cluster: Rows with one label are one subject, in the standard errors of the restricted
+            means; the curves' and the log-rank test take every row as its own.
 
     Raises:
-        MetricError: Invalid outcomes or risk, fewer than two groups with subjects, no event, or a tau that is not > 0 or beyond the
-            largest supported.
+        MetricError: Invalid outcomes or risk, fewer than two groups with subjects, no event, or a
+            tau that is not > 0 or beyond the largest supported.
     """
     target = checked_target(time, event)
     values = checked_risk(risk, len(target))
@@ -94,7 +114,9 @@ def risk_groups(
     curves = {number: _curve(target, group == number) for number in filled}
     test = log_rank(target.time, target.event, group)
     subjects = checked_subjects(target.time, target.event, cluster=cluster)
-    means = dict(zip(filled, group_means(subjects, [group == number for number in filled], tau), strict=True))
+    means = dict(
+        zip(filled, group_means(subjects, [group == number for number in filled], tau), strict=True)
+    )
     lowest, highest = means[filled[0]], means[filled[-1]]
     every = range(len(limits) + 1)
     return RiskGroups(
@@ -126,24 +148,31 @@ def _curve(target: SurvivalTarget, member: Bool[np.ndarray, " subject"]) -> Surv
     return kaplan_meier(part.time, part.event)
 
 
-def log_rank(time: Real[np.ndarray, " subject"], event: Codes, group: Shaped[np.ndarray, " subject"]) -> LogRank:
+def log_rank(
+    time: Real[np.ndarray, " subject"], event: Codes, group: Shaped[np.ndarray, " subject"]
+) -> LogRank:
     """Test whether two or more groups have the same hazard.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored.
-        group: Group label per subject; results are in sorted order of the labels. A group of which nobody is left at the first event
-            has no part in the test and no degree of freedom; where only one group is left there is nothing to test, and p is 1.
+        group: Group label per subject; results are in sorted order of the labels. A group of which
+            nobody is left at the first event has no part in the test and no degree of freedom;
+            where only one group is left there is nothing to test, and p is 1.
 
     Raises:
-        MetricError: Invalid outcomes, a subject without a label, fewer than two groups, or no event.
+        MetricError: Invalid outcomes, a subject without a label, fewer than two groups, or no
+            event.
 
-    Source: Mantel, Cancer Chemotherapy Reports 50 (1966), 163-170; hypergeometric variance with ties.
+    Source: Mantel, Cancer Chemotherapy Reports 50 (1966), 163-170; hypergeometric variance with
+    ties.
     """
     target = checked_target(time, event)
     labels, member = checked_labels("group", group, len(target))
     if len(labels) < 2 or not target.observed.any():
-        raise MetricError(f"a log-rank test needs two groups or more and an event; given {len(labels)} group(s)")
+        raise MetricError(
+            f"a log-rank test needs two groups or more and an event; given {len(labels)} group(s)"
+        )
     counts = _event_counts(target, member, len(labels))
     share = counts.at_risk / counts.at_risk.sum(0)
     events = counts.events.sum(0)
@@ -162,7 +191,9 @@ class _Counts:
     events: Float[np.ndarray, "group event_time"]
 
 
-def _event_counts(target: SurvivalTarget, member: Int[np.ndarray, " subject"], groups: int) -> _Counts:
+def _event_counts(
+    target: SurvivalTarget, member: Int[np.ndarray, " subject"], groups: int
+) -> _Counts:
     times = np.unique(target.time[target.observed])
     at_risk, events = np.zeros((groups, len(times))), np.zeros((groups, len(times)))
     for number in range(groups):
@@ -174,8 +205,15 @@ def _event_counts(target: SurvivalTarget, member: Int[np.ndarray, " subject"], g
 
 
 def _covariance(
-    share: Float[np.ndarray, "group event_time"], at_risk: Float[np.ndarray, " event_time"], events: Float[np.ndarray, " event_time"]
+    share: Float[np.ndarray, "group event_time"],
+    at_risk: Float[np.ndarray, " event_time"],
+    events: Float[np.ndarray, " event_time"],
 ) -> Float[np.ndarray, "group group"]:
-    """Return the covariance of observed minus expected events; it is singular, since the excesses sum to 0."""
-    spread = events * np.divide(at_risk - events, at_risk - 1, out=np.zeros_like(at_risk), where=at_risk > 1)
+    """Return the covariance of observed minus expected events.
+
+    It is singular, since the excesses sum to 0.
+    """
+    spread = events * np.divide(
+        at_risk - events, at_risk - 1, out=np.zeros_like(at_risk), where=at_risk > 1
+    )
     return np.asarray(np.diag((share * spread).sum(1)) - (share * spread) @ share.T)

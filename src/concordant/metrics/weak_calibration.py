@@ -1,4 +1,7 @@
-"""Calibration at a horizon in two numbers: observed over expected (in the large), and the slope of the log-log predictions."""
+"""Calibration at a horizon in two numbers.
+
+Observed over expected (in the large), and the slope of the log-log predictions.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,29 @@ from concordant.core.errors import MetricError
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_predicted, checked_subjects
+from concordant.metrics.inputs import (
+    Codes,
+    Subjects,
+    checked_horizon,
+    checked_predicted,
+    checked_subjects,
+)
 
 CLIP = 1e-8
-"""A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken (infinite at 0 and 1), nowhere else."""
+"""A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken
+(infinite at 0 and 1), nowhere else.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationInTheLarge(Estimate):
-    """Observed over expected probability of the event by the horizon: 1 = right on average, above 1 = too low predictions.
+    """Observed over expected probability of the event by the horizon.
+
+    1 = right on average, above 1 = too low predictions.
 
     Attributes:
-        observed: Kaplan-Meier (with competing events Aalen-Johansen) probability of the event by the horizon.
+        observed: Kaplan-Meier (with competing events Aalen-Johansen) probability of the event by
+            the horizon.
         expected: Mean predicted probability.
         horizon: The horizon.
     """
@@ -34,7 +48,9 @@ class CalibrationInTheLarge(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSlope(Estimate):
-    """Slope of the log-log predictions: 1 = perfect spread, below 1 = too extreme predictions, 0 = no information.
+    """Slope of the log-log predictions.
+
+    1 = perfect spread, below 1 = too extreme predictions, 0 = no information.
 
     Attributes:
         horizon: Follow-up was ended here; `n_events` counts the events until then.
@@ -64,12 +80,15 @@ def calibration_in_the_large(
         horizon: In the unit of `time`, within the follow-up.
         weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed.
-        cause: This code is the event, 0 is censored, any other a competing event; observed is then the Aalen-Johansen estimate.
+        cause: This code is the event, 0 is censored, any other a competing event; observed is then
+            the Aalen-Johansen estimate.
 
     Raises:
-        MetricError: Invalid outcomes or predictions, a horizon beyond the follow-up, or predictions that are all 0.
+        MetricError: Invalid outcomes or predictions, a horizon beyond the follow-up, or predictions
+            that are all 0.
 
-    Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114 (ratio); standard error by the influence function.
+    Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114 (ratio); standard error
+    by the influence function.
     """
     subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
     chance = checked_predicted(predicted, len(subjects))
@@ -102,21 +121,25 @@ def calibration_slope(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationSlope:
-    """Fit the coefficient of log(-log(1 - predicted)) in a Cox model whose follow-up ends at the horizon.
+    """Fit the coefficient of log(-log(1 - predicted)) in a Cox model whose follow-up ends at the
+    horizon.
 
     Args:
         time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause` see there.
-        predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by `CLIP`.
+        predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
+            `CLIP`.
         horizon: In the unit of `time`; an event at the horizon counts, a later one does not.
         weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed (Lin and Wei's robust variance).
-        cause: This code is the event, 0 is censored. Competing events are refused: the slope of a cumulative incidence is no
-            coefficient of a Cox model.
+        cluster: Rows with one label are one subject: their influences are summed (Lin and Wei's
+            robust variance).
+        cause: This code is the event, 0 is censored. Competing events are refused: the slope of a
+            cumulative incidence is no coefficient of a Cox model.
 
     Raises:
-        MetricError: Invalid outcomes or predictions, a competing event, no event by the horizon, predictions that are all the
-            same (or differ by rounding only), or that order the few events perfectly.
+        MetricError: Invalid outcomes or predictions, a competing event, no event by the horizon,
+            predictions that are all the same (or differ by rounding only), or that order the few
+            events perfectly.
 
     Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114; ties as Breslow.
     """
@@ -124,10 +147,17 @@ def calibration_slope(
     refuse_competing(subjects, "calibration_slope")
     chance = checked_predicted(predicted, len(subjects))
     end = checked_horizon(horizon)
-    early = replace(subjects, time=np.minimum(subjects.time, end), observed=subjects.observed & (subjects.time <= end))
+    early = replace(
+        subjects,
+        time=np.minimum(subjects.time, end),
+        observed=subjects.observed & (subjects.time <= end),
+    )
     covariate = log_log(chance)
     if not has_spread(covariate, subjects.weights):
-        raise MetricError("predicted is the same for every row (or differs by rounding only): a constant has no calibration slope")
+        raise MetricError(
+            "predicted is the same for every row (or differs by rounding only): a constant has no "
+            "calibration slope"
+        )
     fit = fit_cox(early, covariate[:, None])
     clipped = int(((chance < CLIP) | (chance > 1 - CLIP)).sum())
     return CalibrationSlope(
@@ -151,8 +181,9 @@ def refuse_competing(subjects: Subjects, name: str) -> None:
     count = int(subjects.competing.sum())
     if count:
         raise MetricError(
-            f"{name} does not know competing events; given {count}. Use calibration_in_the_large or kaplan_meier_calibration with "
-            "`cause`, or leave `cause` out for the cause-specific hazard, to which competing events are censored"
+            f"{name} does not know competing events; given {count}. Use calibration_in_the_large "
+            "or kaplan_meier_calibration with `cause`, or leave `cause` out for the cause-specific "
+            "hazard, to which competing events are censored"
         )
 
 
@@ -162,9 +193,13 @@ def log_log(chance: Float[np.ndarray, " subject"]) -> Float[np.ndarray, " subjec
 
 
 def weighted_quantile(
-    values: Float[np.ndarray, " subject"], weights: Real[np.ndarray, " subject"], levels: Float[np.ndarray, " level"]
+    values: Float[np.ndarray, " subject"],
+    weights: Real[np.ndarray, " subject"],
+    levels: Float[np.ndarray, " level"],
 ) -> Float[np.ndarray, " level"]:
-    """Return the smallest values that at least these shares of the weight do not exceed (a copy counts like a weight of 2)."""
+    """Return the smallest values that at least these shares of the weight do not exceed (a copy
+    counts like a weight of 2).
+    """
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[order], dtype=np.float64)
     place = np.searchsorted(below / below[-1], levels, side="left")
@@ -176,7 +211,8 @@ class ObservedProbability:
     """Probability of the event by a horizon.
 
     Attributes:
-        value: The Aalen-Johansen estimate, which is Kaplan-Meier's where there are no competing events.
+        value: The Aalen-Johansen estimate, which is Kaplan-Meier's where there are no competing
+            events.
         influence: Its derivative by every row's weight, times the weight.
     """
 
@@ -194,7 +230,8 @@ def observed_by(subjects: Subjects, horizon: float) -> ObservedProbability:
     if not table.supports(horizon):
         count = int((table.weights > 0).sum())
         raise MetricError(
-            f"nobody (of {count} rows) is followed to the horizon of {horizon:g}: the last time is {table.last:g}. Choose an earlier one, "
-            "or fewer groups where these rows are one of them"
+            f"nobody (of {count} rows) is followed to the horizon of {horizon:g}: the last time is "
+            f"{table.last:g}. Choose an earlier one, or fewer groups where these rows are one of "
+            "them"
         )
     return ObservedProbability(table.until(horizon), table.influence(table.timeline.until(horizon)))

@@ -1,4 +1,7 @@
-"""What the network is trained to tell: the next code (CLMBR), or the time to the next occurrence of many codes (MOTOR)."""
+"""What the network is trained to tell.
+
+The next code (CLMBR), or the time to the next occurrence of many codes (MOTOR).
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,19 @@ class Loss:
 
 
 class Head(nn.Module, ABC):
-    """What stands on the network while it is trained; its parameters are named as in released files, without `task_model`."""
+    """What stands on the network while it is trained.
+
+    Its parameters are named as in released files, without `task_model`.
+    """
 
     @abstractmethod
     def loss(
-        self, hidden: Float[Tensor, "batch event dim"], batch: Batch, sequences: Sequences, pieces: Sequence[Piece], seed: Sequence[int]
+        self,
+        hidden: Float[Tensor, "batch event dim"],
+        batch: Batch,
+        sequences: Sequences,
+        pieces: Sequence[Piece],
+        seed: Sequence[int],
     ) -> Loss:
         """Return the loss of a batch; `seed` draws the places that are asked, where not all are."""
 
@@ -53,7 +64,8 @@ class Head(nn.Module, ABC):
 
 
 class NextCode(Head):
-    """Predict the next event's token by softmax, at every event after which one of the first `n_predicted` tokens follows.
+    """Predict the next event's token by softmax, at every event after which one of the first
+    `n_predicted` tokens follows.
 
     Steinberg et al. 2021, J Biomed Inform 113:103637.
     """
@@ -63,13 +75,21 @@ class NextCode(Head):
         self.final_layer = nn.Linear(hidden, n_predicted)
 
     def loss(
-        self, hidden: Float[Tensor, "batch event dim"], batch: Batch, sequences: Sequences, pieces: Sequence[Piece], seed: Sequence[int]
+        self,
+        hidden: Float[Tensor, "batch event dim"],
+        batch: Batch,
+        sequences: Sequences,
+        pieces: Sequence[Piece],
+        seed: Sequence[int],
     ) -> Loss:
         """Return the cross-entropy of the tokens that follow."""
         following = batch.tokens[:, 1:]
         asked = batch.valid[:, 1:] & (following < self.final_layer.out_features)
         logits = self.final_layer(hidden[:, :-1][asked])
-        return Loss(functional.cross_entropy(logits.float(), following[asked], reduction="sum"), int(asked.sum()))
+        return Loss(
+            functional.cross_entropy(logits.float(), following[asked], reduction="sum"),
+            int(asked.sum()),
+        )
 
     def task_options(self) -> Mapping[str, Any]:
         """Return the number of predicted tokens."""
@@ -78,7 +98,8 @@ class NextCode(Head):
 
 @dataclass(frozen=True, slots=True)
 class TimeTasks:
-    """What MOTOR predicts: the time to the next occurrence of each of some codes, and in which pieces.
+    """What MOTOR predicts: the time to the next occurrence of each of some codes, and in which
+    pieces.
 
     Attributes:
         tokens: Token of each task's code.
@@ -98,7 +119,8 @@ class Outlook:
     """What lies ahead of some places.
 
     Attributes:
-        seconds: Time to the next occurrence of each task's code, or, where none follows, to the record's last event.
+        seconds: Time to the next occurrence of each task's code, or, where none follows, to the
+            record's last event.
         observed: Whether one follows.
     """
 
@@ -106,7 +128,12 @@ class Outlook:
     observed: Bool[np.ndarray, "place task"]
 
 
-def outlook(sequences: Sequences, rows: Int[np.ndarray, " place"], record_end: int, tokens: Int[np.ndarray, " task"]) -> Outlook:
+def outlook(
+    sequences: Sequences,
+    rows: Int[np.ndarray, " place"],
+    record_end: int,
+    tokens: Int[np.ndarray, " task"],
+) -> Outlook:
     """Look ahead from places of one record; only what is strictly later counts.
 
     Args:
@@ -130,13 +157,18 @@ def outlook(sequences: Sequences, rows: Int[np.ndarray, " place"], record_end: i
 
 
 def places_of(sequences: Sequences, piece: Piece) -> Int[np.ndarray, " row"]:
-    """Return the rows of a piece at which a hazard is asked: the last of their time, after the birth's day, with follow-up after them."""
+    """Return the rows of a piece at which a hazard is asked.
+
+    The last of their time, after the birth's day, with follow-up after them.
+    """
     ages = sequences.age_days[piece.start : min(piece.end + 1, piece.record_end)]
     changes = np.flatnonzero(np.diff(ages) > 0)
     return piece.start + changes[ages[changes] >= 1.0]
 
 
-def sampled_places(sequences: Sequences, piece: Piece, generator: np.random.Generator) -> Int[np.ndarray, " row"]:
+def sampled_places(
+    sequences: Sequences, piece: Piece, generator: np.random.Generator
+) -> Int[np.ndarray, " row"]:
     """Draw a tenth of a piece's places, at least five where there are so many."""
     places = places_of(sequences, piece)
     wanted = min(len(places), max(_LEAST_PLACES, len(piece) // _SHARE_OF_PLACES))
@@ -144,51 +176,76 @@ def sampled_places(sequences: Sequences, piece: Piece, generator: np.random.Gene
 
 
 def time_tasks(
-    sequences: Sequences, pieces: Sequence[Piece], entries: Sequence[Mapping[str, Any]], *, n_tasks: int, n_bins: int, seed: int
+    sequences: Sequences,
+    pieces: Sequence[Piece],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    n_tasks: int,
+    n_bins: int,
+    seed: int,
 ) -> TimeTasks:
     """Choose the tasks and the pieces of the hazard from train records.
 
-    Tasks are the first codes of the vocabulary, other than the birth, that follow any of the places looked at; the edges are percentiles
-    of the times to them.
+    Tasks are the first codes of the vocabulary, other than the birth, that follow any of the places
+    looked at; the edges are percentiles of the times to them.
 
     Raises:
         RecordError: No code follows any event.
     """
-    candidates = np.array([token for token, entry in enumerate(entries) if entry["type"] == "code"][1:][:n_tasks], np.int64)
+    candidates = np.array(
+        [token for token, entry in enumerate(entries) if entry["type"] == "code"][1:][:n_tasks],
+        np.int64,
+    )
     generator = np.random.default_rng([seed, 1])
     seconds, observed = _looked_at(sequences, pieces, candidates, generator)
     counts = observed.sum(0)
     kept = counts > 0
     if not kept.any():
-        raise RecordError("no code of the vocabulary follows an event in the train records; MOTOR needs codes without a value, in time")
+        raise RecordError(
+            "no code of the vocabulary follows an event in the train records; MOTOR needs codes "
+            "without a value, in time"
+        )
     times = seconds[observed]
     edges = np.percentile(times, np.linspace(0, 100, n_bins + 1))
     edges[0], edges[-1] = 0.0, math.inf
     tokens = candidates[kept]
     return TimeTasks(
-        tokens, tuple(entries[token]["code_string"] for token in tokens), counts[kept] / seconds[:, kept].sum(0), np.unique(edges)
+        tokens,
+        tuple(entries[token]["code_string"] for token in tokens),
+        counts[kept] / seconds[:, kept].sum(0),
+        np.unique(edges),
     )
 
 
 def _looked_at(
-    sequences: Sequences, pieces: Sequence[Piece], tokens: Int[np.ndarray, " task"], generator: np.random.Generator
+    sequences: Sequences,
+    pieces: Sequence[Piece],
+    tokens: Int[np.ndarray, " task"],
+    generator: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "place task"], Bool[np.ndarray, "place task"]]:
     looked, n_places = [], 0
     for number in generator.permutation(len(pieces)):
         piece = pieces[number]
-        found = outlook(sequences, sampled_places(sequences, piece, generator), piece.record_end, tokens)
+        found = outlook(
+            sequences, sampled_places(sequences, piece, generator), piece.record_end, tokens
+        )
         looked.append(found)
         n_places += len(found.seconds)
         if n_places >= _STATISTICS_PLACES:
             break
-    return np.concatenate([one.seconds for one in looked]), np.concatenate([one.observed for one in looked])
+    return np.concatenate([one.seconds for one in looked]), np.concatenate(
+        [one.observed for one in looked]
+    )
 
 
 class TimeToEvent(Head):
-    """Predict hazards that are constant within pieces of time, per code: 2 to the power of what the head says, per second.
+    """Predict hazards that are constant within pieces of time, per code.
 
-    MOTOR, Steinberg et al. 2023 (arXiv:2301.03150): the loss of a piece is its hazard times the time spent in it, less the log-hazard where
-    the event lies in it; the mean over places, pieces and codes.
+    2 to the power of what the head says, per second.
+
+    MOTOR, Steinberg et al. 2023 (arXiv:2301.03150): the loss of a piece is its hazard times the
+    time spent in it, less the log-hazard where the event lies in it; the mean over places, pieces
+    and codes.
     """
 
     def __init__(self, hidden: int, width: int, tasks: TimeTasks) -> None:
@@ -201,49 +258,94 @@ class TimeToEvent(Head):
             self.task_layer.bias.copy_(torch.from_numpy(np.log2(tasks.rates)))
 
     def loss(
-        self, hidden: Float[Tensor, "batch event dim"], batch: Batch, sequences: Sequences, pieces: Sequence[Piece], seed: Sequence[int]
+        self,
+        hidden: Float[Tensor, "batch event dim"],
+        batch: Batch,
+        sequences: Sequences,
+        pieces: Sequence[Piece],
+        seed: Sequence[int],
     ) -> Loss:
         """Return the loss at a tenth of the places."""
         generator = np.random.default_rng(list(seed))
         chosen = [sampled_places(sequences, piece, generator) for piece in pieces]
-        looks = [outlook(sequences, rows, piece.record_end, self.tasks.tokens) for rows, piece in zip(chosen, pieces, strict=True)]
-        where = [(row, place - piece.start) for row, (rows, piece) in enumerate(zip(chosen, pieces, strict=True)) for place in rows]
+        looks = [
+            outlook(sequences, rows, piece.record_end, self.tasks.tokens)
+            for rows, piece in zip(chosen, pieces, strict=True)
+        ]
+        where = [
+            (row, place - piece.start)
+            for row, (rows, piece) in enumerate(zip(chosen, pieces, strict=True))
+            for place in rows
+        ]
         if not where:
             return Loss(hidden.sum() * 0.0, 0)
         index = torch.tensor(where, device=hidden.device).T
-        seconds = torch.from_numpy(np.concatenate([one.seconds for one in looks])).to(hidden.device, torch.float32)
-        observed = torch.from_numpy(np.concatenate([one.observed for one in looks])).to(hidden.device)
+        seconds = torch.from_numpy(np.concatenate([one.seconds for one in looks])).to(
+            hidden.device, torch.float32
+        )
+        observed = torch.from_numpy(np.concatenate([one.observed for one in looks])).to(
+            hidden.device
+        )
         losses = self.losses(hidden[index[0], index[1]], seconds, observed)
         return Loss(losses.mean((1, 2)).sum(), len(losses))
 
     def log_hazards(self, hidden: Float[Tensor, "place dim"]) -> Float[Tensor, "place bin task"]:
         """Return log2 of the hazard per second."""
-        return torch.as_tensor(self.task_layer(self.final_layer(hidden).reshape(len(hidden), -1, self.width)).float())
+        return torch.as_tensor(
+            self.task_layer(self.final_layer(hidden).reshape(len(hidden), -1, self.width)).float()
+        )
 
     def losses(
-        self, hidden: Float[Tensor, "place dim"], seconds: Float[Tensor, "place task"], observed: Bool[Tensor, "place task"]
+        self,
+        hidden: Float[Tensor, "place dim"],
+        seconds: Float[Tensor, "place task"],
+        observed: Bool[Tensor, "place task"],
     ) -> Float[Tensor, "place bin task"]:
         """Return the negative log-likelihood of every piece, in nats."""
         logits = self.log_hazards(hidden)
-        start = torch.tensor(self.tasks.edges[:-1], device=hidden.device, dtype=torch.float32)[:, None]
+        start = torch.tensor(self.tasks.edges[:-1], device=hidden.device, dtype=torch.float32)[
+            :, None
+        ]
         end = torch.tensor(self.tasks.edges[1:], device=hidden.device, dtype=torch.float32)[:, None]
         spent = torch.minimum(seconds[:, None], end) - start
-        survived = torch.where(spent > 0, torch.exp2(logits + torch.log2(spent.clamp(min=torch.finfo(spent.dtype).tiny))), 0.0)
+        survived = torch.where(
+            spent > 0,
+            torch.exp2(logits + torch.log2(spent.clamp(min=torch.finfo(spent.dtype).tiny))),
+            0.0,
+        )
         within = observed[:, None] & (seconds[:, None] > start) & (seconds[:, None] <= end)
         return survived - math.log(2) * torch.where(within, logits, 0.0)
 
     def task_options(self) -> Mapping[str, Any]:
-        """Return the tasks with their rates, and the pieces; the last one has no end, which JSON cannot say but as null."""
+        """Return the tasks with their rates, and the pieces.
+
+        The last one has no end, which JSON cannot say but as null.
+        """
         return {
             "final_layer_size": self.width,
-            "pretraining_task_info": [[code, float(rate)] for code, rate in zip(self.tasks.codes, self.tasks.rates, strict=True)],
+            "pretraining_task_info": [
+                [code, float(rate)]
+                for code, rate in zip(self.tasks.codes, self.tasks.rates, strict=True)
+            ],
             "time_bins": [float(edge) for edge in self.tasks.edges[:-1]] + [None],
         }
 
 
-def make_head(options: PretrainOptions, sequences: Sequences, pieces: Sequence[Piece], entries: Sequence[Mapping[str, Any]]) -> Head:
+def make_head(
+    options: PretrainOptions,
+    sequences: Sequences,
+    pieces: Sequence[Piece],
+    entries: Sequence[Mapping[str, Any]],
+) -> Head:
     """Return the head of an objective, what it needs fitted on train records."""
     if options.objective == "clmbr":
         return NextCode(options.hidden, min(options.predicted, len(entries)))
-    tasks = time_tasks(sequences, pieces, entries, n_tasks=options.tasks, n_bins=options.time_bins, seed=options.seed)
+    tasks = time_tasks(
+        sequences,
+        pieces,
+        entries,
+        n_tasks=options.tasks,
+        n_bins=options.time_bins,
+        seed=options.seed,
+    )
     return TimeToEvent(options.hidden, options.head_width, tasks)

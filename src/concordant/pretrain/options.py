@@ -18,7 +18,8 @@ class PretrainOptions:
     """How an encoder of records is pretrained.
 
     Attributes:
-        objective: "clmbr" (the next code) or "motor" (the time to the next occurrence of each of many codes).
+        objective: "clmbr" (the next code) or "motor" (the time to the next occurrence of each of
+            many codes).
         hidden: Width of a hidden state.
         layers: Layers.
         heads: Attention heads.
@@ -73,15 +74,41 @@ class PretrainOptions:
         if self.device not in DEVICES:
             raise ConfigError(f"device is {self.device!r}; expected {', '.join(DEVICES)}")
         if self.objective not in OBJECTIVES:
-            raise ConfigError(f"objective is {self.objective!r}; expected {' or '.join(OBJECTIVES)}")
-        for name in ("hidden", "layers", "heads", "window", "vocabulary", "min_subjects", "predicted", "tasks", "time_bins", "head_width"):
+            raise ConfigError(
+                f"objective is {self.objective!r}; expected {' or '.join(OBJECTIVES)}"
+            )
+        for name in (
+            "hidden",
+            "layers",
+            "heads",
+            "window",
+            "vocabulary",
+            "min_subjects",
+            "predicted",
+            "tasks",
+            "time_bins",
+            "head_width",
+        ):
             self._at_least_one(name)
-        for name in ("max_epochs", "patience", "rounds_per_epoch", "batch_tokens", "max_length", "warm_up"):
+        for name in (
+            "max_epochs",
+            "patience",
+            "rounds_per_epoch",
+            "batch_tokens",
+            "max_length",
+            "warm_up",
+        ):
             self._at_least_one(name)
         if self.hidden % (2 * self.heads):
-            raise ConfigError(f"hidden is {self.hidden}, heads {self.heads}; hidden has to divide into heads of an even width")
+            raise ConfigError(
+                f"hidden is {self.hidden}, heads {self.heads}; hidden has to divide into heads of "
+                "an even width"
+            )
         if self.max_length < 2 or not self.learning_rate > 0:
-            raise ConfigError(f"max_length is {self.max_length}, learning_rate {self.learning_rate}; expected at least 2, and more than 0")
+            raise ConfigError(
+                f"max_length is {self.max_length}, learning_rate {self.learning_rate}; expected at "
+                "least 2, and more than 0"
+            )
 
     def _at_least_one(self, name: str) -> None:
         if getattr(self, name) < 1:

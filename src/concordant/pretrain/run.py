@@ -1,4 +1,7 @@
-"""Pretrain an encoder of records: vocabulary, batches, rounds, early stopping on tuning, and the finished checkpoint."""
+"""Pretrain an encoder of records.
+
+Vocabulary, batches, rounds, early stopping on tuning, and the finished checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,23 @@ from concordant.encoders.clmbr.network import ClmbrNetwork
 from concordant.encoders.clmbr.vocabulary import Dictionary, Flat
 from concordant.pretrain.objectives import Loss, make_head
 from concordant.pretrain.options import PretrainOptions
-from concordant.pretrain.sequences import Piece, Sequences, batches_of, padded_pieces, pieces_of, read_sequences
-from concordant.pretrain.state import Run, Trained, forget, load_state, save_checkpoint, save_record, save_state
+from concordant.pretrain.sequences import (
+    Piece,
+    Sequences,
+    batches_of,
+    padded_pieces,
+    pieces_of,
+    read_sequences,
+)
+from concordant.pretrain.state import (
+    Run,
+    Trained,
+    forget,
+    load_state,
+    save_checkpoint,
+    save_record,
+    save_state,
+)
 from concordant.pretrain.subjects import Subjects, choose_subjects, listed_subjects
 from concordant.pretrain.vocabulary import build_vocabulary
 
@@ -40,9 +58,11 @@ class Pretrained:
     """A finished pretraining.
 
     Attributes:
-        folder: The checkpoint: `config.json`, `dictionary.msgpack` and `model.safetensors`; beside it `pretraining.json`, and
-            `subjects.parquet`, which names patients and is not to be shared.
-        tuning_loss: Least loss on the records of tuning subjects, nats per predicted code (clmbr) or per place, piece and task (motor).
+        folder: The checkpoint: `config.json`, `dictionary.msgpack` and `model.safetensors`; beside
+            it `pretraining.json`, and `subjects.parquet`, which names patients and is not to be
+            shared.
+        tuning_loss: Least loss on the records of tuning subjects, nats per predicted code (clmbr)
+            or per place, piece and task (motor).
         epochs: Epochs that were begun.
         n_tokens: Size of the vocabulary.
         n_train: Records learned from.
@@ -86,16 +106,20 @@ def pretrain(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Pretrain CLMBR or MOTOR on the records of train subjects; a run that was stopped goes on where it was.
+    """Pretrain CLMBR or MOTOR on the records of train subjects.
 
-    The checkpoint is that of the best round on tuning, and loads like a released one. Vocabulary, tasks and weights are learned from train
-    subjects alone; the records of held-out subjects are never read.
+    A run that was stopped goes on where it was.
+
+    The checkpoint is that of the best round on tuning, and loads like a released one. Vocabulary,
+    tasks and weights are learned from train subjects alone; the records of held-out subjects are
+    never read.
 
     Args:
         meds: A MEDS dataset.
         out: The folder of the checkpoint.
         options: Sizes and training.
-        splits: A parquet file with `subject_id` and `split`, such as a study's cohort table; see `choose_subjects`.
+        splits: A parquet file with `subject_id` and `split`, such as a study's cohort table; see
+            `choose_subjects`.
         columns: What the files call a column, by its name in MEDS.
         restart: Begin anew where a run with other options or records is there.
         progress: Told after every batch.
@@ -123,16 +147,23 @@ def pretrain(
             write_subjects(out, listed)
         save_state(out, trained, run, facts)
         save_record(out, _record(run, material, subjects, options))
-    return Pretrained(out, run.best, run.epoch, len(material.entries), len(material.train), len(material.tuning))
+    return Pretrained(
+        out, run.best, run.epoch, len(material.entries), len(material.train), len(material.tuning)
+    )
 
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Report to nobody."""
 
 
-def _material(meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None) -> _Material:
+def _material(
+    meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None
+) -> _Material:
     entries = build_vocabulary(
-        scan_shards(meds, columns=columns), subjects.train, size=options.vocabulary, min_subjects=options.min_subjects
+        scan_shards(meds, columns=columns),
+        subjects.train,
+        size=options.vocabulary,
+        min_subjects=options.min_subjects,
     )
     vocabulary = Flat(Dictionary(entries, is_hierarchical=False, age_scale=None))
     train = read_sequences(meds, subjects.train, vocabulary, columns=columns)
@@ -141,13 +172,17 @@ def _material(meds: Path, subjects: Subjects, options: PretrainOptions, columns:
         left_out = sequences.n_without_birth + sequences.n_short
         if left_out:
             _LOG.warning(
-                "%s: %d record(s) left out without a dated birth, %d with fewer than two known events",
+                "%s: %d record(s) left out without a dated birth, %d with fewer than two known "
+                "events",
                 name,
                 sequences.n_without_birth,
                 sequences.n_short,
             )
         if not len(sequences):
-            raise RecordError(f"{meds}: no {name} record has a dated birth and two events of the vocabulary; pretraining needs some")
+            raise RecordError(
+                f"{meds}: no {name} record has a dated birth and two events of the vocabulary; "
+                "pretraining needs some"
+            )
     tuning_batches = batches_of(pieces_of(tuning, options.max_length), options.batch_tokens, None)
     return _Material(entries, train, tuning, pieces_of(train, options.max_length), tuning_batches)
 
@@ -161,28 +196,56 @@ def _build(material: _Material, options: PretrainOptions) -> tuple[Trained, Chec
         vocab_size=len(material.entries),
         attention_width=options.window,
     )
-    device = "cuda" if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()) else "cpu"
+    device = (
+        "cuda"
+        if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+        else "cpu"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = ClmbrNetwork(sizes).to(device)
-        head = make_head(options, material.train, material.train_pieces, material.entries).to(device)
+        head = make_head(options, material.train, material.train_pieces, material.entries).to(
+            device
+        )
     parameters = [*network.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-    config = CheckpointConfig(sizes, options.objective, head.task_options(), "that of the records it was trained on", ("own records",))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    config = CheckpointConfig(
+        sizes,
+        options.objective,
+        head.task_options(),
+        "that of the records it was trained on",
+        ("own records",),
+    )
     return Trained(network, head, optimiser), config
 
 
 def _facts(
-    meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None, digests: DigestCache
+    meds: Path,
+    subjects: Subjects,
+    options: PretrainOptions,
+    columns: Mapping[str, str] | None,
+    digests: DigestCache,
 ) -> dict[str, Any]:
-    """Return what a run must share with the one it goes on from; where it runs, and how long at most, may change."""
+    """Return what a run must share with the one it goes on from.
+
+    Where it runs, and how long at most, may change.
+    """
     free = ("device", "max_epochs", "patience")
     return {
         "options": {key: value for key, value in asdict(options).items() if key not in free},
         "records": fingerprint(
-            {"shards": [digests.digest(shard.path) for shard in scan_shards(meds, columns=columns)], "columns": columns}
+            {
+                "shards": [
+                    digests.digest(shard.path) for shard in scan_shards(meds, columns=columns)
+                ],
+                "columns": columns,
+            }
         ),
-        "subjects": fingerprint({"train": subjects.train.to_list(), "tuning": subjects.tuning.to_list()}),
+        "subjects": fingerprint(
+            {"train": subjects.train.to_list(), "tuning": subjects.tuning.to_list()}
+        ),
     }
 
 
@@ -193,9 +256,16 @@ def _dictionary(material: _Material) -> dict[str, Any]:
     return {"vocab": list(material.entries), "is_hierarchical": False, "age_stats": stats}
 
 
-def _record(run: Run, material: _Material, subjects: Subjects, options: PretrainOptions) -> dict[str, Any]:
+def _record(
+    run: Run, material: _Material, subjects: Subjects, options: PretrainOptions
+) -> dict[str, Any]:
     counts = {
-        name: {"records": len(of), "events": len(of.tokens), "without_birth": of.n_without_birth, "short": of.n_short}
+        name: {
+            "records": len(of),
+            "events": len(of.tokens),
+            "without_birth": of.n_without_birth,
+            "short": of.n_short,
+        }
         for name, of in (("train", material.train), ("tuning", material.tuning))
     }
     return {
@@ -203,31 +273,59 @@ def _record(run: Run, material: _Material, subjects: Subjects, options: Pretrain
         "splits": subjects.source,
         "held_out_subjects": subjects.n_held_out,
         "counts": counts,
-        "vocabulary": pl.Series([entry["type"] for entry in material.entries]).value_counts().sort("").rows() if material.entries else [],
+        "vocabulary": pl.Series([entry["type"] for entry in material.entries])
+        .value_counts()
+        .sort("")
+        .rows()
+        if material.entries
+        else [],
         "history": run.history,
         "versions": {name: version(name) for name in ("concordant", "torch", "polars", "numpy")},
     }
 
 
-def _rounds(trained: Trained, run: Run, material: _Material, options: PretrainOptions, report: Progress) -> Iterator[bool]:
+def _rounds(
+    trained: Trained, run: Run, material: _Material, options: PretrainOptions, report: Progress
+) -> Iterator[bool]:
     """Train round by round; yield after each whether it was the best so far."""
     while run.since_best < options.patience and run.epoch < options.max_epochs:
-        batches = batches_of(material.train_pieces, options.batch_tokens, [options.seed, 2, run.epoch])
+        batches = batches_of(
+            material.train_pieces, options.batch_tokens, [options.seed, 2, run.epoch]
+        )
         until = min(len(batches), run.batch + -(-len(batches) // options.rounds_per_epoch))
         train_loss = _train(trained, run, material, batches[run.batch : until], options, report)
         run.batch = until
         tuning_loss = _evaluate(trained, material, options)
         better = tuning_loss < run.best
         run.best, run.since_best = (tuning_loss, 0) if better else (run.best, run.since_best + 1)
-        run.history.append({"epoch": run.epoch, "step": run.step, "train_loss": train_loss, "tuning_loss": tuning_loss})
-        _LOG.info("epoch %d, batch %d of %d: train %.4f, tuning %.4f", run.epoch, until, len(batches), train_loss, tuning_loss)
+        run.history.append(
+            {
+                "epoch": run.epoch,
+                "step": run.step,
+                "train_loss": train_loss,
+                "tuning_loss": tuning_loss,
+            }
+        )
+        _LOG.info(
+            "epoch %d, batch %d of %d: train %.4f, tuning %.4f",
+            run.epoch,
+            until,
+            len(batches),
+            train_loss,
+            tuning_loss,
+        )
         if until == len(batches):
             run.epoch, run.batch = run.epoch + 1, 0
         yield better
 
 
 def _train(
-    trained: Trained, run: Run, material: _Material, batches: Sequence[Sequence[Piece]], options: PretrainOptions, report: Progress
+    trained: Trained,
+    run: Run,
+    material: _Material,
+    batches: Sequence[Sequence[Piece]],
+    options: PretrainOptions,
+    report: Progress,
 ) -> float:
     trained.network.train()
     total, count = 0.0, 0
@@ -236,12 +334,24 @@ def _train(
             group["lr"] = options.learning_rate * min(1.0, (run.step + 1) / options.warm_up)
         loss = _loss(trained, material.train, batch, [options.seed, 3, run.step])
         run.step += 1
-        report(f"{options.objective}, epoch {run.epoch + 1} from batch {run.batch + 1}", number + 1, len(batches))
+        report(
+            f"{options.objective}, epoch {run.epoch + 1} from batch {run.batch + 1}",
+            number + 1,
+            len(batches),
+        )
         if not loss.count:
             continue
         trained.optimiser.zero_grad(set_to_none=True)
-        (loss.total / loss.count).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_([parameter for group in trained.optimiser.param_groups for parameter in group["params"]], _CLIP)
+        # torch leaves it untyped
+        (loss.total / loss.count).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(
+            [
+                parameter
+                for group in trained.optimiser.param_groups
+                for parameter in group["params"]
+            ],
+            _CLIP,
+        )
         trained.optimiser.step()
         total, count = total + float(loss.total.detach()), count + loss.count
     return total / max(count, 1)
@@ -251,18 +361,26 @@ def _evaluate(trained: Trained, material: _Material, options: PretrainOptions) -
     trained.network.eval()
     with torch.no_grad():
         losses = [
-            _loss(trained, material.tuning, batch, [options.seed, _TUNING, number]) for number, batch in enumerate(material.tuning_batches)
+            _loss(trained, material.tuning, batch, [options.seed, _TUNING, number])
+            for number, batch in enumerate(material.tuning_batches)
         ]
     count = sum(loss.count for loss in losses)
     if not count:
-        raise RecordError("the tuning records hold nothing that the objective asks for; give more tuning subjects")
+        raise RecordError(
+            "the tuning records hold nothing that the objective asks for; give more tuning subjects"
+        )
     mean = sum(float(loss.total) for loss in losses) / count
     if not np.isfinite(mean):
-        raise ConfigError(f"the loss on tuning is {mean}: training went astray; lower learning_rate (given {options.learning_rate})")
+        raise ConfigError(
+            f"the loss on tuning is {mean}: training went astray; lower learning_rate (given "
+            f"{options.learning_rate})"
+        )
     return mean
 
 
-def _loss(trained: Trained, sequences: Sequences, pieces: Sequence[Piece], seed: Sequence[int]) -> Loss:
+def _loss(
+    trained: Trained, sequences: Sequences, pieces: Sequence[Piece], seed: Sequence[int]
+) -> Loss:
     device = next(trained.network.parameters()).device.type
     batch = padded_pieces(sequences, pieces).to(device)
     with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):

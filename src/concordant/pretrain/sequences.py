@@ -29,7 +29,8 @@ class Sequences:
         tokens: Token of each event.
         age_days: Age at each event, in days.
         offsets: Record i owns rows offsets[i] to offsets[i + 1].
-        n_without_birth: Subjects left out: no birth event with a time, or no event with a time at all.
+        n_without_birth: Subjects left out: no birth event with a time, or no event with a time at
+            all.
         n_short: Records left out: fewer than two events of the vocabulary.
     """
 
@@ -63,7 +64,9 @@ class Piece:
         return self.end - self.start
 
 
-def read_sequences(meds: Path, subjects: pl.Series, vocabulary: Vocabulary, *, columns: Mapping[str, str] | None) -> Sequences:
+def read_sequences(
+    meds: Path, subjects: pl.Series, vocabulary: Vocabulary, *, columns: Mapping[str, str] | None
+) -> Sequences:
     """Read and tokenise whole records.
 
     Args:
@@ -74,11 +77,24 @@ def read_sequences(meds: Path, subjects: pl.Series, vocabulary: Vocabulary, *, c
     """
     chosen = pl.LazyFrame({"subject_id": subjects})
     lasts = [
-        shard.frame.join(chosen, on="subject_id", how="semi").group_by("subject_id").agg(pl.col("time").max())
+        shard.frame.join(chosen, on="subject_id", how="semi")
+        .group_by("subject_id")
+        .agg(pl.col("time").max())
         for shard in scan_shards(meds, columns=columns)
     ]
-    ends = pl.concat(lasts).group_by("subject_id").agg(pl.col("time").max()).drop_nulls().sort("subject_id").collect()
-    samples = ends.select(pl.col("subject_id").cast(pl.String).alias("sample_id"), "subject_id", pl.col("time").alias("prediction_time"))
+    ends = (
+        pl.concat(lasts)
+        .group_by("subject_id")
+        .agg(pl.col("time").max())
+        .drop_nulls()
+        .sort("subject_id")
+        .collect()
+    )
+    samples = ends.select(
+        pl.col("subject_id").cast(pl.String).alias("sample_id"),
+        "subject_id",
+        pl.col("time").alias("prediction_time"),
+    )
     records = read_events(meds, samples, columns=columns, text=True)
     tokens, ages, lengths, without_birth, short = [], [], [], len(subjects) - len(records), 0
     for start in range(0, len(records), _AT_ONCE):
@@ -104,7 +120,10 @@ def read_sequences(meds: Path, subjects: pl.Series, vocabulary: Vocabulary, *, c
 
 
 def pieces_of(sequences: Sequences, max_length: int) -> list[Piece]:
-    """Cut records into pieces of at most `max_length` events; a piece begins with the last event of the one before, which predicts on."""
+    """Cut records into pieces of at most `max_length` events.
+
+    A piece begins with the last event of the one before, which predicts on.
+    """
     return [
         Piece(first, min(first + max_length, int(end)), int(end))
         for start, end in zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)
@@ -112,20 +131,34 @@ def pieces_of(sequences: Sequences, max_length: int) -> list[Piece]:
     ]
 
 
-def batches_of(pieces: Sequence[Piece], batch_tokens: int, seed: Sequence[int] | None) -> list[list[Piece]]:
-    """Group pieces of like length, in an order that the seed draws; without one, in the order of length.
+def batches_of(
+    pieces: Sequence[Piece], batch_tokens: int, seed: Sequence[int] | None
+) -> list[list[Piece]]:
+    """Group pieces of like length, in an order that the seed draws.
 
-    Batches are formed within a drawn selection of some thousand pieces, so that the same pieces do not meet in every epoch.
+    Without one, in the order of length.
+
+    Batches are formed within a drawn selection of some thousand pieces, so that the same pieces do
+    not meet in every epoch.
     """
     if seed is None:
-        return [[pieces[number] for number in batch] for batch in batches_by_length([len(piece) for piece in pieces], batch_tokens)]
+        return [
+            [pieces[number] for number in batch]
+            for batch in batches_by_length([len(piece) for piece in pieces], batch_tokens)
+        ]
     generator = np.random.default_rng(list(seed))
     order = generator.permutation(len(pieces))
-    batches = [batch for first in range(0, len(order), _WINDOW) for batch in _grouped(pieces, order[first : first + _WINDOW], batch_tokens)]
+    batches = [
+        batch
+        for first in range(0, len(order), _WINDOW)
+        for batch in _grouped(pieces, order[first : first + _WINDOW], batch_tokens)
+    ]
     return [batches[number] for number in generator.permutation(len(batches))]
 
 
-def _grouped(pieces: Sequence[Piece], chosen: Int64[np.ndarray, " piece"], batch_tokens: int) -> Iterator[list[Piece]]:
+def _grouped(
+    pieces: Sequence[Piece], chosen: Int64[np.ndarray, " piece"], batch_tokens: int
+) -> Iterator[list[Piece]]:
     lengths = [len(pieces[number]) for number in chosen]
     for batch in batches_by_length(lengths, batch_tokens):
         yield [pieces[chosen[number]] for number in batch]
@@ -134,7 +167,11 @@ def _grouped(pieces: Sequence[Piece], chosen: Int64[np.ndarray, " piece"], batch
 def padded_pieces(sequences: Sequences, pieces: Sequence[Piece]) -> Batch:
     """Put pieces side by side."""
     shape = (len(pieces), max(map(len, pieces)))
-    tokens, ages, valid = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    tokens, ages, valid = (
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, bool),
+    )
     for row, piece in enumerate(pieces):
         rows = slice(piece.start, piece.end)
         tokens[row, : len(piece)], ages[row, : len(piece)], valid[row, : len(piece)] = (

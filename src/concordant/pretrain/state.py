@@ -1,4 +1,7 @@
-"""The state of a run on disk, so that one that was stopped goes on as if it had not been; and the finished checkpoint."""
+"""The state of a run on disk, so that one that was stopped goes on as if it had not been.
+
+And the finished checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,13 @@ from concordant.core.errors import ConfigError
 from concordant.core.files import atomic_folder, atomic_path, differing_keys, read_json, write_json
 from concordant.data.pretraining import SUBJECTS
 from concordant.encoders.clmbr.checkpoint import HEAD, TRUNK
-from concordant.encoders.clmbr.config import CONFIG, DICTIONARY, MODEL, CheckpointConfig, config_content
+from concordant.encoders.clmbr.config import (
+    CONFIG,
+    DICTIONARY,
+    MODEL,
+    CheckpointConfig,
+    config_content,
+)
 from concordant.encoders.clmbr.network import ClmbrNetwork
 from concordant.pretrain.objectives import Head
 
@@ -71,9 +80,16 @@ class Trained:
 def save_state(out: Path, trained: Trained, run: Run, facts: Mapping[str, Any]) -> None:
     """Keep everything that the next batch depends on, in one rename."""
     moments = trained.optimiser.state_dict()["state"]
-    tensors = trained.parameters() | {f"adam.{number}.{name}": value for number, of in moments.items() for name, value in of.items()}
+    tensors = trained.parameters() | {
+        f"adam.{number}.{name}": value
+        for number, of in moments.items()
+        for name, value in of.items()
+    }
     with atomic_folder(out / _STATE) as folder:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / _TENSORS)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            folder / _TENSORS,
+        )
         write_json(folder / _PROGRESS, {"facts": dict(facts), "run": vars(run)})
 
 
@@ -90,11 +106,20 @@ def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
     differing = differing_keys(kept["facts"], facts)
     if differing:
         raise ConfigError(
-            f"{out} holds a run with other {', '.join(differing)}; give the same to go on, another folder, or --restart to begin anew"
+            f"{out} holds a run with other {', '.join(differing)}; give the same to go on, another "
+            "folder, or --restart to begin anew"
         )
     tensors = load_file(out / _STATE / _TENSORS)
-    trained.network.load_state_dict({name.removeprefix(TRUNK): value for name, value in tensors.items() if name.startswith(TRUNK)})
-    trained.head.load_state_dict({name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)})
+    trained.network.load_state_dict(
+        {
+            name.removeprefix(TRUNK): value
+            for name, value in tensors.items()
+            if name.startswith(TRUNK)
+        }
+    )
+    trained.head.load_state_dict(
+        {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
+    )
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
@@ -104,13 +129,21 @@ def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
     return Run(**kept["run"])
 
 
-def save_checkpoint(out: Path, trained: Trained, config: CheckpointConfig, dictionary: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    out: Path, trained: Trained, config: CheckpointConfig, dictionary: Mapping[str, Any]
+) -> None:
     """Write the three files that every loader of CLMBR and MOTOR reads."""
     write_json(out / CONFIG, config_content(config))
     with atomic_path(out / DICTIONARY) as path:
         path.write_bytes(msgpack.dumps(dictionary))
     with atomic_path(out / MODEL) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in trained.parameters().items()}, path)
+        save_file(
+            {
+                name: value.detach().cpu().contiguous()
+                for name, value in trained.parameters().items()
+            },
+            path,
+        )
 
 
 def save_record(out: Path, record: Mapping[str, Any]) -> None:
@@ -119,6 +152,8 @@ def save_record(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def forget(out: Path) -> None:
-    """Remove the state that a run would go on from, and the list of its subjects, which the next run's need not be."""
+    """Remove the state that a run would go on from, and the list of its subjects, which the next
+    run's need not be.
+    """
     shutil.rmtree(out / _STATE, ignore_errors=True)
     (out / SUBJECTS).unlink(missing_ok=True)

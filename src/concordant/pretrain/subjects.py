@@ -37,44 +37,71 @@ class Subjects:
     source: str
 
 
-def choose_subjects(meds: Path, splits: Path | None, *, seed: int, columns: Mapping[str, str] | None) -> Subjects:
+def choose_subjects(
+    meds: Path, splits: Path | None, *, seed: int, columns: Mapping[str, str] | None
+) -> Subjects:
     """Tell train and tuning subjects from those whose records must not be seen.
 
     Args:
         meds: A MEDS dataset.
-        splits: A parquet file with `subject_id` and `split`, such as a study's cohort table: only its subjects are used, so that nobody
-            whom the study tests is learned from. None takes the dataset's own `metadata/subject_splits.parquet`, or, where there is none,
-            draws.
+        splits: A parquet file with `subject_id` and `split`, such as a study's cohort table: only
+            its subjects are used, so that nobody whom the study tests is learned from. None takes
+            the dataset's own `metadata/subject_splits.parquet`, or, where there is none, draws.
         seed: Of the draw.
         columns: What the files call a column, by its name in MEDS.
 
     Raises:
         RecordError: The file breaks its format, or leaves train or tuning empty.
     """
-    table, source = (split_table(splits), splits.name) if splits is not None else (read_splits(meds), "metadata/subject_splits.parquet")
+    table, source = (
+        (split_table(splits), splits.name)
+        if splits is not None
+        else (read_splits(meds), "metadata/subject_splits.parquet")
+    )
     if table is None:
         everyone = _with_records(meds, columns)
-        table, source = drawn_splits(everyone["subject_id"].to_list(), SplitDraw(_DRAWN, seed)), f"drawn, {_DRAWN}, seed {seed}"
+        table, source = (
+            drawn_splits(everyone["subject_id"].to_list(), SplitDraw(_DRAWN, seed)),
+            f"drawn, {_DRAWN}, seed {seed}",
+        )
         _LOG.warning(
-            "%s has no metadata/subject_splits.parquet, and no splits are given: train subjects are drawn from everyone, also from those "
-            "whom a study may hold out; give its cohort table as splits",
+            "%s has no metadata/subject_splits.parquet, and no splits are given: train subjects "
+            "are drawn from everyone, also from those whom a study may hold out; give its cohort "
+            "table as splits",
             meds,
         )
     by_split = {name: table.filter(pl.col("split") == name)["subject_id"].sort() for name in SPLITS}
     for name in ("train", "tuning"):
         if by_split[name].is_empty():
-            raise RecordError(f"{source}: no subject has split {name}; pretraining needs train and tuning subjects")
+            raise RecordError(
+                f"{source}: no subject has split {name}; pretraining needs train and tuning "
+                "subjects"
+            )
     return Subjects(by_split["train"], by_split["tuning"], len(by_split["held_out"]), source)
 
 
-def listed_subjects(subjects: Subjects, meds: Path, *, columns: Mapping[str, str] | None, digests: DigestCache) -> PretrainingSubjects:
-    """Return the list to leave beside the weights: train and tuning subjects whose records the dataset has."""
+def listed_subjects(
+    subjects: Subjects, meds: Path, *, columns: Mapping[str, str] | None, digests: DigestCache
+) -> PretrainingSubjects:
+    """Return the list to leave beside the weights.
+
+    Train and tuning subjects whose records the dataset has.
+    """
     uses = {"train": subjects.train, "tuning": subjects.tuning}
-    table = pl.concat([pl.DataFrame({"subject_id": ids}).with_columns(used_for=pl.lit(use)) for use, ids in uses.items()])
-    read = table.join(_with_records(meds, columns), on="subject_id", how="semi", maintain_order="left")
+    table = pl.concat(
+        [
+            pl.DataFrame({"subject_id": ids}).with_columns(used_for=pl.lit(use))
+            for use, ids in uses.items()
+        ]
+    )
+    read = table.join(
+        _with_records(meds, columns), on="subject_id", how="semi", maintain_order="left"
+    )
     return PretrainingSubjects(dataset_identity(meds, columns, digests), read)
 
 
 def _with_records(meds: Path, columns: Mapping[str, str] | None) -> pl.DataFrame:
-    parts = [shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)]
+    parts = [
+        shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)
+    ]
     return pl.concat(parts).unique().drop_nulls().collect()

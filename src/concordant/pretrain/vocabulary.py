@@ -1,6 +1,7 @@
 """A flat vocabulary from the records of train subjects: codes, texts, and tenths of numbers.
 
-A token's place follows how much it tells who has it: by the entropy of the share of subjects in whose records it occurs, as in CLMBR.
+A token's place follows how much it tells who has it: by the entropy of the share of subjects in
+whose records it occurs, as in CLMBR.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _TENTHS = 10
 _BIRTH = BIRTH_CODES[0]
 
 
-def build_vocabulary(shards: Sequence[Shard], train: pl.Series, *, size: int, min_subjects: int) -> list[dict[str, Any]]:
+def build_vocabulary(
+    shards: Sequence[Shard], train: pl.Series, *, size: int, min_subjects: int
+) -> list[dict[str, Any]]:
     """Return the entries of a `dictionary.msgpack`, most telling first, the birth before all.
 
     Args:
@@ -35,14 +38,25 @@ def build_vocabulary(shards: Sequence[Shard], train: pl.Series, *, size: int, mi
     chosen = pl.LazyFrame({"subject_id": train})
     events = pl.concat([shard.frame.join(chosen, on="subject_id", how="semi") for shard in shards])
     entries = [*_codes(events), *_texts(events), *_numbers(events)]
-    kept = [(count, entry) for count, entry in entries if count >= min_subjects and entry["code_string"] not in BIRTH_CODES]
+    kept = [
+        (count, entry)
+        for count, entry in entries
+        if count >= min_subjects and entry["code_string"] not in BIRTH_CODES
+    ]
     if not kept:
         raise RecordError(
-            f"no code, text or number occurs in the records of {min_subjects} train subjects (of {len(train)}); lower min_subjects, or "
-            "give more records"
+            f"no code, text or number occurs in the records of {min_subjects} train subjects (of "
+            f"{len(train)}); lower min_subjects, or give more records"
         )
     weighed = [entry | {"weight": _weight(count / len(train))} for count, entry in kept]
-    weighed.sort(key=lambda entry: (entry["weight"], entry["code_string"], str(entry.get("text_string")), entry.get("val_start", 0.0)))
+    weighed.sort(
+        key=lambda entry: (
+            entry["weight"],
+            entry["code_string"],
+            str(entry.get("text_string")),
+            entry.get("val_start", 0.0),
+        )
+    )
     return [{"type": "code", "code_string": _BIRTH, "weight": -1.0}, *weighed[: size - 1]]
 
 
@@ -68,18 +82,27 @@ def _subjects(events: pl.LazyFrame, *by: str) -> pl.DataFrame:
 
 
 def _numbers(events: pl.LazyFrame) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield ranges between the tenths of each code's numbers; each counts for its share of the subjects who have one."""
+    """Yield ranges between the tenths of each code's numbers.
+
+    Each counts for its share of the subjects who have one.
+    """
     number = pl.col("numeric_value")
-    tenths = [number.quantile(place / _TENTHS, "nearest").alias(str(place)) for place in range(1, _TENTHS)]
+    tenths = [
+        number.quantile(place / _TENTHS, "nearest").alias(str(place)) for place in range(1, _TENTHS)
+    ]
     measured = (
-        events.filter(number.is_not_null()).group_by("code").agg(pl.col("subject_id").n_unique(), number.min().alias("least"), *tenths)
+        events.filter(number.is_not_null())
+        .group_by("code")
+        .agg(pl.col("subject_id").n_unique(), number.min().alias("least"), *tenths)
     )
     for row in measured.sort("code").collect().iter_rows(named=True):
         yield from _ranges(row)
 
 
 def _ranges(row: Mapping[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
-    cuts = sorted({row[str(place)] for place in range(1, _TENTHS)} - {row["least"]})  # a cut at the least number leaves a range empty
+    cuts = sorted(
+        {row[str(place)] for place in range(1, _TENTHS)} - {row["least"]}
+    )  # a cut at the least number leaves a range empty
     edges = [-math.inf, *cuts, math.inf]
     for start, end in pairwise(edges):
         entry = {"type": "numeric", "code_string": row["code"], "val_start": start, "val_end": end}

@@ -1,4 +1,7 @@
-"""Axes with round ticks; places are percent of the axis, so that a drawing stretches with the page."""
+"""Axes with round ticks.
+
+Places are percent of the axis, so that a drawing stretches with the page.
+"""
 
 from __future__ import annotations
 
@@ -69,27 +72,38 @@ class TimeAxis:
 
 
 def axis_over(values: Iterable[float], *, intervals: int = 5, signed: bool = False) -> Axis:
-    """Return an axis that holds all values with a little air around them, and about `intervals` steps between round ticks."""
+    """Return an axis that holds all values with a little air around them, and about `intervals`
+    steps between round ticks.
+    """
     low, high = _range(values)
     air = _AIR * (high - low)
     return _axis(low - air, high + air, _round_step((high - low) / intervals), signed)
 
 
-def axis_between_ticks(values: Iterable[float], *, intervals: int = 4, signed: bool = False) -> Axis:
+def axis_between_ticks(
+    values: Iterable[float], *, intervals: int = 4, signed: bool = False
+) -> Axis:
     """Return an axis that starts and ends at the round ticks next to the values."""
     low, high = _range(values)
     step = _round_step((high - low) / intervals)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
-    return _axis(min(first * step, low), max(last * step, high), step, signed)  # the product may miss the value by its last bit
+    return _axis(
+        min(first * step, low), max(last * step, high), step, signed
+    )  # the product may miss the value by its last bit
 
 
 def time_axis(last_day: float, *, intervals: int = 5) -> TimeAxis:
     """Return an axis from 0 to exactly `last_day`, in days, months or years."""
     _, unit, length, steps = next(row for row in _TIME_UNITS if last_day >= row[0])
-    step = next((step for step in steps if last_day / length <= step * (intervals + 0.5)), steps[-1])
+    step = next(
+        (step for step in steps if last_day / length <= step * (intervals + 0.5)), steps[-1]
+    )
     whole = range(math.floor(last_day / length / step + 0.02) + 1)
-    ticks = tuple(Tick(_percent(one * step * length, 0.0, last_day), f"{one * step:g}", one * step * length) for one in whole)
+    ticks = tuple(
+        Tick(_percent(one * step * length, 0.0, last_day), f"{one * step:g}", one * step * length)
+        for one in whole
+    )
     return TimeAxis(Axis(0.0, last_day, ticks), unit)
 
 
@@ -101,14 +115,23 @@ def _range(values: Iterable[float]) -> tuple[float, float]:
 
 def _axis(low: float, high: float, step: float, signed: bool) -> Axis:
     numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ticks = (Tick(_percent(number * step, low, high), _label(number * step, step, signed), number * step) for number in numbers)
+    ticks = (
+        Tick(_percent(number * step, low, high), _label(number * step, step, signed), number * step)
+        for number in numbers
+    )
     return Axis(low, high, tuple(ticks))
 
 
 def _label(value: float, step: float, signed: bool) -> str:
     power = math.floor(math.log10(step) + 1e-9)
-    digits = max(0, -power + math.isclose(step / 10.0**power, 2.5))  # a step of .025 needs a digit more than one of .02
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", MINUS) if abs(value) > step / 2 else "0"
+    digits = max(
+        0, -power + math.isclose(step / 10.0**power, 2.5)
+    )  # a step of .025 needs a digit more than one of .02
+    return (
+        f"{value:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
+        if abs(value) > step / 2
+        else "0"
+    )
 
 
 def _percent(value: float, low: float, high: float) -> float:

@@ -1,4 +1,6 @@
-"""Decision curves: the net benefit of acting on the singled-out fusion, on one modality, on everybody, on nobody."""
+"""Decision curves: the net benefit of acting on the singled-out fusion, on one modality, on
+everybody, on nobody.
+"""
 
 from __future__ import annotations
 
@@ -88,12 +90,19 @@ def decision_figure(tables: RunTables) -> DecisionFigure:
     """
     table = read_table(tables.run.decision_curves, list(DECISION_SCHEMA))
     known = table.filter(pl.col("net_benefit").is_not_null() & (pl.col("fusion") != TREAT_NONE))
-    drawn = known.filter(pl.col("fusion") != TREAT_ALL).select("cohort", "horizon_days").unique().rows()
+    drawn = (
+        known.filter(pl.col("fusion") != TREAT_ALL).select("cohort", "horizon_days").unique().rows()
+    )
     if not drawn:
         return DecisionFigure((), (), _reason(table))
     chosen = main_horizon(drawn)
     panels = {
-        (cohort, horizon): _panel(tables, cohort, horizon, known.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon))
+        (cohort, horizon): _panel(
+            tables,
+            cohort,
+            horizon,
+            known.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon),
+        )
         for horizon in sorted({horizon for _, horizon in drawn})
         for cohort in tables.cohorts
         if (cohort, horizon) in drawn
@@ -115,15 +124,23 @@ def _reason(table: pl.DataFrame) -> str:
     if table.is_empty():
         return "The study names no horizon, or has no model to act on; give task.horizons_days."
     notes = table["note"].drop_nulls()
-    return f"No curve could be computed: {notes[0]}." if len(notes) else "No curve could be computed."
+    return (
+        f"No curve could be computed: {notes[0]}." if len(notes) else "No curve could be computed."
+    )
 
 
 def _panel(tables: RunTables, cohort: str, horizon: float, rows: pl.DataFrame) -> DecisionPanel:
     models = rows.filter(pl.col("fusion") != TREAT_ALL)
     worth = models.filter(pl.col("net_benefit") > _WORTH_DRAWING)["threshold"].max()
-    horizontal = axis_between_ticks([0.0, _PER * max(float(worth or 0.0), _LEAST_RANGE)])  # type: ignore[arg-type]  # a float column
+    # a float column
+    horizontal = axis_between_ticks([0.0, _PER * max(float(worth or 0.0), _LEAST_RANGE)])  # type: ignore[arg-type]
     inside = models.filter(pl.col("threshold") <= horizontal.high / _PER)
-    highest = [float(value) for name in ("net_benefit", "ci_high") for value in (inside[name].max(),) if isinstance(value, float)]
+    highest = [
+        float(value)
+        for name in ("net_benefit", "ci_high")
+        for value in (inside[name].max(),)
+        if isinstance(value, float)
+    ]
     vertical = axis_between_ticks([_PER * _BELOW_ZERO, _PER * max([*highest, 0.05])])
     curves = [_curve(tables, key, own, horizontal, vertical) for key, own in _by_model(rows)]
     return DecisionPanel(
@@ -133,30 +150,50 @@ def _panel(tables: RunTables, cohort: str, horizon: float, rows: pl.DataFrame) -
         horizontal,
         vertical,
         _from_top(vertical, 0.0),
-        tuple(sorted(curves, key=lambda curve: ("all", "foreign", "ehr", "ct", "fusion").index(curve.name))),
+        tuple(
+            sorted(
+                curves,
+                key=lambda curve: ("all", "foreign", "ehr", "ct", "fusion").index(curve.name),
+            )
+        ),
         _sentence(cohort, horizon, rows),
     )
 
 
 def _by_model(rows: pl.DataFrame) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for key, own in groupby(rows.to_dicts(), key=lambda row: (row["fusion"], row["ct_encoder"], row["ehr_encoder"])):
+    for key, own in groupby(
+        rows.to_dicts(), key=lambda row: (row["fusion"], row["ct_encoder"], row["ehr_encoder"])
+    ):
         yield str(key[0]), list(own)
 
 
-def _curve(tables: RunTables, fusion: str, rows: Sequence[dict[str, Any]], horizontal: Axis, vertical: Axis) -> Curve:
+def _curve(
+    tables: RunTables, fusion: str, rows: Sequence[dict[str, Any]], horizontal: Axis, vertical: Axis
+) -> Curve:
     everybody, model = fusion == TREAT_ALL, model_of(rows[0])
     name = "all" if everybody else _STYLES.get(model.kind, "foreign")
-    lines = [[_place(row, column, horizontal, vertical) for row in rows] for column in ("net_benefit", "ci_low", "ci_high")]
+    lines = [
+        [_place(row, column, horizontal, vertical) for row in rows]
+        for column in ("net_benefit", "ci_low", "ci_high")
+    ]
     band = band_path(lines[1], lines[2]) if name == "fusion" else ""
-    return Curve(name, "Acting on everybody" if everybody else model.title, line_path(lines[0]), band)
+    return Curve(
+        name, "Acting on everybody" if everybody else model.title, line_path(lines[0]), band
+    )
 
 
 def _place(row: dict[str, Any], column: str, horizontal: Axis, vertical: Axis) -> Place | None:
     threshold, value = row["threshold"], row[column]
-    if not isinstance(threshold, float) or not isinstance(value, float) or _PER * threshold > horizontal.high:
+    if (
+        not isinstance(threshold, float)
+        or not isinstance(value, float)
+        or _PER * threshold > horizontal.high
+    ):
         return None
     below = column == "net_benefit" and _PER * value < vertical.low  # leaves the picture below
-    return None if below else (horizontal.place(_PER * threshold), _from_top(vertical, _PER * value))
+    return (
+        None if below else (horizontal.place(_PER * threshold), _from_top(vertical, _PER * value))
+    )
 
 
 def _from_top(axis: Axis, value: float) -> float:
@@ -164,7 +201,10 @@ def _from_top(axis: Axis, value: float) -> float:
 
 
 def _sentence(cohort: str, horizon: float, rows: pl.DataFrame) -> str:
-    """Read the fusion's curve where it matters most: at the overall risk, where acting on everybody is worth nothing."""
+    """Read the fusion's curve where it matters most.
+
+    At the overall risk, where acting on everybody is worth nothing.
+    """
     everybody = rows.filter((pl.col("fusion") == TREAT_ALL) & (pl.col("net_benefit") >= 0))
     if everybody.is_empty():
         return ""
@@ -173,7 +213,10 @@ def _sentence(cohort: str, horizon: float, rows: pl.DataFrame) -> str:
     parts = [_at_threshold(cohort, horizon, row) for row in fused.to_dicts()]
     best = _widest(rows)
     if best is not None:
-        parts.append(f"By the estimates alone its curve is the highest from {_PER * best[0]:.0f}% to {_PER * best[1]:.0f}%.")
+        parts.append(
+            f"By the estimates alone its curve is the highest from {_PER * best[0]:.0f}% to "
+            f"{_PER * best[1]:.0f}%."
+        )
     return " ".join(parts)
 
 
@@ -181,16 +224,22 @@ def _at_threshold(cohort: str, horizon: float, row: dict[str, Any]) -> str:
     gain = ""
     if row["difference"] is not None:
         limits = interval(_PER * row["difference_ci_low"], _PER * row["difference_ci_high"], 1)
-        gain = f", {signed(_PER * row['difference'], 1)} {limits} beside {inside_sentence(strategy_name(row['reference']))}"
+        gain = (
+            f", {signed(_PER * row['difference'], 1)} {limits} beside "
+            f"{inside_sentence(strategy_name(row['reference']))}"
+        )
     return (
-        f"On {cohort}, acting on everyone whose risk of the event within {days(horizon)} is {_PER * row['threshold']:.0f}% or more by "
-        f"{inside_sentence(strategy_name(row['fusion']))} (about the overall risk) is worth {number(_PER * row['net_benefit'], 1)} "
-        f"patients rightly acted on per 100{gain}."
+        f"On {cohort}, acting on everyone whose risk of the event within {days(horizon)} is "
+        f"{_PER * row['threshold']:.0f}% or more by "
+        f"{inside_sentence(strategy_name(row['fusion']))} (about the overall risk) is worth "
+        f"{number(_PER * row['net_benefit'], 1)} patients rightly acted on per 100{gain}."
     )
 
 
 def _widest(rows: pl.DataFrame) -> tuple[float, float] | None:
-    """Return the widest range of thresholds at which the fusion's curve is above all others and 0, by the point estimates."""
+    """Return the widest range of thresholds at which the fusion's curve is above all others and
+    0, by the point estimates.
+    """
     best = (
         rows.with_columns(own=pl.col("reference").is_not_null())
         .group_by("threshold")
@@ -203,7 +252,9 @@ def _widest(rows: pl.DataFrame) -> tuple[float, float] | None:
     )
     ranges = [
         [threshold for threshold, _ in run]
-        for above, run in groupby(best.select("threshold", "above").rows(), key=lambda row: bool(row[1]))
+        for above, run in groupby(
+            best.select("threshold", "above").rows(), key=lambda row: bool(row[1])
+        )
         if above
     ]
     widest = max(ranges, key=len, default=[])

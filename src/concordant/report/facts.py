@@ -71,7 +71,8 @@ class MemberFacts(_Facts):
         status: `done` or `not_applicable`.
         reason: Why it is not applicable.
         n_parameters: Trainable parameters.
-        tuning_concordance: Concordance index on tuning, the only number by which a member may be chosen.
+        tuning_concordance: Concordance index on tuning, the only number by which a member may be
+            chosen.
         seconds: Time of the fit.
     """
 

@@ -8,7 +8,15 @@ from enum import StrEnum
 
 from concordant.report.axes import Axis, axis_over
 from concordant.report.rows import Estimate, Gain, Kind, Model, RunTables
-from concordant.report.wording import count, inside_sentence, interval, number, p_equation, signed, strategy_name
+from concordant.report.wording import (
+    count,
+    inside_sentence,
+    interval,
+    number,
+    p_equation,
+    signed,
+    strategy_name,
+)
 
 
 class Mark(StrEnum):
@@ -90,44 +98,83 @@ class ForestPanel:
 
 
 def concordance_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort: one modality alone first, then each pair of encoders, then predictions made elsewhere."""
-    estimates = [estimate for cohort in tables.cohorts for estimate in _concordances(tables, cohort)]
-    axis = axis_over(limit for estimate in estimates for limit in (estimate.ci_low, estimate.value, estimate.ci_high) if limit is not None)
+    """Return one panel per cohort.
+
+    One modality alone first, then each pair of encoders, then predictions made elsewhere.
+    """
+    estimates = [
+        estimate for cohort in tables.cohorts for estimate in _concordances(tables, cohort)
+    ]
+    axis = axis_over(
+        limit
+        for estimate in estimates
+        for limit in (estimate.ci_low, estimate.value, estimate.ci_high)
+        if limit is not None
+    )
     return tuple(
         ForestPanel(
-            cohort, tables.internal(cohort), axis, tuple(_concordance_groups(tables, cohort, axis, featured)), _size(tables, cohort)
+            cohort,
+            tables.internal(cohort),
+            axis,
+            tuple(_concordance_groups(tables, cohort, axis, featured)),
+            _size(tables, cohort),
         )
         for cohort in tables.cohorts
     )
 
 
 def gain_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort with the differences to the reference, around a line at zero; none where the study has no contrast."""
+    """Return one panel per cohort with the differences to the reference, around a line at zero.
+
+    None where the study has no contrast.
+    """
     gains = [gain for gain in tables.gains if gain.metric == tables.concordance]
     if not gains:
         return ()
-    limits = (limit for gain in gains for limit in (gain.ci_low, gain.difference, gain.ci_high) if limit is not None)
+    limits = (
+        limit
+        for gain in gains
+        for limit in (gain.ci_low, gain.difference, gain.ci_high)
+        if limit is not None
+    )
     axis = axis_over([0.0, *limits], signed=True)
-    panels = ((cohort, [gain for gain in gains if gain.cohort == cohort]) for cohort in tables.cohorts)
+    panels = (
+        (cohort, [gain for gain in gains if gain.cohort == cohort]) for cohort in tables.cohorts
+    )
     return tuple(
-        ForestPanel(cohort, tables.internal(cohort), axis, tuple(_gain_groups(tables, own, axis, featured)), _size(tables, cohort))
+        ForestPanel(
+            cohort,
+            tables.internal(cohort),
+            axis,
+            tuple(_gain_groups(tables, own, axis, featured)),
+            _size(tables, cohort),
+        )
         for cohort, own in panels
         if own
     )
 
 
 def reference_value(tables: RunTables, gain: Gain) -> float | None:
-    """Return the C of the model a gain is held against: its own row, or, chosen per fold, what the fusion's C leaves of it."""
+    """Return the C of the model a gain is held against.
+
+    Its own row, or, chosen per fold, what the fusion's C leaves of it.
+    """
     reference = tables.reference(gain)
     if reference is not None:
         own = tables.estimate(gain.cohort, reference)
         return None if own is None else own.value
     fused = tables.estimate(gain.cohort, gain.model)
-    return None if fused is None or fused.value is None or gain.difference is None else fused.value - gain.difference
+    return (
+        None
+        if fused is None or fused.value is None or gain.difference is None
+        else fused.value - gain.difference
+    )
 
 
 def _concordances(tables: RunTables, cohort: str) -> Iterable[Estimate]:
-    return (found for model in tables.models if (found := tables.estimate(cohort, model)) is not None)
+    return (
+        found for model in tables.models if (found := tables.estimate(cohort, model)) is not None
+    )
 
 
 def _size(tables: RunTables, cohort: str) -> str:
@@ -138,22 +185,37 @@ def _size(tables: RunTables, cohort: str) -> str:
     return f"n = {count(n)}" if n_events is None else f"n = {count(n)}, {count(n_events)} events"
 
 
-def _concordance_groups(tables: RunTables, cohort: str, axis: Axis, featured: Model | None) -> Iterable[ForestGroup]:
-    several = len(_pairs(tables.of_kind(Kind.FUSION))) > 1 or len(tables.of_kind(Kind.CT, Kind.EHR)) > 2
-    lines = {pair: _line(tables, cohort, pair, axis) for pair in _pairs(tables.of_kind(Kind.FUSION))}
+def _concordance_groups(
+    tables: RunTables, cohort: str, axis: Axis, featured: Model | None
+) -> Iterable[ForestGroup]:
+    several = (
+        len(_pairs(tables.of_kind(Kind.FUSION))) > 1 or len(tables.of_kind(Kind.CT, Kind.EHR)) > 2
+    )
+    lines = {
+        pair: _line(tables, cohort, pair, axis) for pair in _pairs(tables.of_kind(Kind.FUSION))
+    }
     common = next(iter(lines.values())) if len(set(lines.values())) == 1 else (None, "")
     for title, models, line in (
         ("One modality alone", tables.of_kind(Kind.CT, Kind.EHR), common),
-        *((_pair_title(pair, len(lines)), _of_pair(tables, pair), line) for pair, line in lines.items()),
+        *(
+            (_pair_title(pair, len(lines)), _of_pair(tables, pair), line)
+            for pair, line in lines.items()
+        ),
         ("For comparison", tables.of_kind(Kind.FOREIGN, Kind.ORACLE), common),
     ):
         found = [(model, tables.estimate(cohort, model)) for model in models]
-        rows = tuple(_concordance_row(model, estimate, axis, featured, several) for model, estimate in found if estimate is not None)
+        rows = tuple(
+            _concordance_row(model, estimate, axis, featured, several)
+            for model, estimate in found
+            if estimate is not None
+        )
         if rows:
             yield ForestGroup(title, rows, *line)
 
 
-def _concordance_row(model: Model, estimate: Estimate, axis: Axis, featured: Model | None, several: bool) -> ForestRow:
+def _concordance_row(
+    model: Model, estimate: Estimate, axis: Axis, featured: Model | None, several: bool
+) -> ForestRow:
     return ForestRow(
         label=model.title,
         detail=model.encoders if several and model.unimodal else "",
@@ -166,13 +228,22 @@ def _concordance_row(model: Model, estimate: Estimate, axis: Axis, featured: Mod
     )
 
 
-def _gain_groups(tables: RunTables, gains: Sequence[Gain], axis: Axis, featured: Model | None) -> Iterable[ForestGroup]:
+def _gain_groups(
+    tables: RunTables, gains: Sequence[Gain], axis: Axis, featured: Model | None
+) -> Iterable[ForestGroup]:
     pairs = _pairs(tuple(gain.model for gain in gains))
     for pair in pairs:
         own = [gain for gain in gains if (gain.model.ct_encoder, gain.model.ehr_encoder) == pair]
-        references = " / ".join(dict.fromkeys(inside_sentence(strategy_name(gain.reference)) for gain in own))
+        references = " / ".join(
+            dict.fromkeys(inside_sentence(strategy_name(gain.reference)) for gain in own)
+        )
         title = f"{_pair_title(pair, len(pairs))}, against {references}"
-        yield ForestGroup(title, tuple(_gain_row(gain, axis, featured) for gain in own), axis.place(0.0), "no difference")
+        yield ForestGroup(
+            title,
+            tuple(_gain_row(gain, axis, featured) for gain in own),
+            axis.place(0.0),
+            "no difference",
+        )
 
 
 def _gain_row(gain: Gain, axis: Axis, featured: Model | None) -> ForestRow:
@@ -210,15 +281,25 @@ def _pairs(models: Sequence[Model]) -> tuple[tuple[str | None, str | None], ...]
 
 
 def _of_pair(tables: RunTables, pair: tuple[str | None, str | None]) -> tuple[Model, ...]:
-    return tuple(model for model in tables.of_kind(Kind.FUSION) if (model.ct_encoder, model.ehr_encoder) == pair)
+    return tuple(
+        model
+        for model in tables.of_kind(Kind.FUSION)
+        if (model.ct_encoder, model.ehr_encoder) == pair
+    )
 
 
 def _pair_title(pair: tuple[str | None, str | None], n_pairs: int) -> str:
     return "Both modalities, fused" if n_pairs == 1 else f"Fused: {pair[0]} + {pair[1]}"
 
 
-def _line(tables: RunTables, cohort: str, pair: tuple[str | None, str | None], axis: Axis) -> tuple[float | None, str]:
+def _line(
+    tables: RunTables, cohort: str, pair: tuple[str | None, str | None], axis: Axis
+) -> tuple[float | None, str]:
     gains = (tables.gain(cohort, model) for model in _of_pair(tables, pair))
     gain = next((gain for gain in gains if gain is not None), None)
     value = None if gain is None else reference_value(tables, gain)
-    return (None, "") if gain is None or value is None else (axis.place(value), strategy_name(gain.reference))
+    return (
+        (None, "")
+        if gain is None or value is None
+        else (axis.place(value), strategy_name(gain.reference))
+    )

@@ -1,4 +1,7 @@
-"""What the run shows, in words: one strategy is singled out by its tuning concordance, never by a test value."""
+"""What the run shows, in words.
+
+One strategy is singled out by its tuning concordance, never by a test value.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,11 @@ class Headline:
     """The top of the page.
 
     Attributes:
-        featured: The model that the page singles out, None where nothing was fitted or no tuning concordance was kept.
+        featured: The model that the page singles out, None where nothing was fitted or no tuning
+            concordance was kept.
         verdict: One sentence without numbers.
-        paragraphs: The numbers behind it: the choice, the differences, and how far the truth is away.
+        paragraphs: The numbers behind it: the choice, the differences, and how far the truth is
+            away.
         tiles: Key numbers.
     """
 
@@ -47,27 +52,47 @@ class Headline:
 
 
 def headline(tables: RunTables) -> Headline:
-    """Say what the run shows about the fusion with the best tuning concordance, or about the best model where there is no fusion."""
+    """Say what the run shows about the fusion with the best tuning concordance, or about the
+    best model where there is no fusion.
+    """
     model = featured(tables)
-    gains = [] if model is None else [gain for cohort in tables.cohorts if (gain := tables.gain(cohort, model)) is not None]
+    gains = (
+        []
+        if model is None
+        else [gain for cohort in tables.cohorts if (gain := tables.gain(cohort, model)) is not None]
+    )
     both = gain_over_both_sentence(tables)
     shown = [*_differences(tables, gains), *_counts(tables), *([both] if both else [])]
     parts = (_choice(tables, model), shown, _oracle_distances(tables, model))
     paragraphs = tuple(" ".join(sentences) for sentences in parts if sentences)
-    return Headline(model, _verdict(tables, model, gains), paragraphs, tuple(_tiles(tables, model, gains)))
+    return Headline(
+        model, _verdict(tables, model, gains), paragraphs, tuple(_tiles(tables, model, gains))
+    )
 
 
 def tuning_concordance(tables: RunTables, model: Model) -> float | None:
     """Return the mean tuning concordance over the seeds of a model."""
     key = (model.fusion, model.ct_encoder, model.ehr_encoder)
-    members = [one for one in tables.study.members if (one.fusion, one.ct_encoder, one.ehr_encoder) == key and one.status == "done"]
-    known = [one.tuning_concordance for one in members if one.tuning_concordance is not None and isfinite(one.tuning_concordance)]
+    members = [
+        one
+        for one in tables.study.members
+        if (one.fusion, one.ct_encoder, one.ehr_encoder) == key and one.status == "done"
+    ]
+    known = [
+        one.tuning_concordance
+        for one in members
+        if one.tuning_concordance is not None and isfinite(one.tuning_concordance)
+    ]
     return fmean(known) if known else None
 
 
 def featured(tables: RunTables) -> Model | None:
     """Return the fusion (else the model) with the best tuning concordance; the first of equals."""
-    known = [(model, value) for model in tables.models if (value := tuning_concordance(tables, model)) is not None]
+    known = [
+        (model, value)
+        for model in tables.models
+        if (value := tuning_concordance(tables, model)) is not None
+    ]
     fusions = [pair for pair in known if pair[0].kind is Kind.FUSION]
     return max(fusions or known, key=lambda pair: pair[1])[0] if known else None
 
@@ -84,7 +109,10 @@ def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> s
     if model.kind is not Kind.FUSION:
         return "No fusion was fitted in this study, so it cannot say whether fusing helps."
     if not gains:
-        return "No model of one modality alone was fitted beside the fusions, so this study cannot say whether fusing helps."
+        return (
+            "No model of one modality alone was fitted beside the fusions, so this study cannot "
+            "say whether fusing helps."
+        )
     names = {reference_name(tables, gain) for gain in gains}
     name = names.pop() if len(names) == 1 else _CHOSEN
     clauses = [
@@ -105,20 +133,36 @@ def _choice(tables: RunTables, model: Model | None) -> list[str]:
     estimate = tables.estimate(tables.cohorts[0], model)
     among = "Of the fusions" if model.kind is Kind.FUSION else "Of the models"
     chosen = (
-        f"{among}, {inside_sentence(model.title)} ({model.encoders}) has the best concordance on the tuning data "
-        f"({number(tuning_concordance(tables, model))}) and is therefore the one this page judges; no test result had a part in the choice."
+        f"{among}, {inside_sentence(model.title)} ({model.encoders}) has the best concordance on "
+        f"the tuning data ({number(tuning_concordance(tables, model))}) and is therefore the one "
+        "this page judges; no test result had a part in the choice."
     )
     if estimate is None:
         return [chosen]
-    return [chosen, f"On {estimate.cohort} its C-index is {number(estimate.value)} {interval(estimate.ci_low, estimate.ci_high)}."]
+    return [
+        chosen,
+        f"On {estimate.cohort} its C-index is {number(estimate.value)} "
+        f"{interval(estimate.ci_low, estimate.ci_high)}.",
+    ]
 
 
 def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
-    return [_first_difference(tables, gains[0]), *(_further_difference(tables, gain) for gain in gains[1:])] if gains else []
+    return (
+        [
+            _first_difference(tables, gains[0]),
+            *(_further_difference(tables, gain) for gain in gains[1:]),
+        ]
+        if gains
+        else []
+    )
 
 
 def _first_difference(tables: RunTables, gain: Gain) -> str:
-    name, pause = (f"{reference_name(tables, gain)}, {_CHOSEN}", ",") if tables.reference(gain) else (f"{_CHOSEN} within each fold", "")
+    name, pause = (
+        (f"{reference_name(tables, gain)}, {_CHOSEN}", ",")
+        if tables.reference(gain)
+        else (f"{_CHOSEN} within each fold", "")
+    )
     adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain.p_adjusted)}"
     numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, {adjusted}"
     if gain.shown:
@@ -127,15 +171,20 @@ def _first_difference(tables: RunTables, gain: Gain) -> str:
 
 
 def _further_difference(tables: RunTables, gain: Gain) -> str:
-    word = "shown to be better" if gain.better else "shown to be worse" if gain.shown else "not shown"
+    word = (
+        "shown to be better" if gain.better else "shown to be worse" if gain.shown else "not shown"
+    )
     return (
-        f"On {gain.cohort} the difference to {reference_name(tables, gain)} is {signed(gain.difference)} "
-        f"{interval(gain.ci_low, gain.ci_high)}, adjusted {p_equation(gain.p_adjusted)}: {word}."
+        f"On {gain.cohort} the difference to {reference_name(tables, gain)} is "
+        f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, adjusted "
+        f"{p_equation(gain.p_adjusted)}: {word}."
     )
 
 
 def _family(tables: RunTables, cohort: str) -> list[Gain]:
-    return [gain for gain in tables.gains if gain.cohort == cohort and gain.metric == tables.concordance]
+    return [
+        gain for gain in tables.gains if gain.cohort == cohort and gain.metric == tables.concordance
+    ]
 
 
 def _counts(tables: RunTables) -> list[str]:
@@ -143,24 +192,41 @@ def _counts(tables: RunTables) -> list[str]:
     if not families:
         return []
     if not any(gain.better for family in families.values() for gain in family):
-        return [f"No fusion was shown to be better than one modality alone on {listing(list(families), 'or')}."]
-    parts = [f"{sum(gain.better for gain in family)} of {len(family)} on {cohort}" for cohort, family in families.items()]
+        return [
+            "No fusion was shown to be better than one modality alone on "
+            f"{listing(list(families), 'or')}."
+        ]
+    parts = [
+        f"{sum(gain.better for gain in family)} of {len(family)} on {cohort}"
+        for cohort, family in families.items()
+    ]
     return [f"Fusions shown to be better than one modality alone: {listing(parts)}."]
 
 
 def _oracle_distances(tables: RunTables, model: Model | None) -> list[str]:
-    joint = next((oracle for oracle in tables.of_kind(Kind.ORACLE) if "both" in oracle.fusion), None)
+    joint = next(
+        (oracle for oracle in tables.of_kind(Kind.ORACLE) if "both" in oracle.fusion), None
+    )
     if model is None or joint is None:
         return []
-    pairs = ((cohort, tables.estimate(cohort, model), tables.estimate(cohort, joint)) for cohort in tables.cohorts)
+    pairs = (
+        (cohort, tables.estimate(cohort, model), tables.estimate(cohort, joint))
+        for cohort in tables.cohorts
+    )
     known = [
         (cohort, best.value - own.value, best.value)
         for cohort, own, best in pairs
         if own is not None and best is not None and own.value is not None and best.value is not None
     ]
-    parts = [f"{number(abs(gap))} {'below' if gap >= 0 else 'above'} it ({number(best)}) on {cohort}" for cohort, gap, best in known]
+    parts = [
+        f"{number(abs(gap))} {'below' if gap >= 0 else 'above'} it ({number(best)}) on {cohort}"
+        for cohort, gap, best in known
+    ]
     return (
-        [f"The data are simulated; against the joint oracle, which knows the true factors, its C-index lies {listing(parts)}."]
+        [
+            "The data are simulated; against the joint oracle, which knows the true factors, its "
+            f"C-index lies {listing(parts)}."
+        ]
         if parts
         else []
     )
@@ -169,8 +235,13 @@ def _oracle_distances(tables: RunTables, model: Model | None) -> list[str]:
 def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> list[Tile]:
     if model is None:
         return []
-    estimates = [found for cohort in tables.cohorts if (found := tables.estimate(cohort, model)) is not None]
-    tiles = [_concordance_tile(model, estimate.cohort, estimate.value, estimate.ci_low, estimate.ci_high) for estimate in estimates[:1]]
+    estimates = [
+        found for cohort in tables.cohorts if (found := tables.estimate(cohort, model)) is not None
+    ]
+    tiles = [
+        _concordance_tile(model, estimate.cohort, estimate.value, estimate.ci_low, estimate.ci_high)
+        for estimate in estimates[:1]
+    ]
     tiles += [
         Tile(
             f"Gain over {reference_name(tables, gain)}, {gain.cohort}",
@@ -179,15 +250,28 @@ def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> lis
         )
         for gain in gains[:2]
     ]
-    families = [(cohort, family) for cohort in tables.cohorts if (family := _family(tables, cohort))]
+    families = [
+        (cohort, family) for cohort in tables.cohorts if (family := _family(tables, cohort))
+    ]
     tiles += [
-        Tile(f"Fusions shown to be better, {cohort}", f"{sum(gain.better for gain in family)} of {len(family)}", "adjusted p < 0.05")
+        Tile(
+            f"Fusions shown to be better, {cohort}",
+            f"{sum(gain.better for gain in family)} of {len(family)}",
+            "adjusted p < 0.05",
+        )
         for cohort, family in families[:1]
     ]
     if len(tiles) < 3:
-        tiles += [_concordance_tile(model, one.cohort, one.value, one.ci_low, one.ci_high) for one in estimates[1:3]]
+        tiles += [
+            _concordance_tile(model, one.cohort, one.value, one.ci_low, one.ci_high)
+            for one in estimates[1:3]
+        ]
     return tiles
 
 
-def _concordance_tile(model: Model, cohort: str, value: float | None, low: float | None, high: float | None) -> Tile:
-    return Tile(f"C-index of {inside_sentence(model.title)}, {cohort}", number(value), interval(low, high))
+def _concordance_tile(
+    model: Model, cohort: str, value: float | None, low: float | None, high: float | None
+) -> Tile:
+    return Tile(
+        f"C-index of {inside_sentence(model.title)}, {cohort}", number(value), interval(low, high)
+    )

@@ -17,7 +17,13 @@ from concordant.report.decision import decision_figure
 from concordant.report.facts import StudyFacts
 from concordant.report.forest import concordance_panels, gain_panels
 from concordant.report.headline import headline
-from concordant.report.judging import competing_sentence, further_tests, gain_over_both_details, method_of, tau_sentence
+from concordant.report.judging import (
+    competing_sentence,
+    further_tests,
+    gain_over_both_details,
+    method_of,
+    tau_sentence,
+)
 from concordant.report.pictures import AttentionPictures, read_pictures
 from concordant.report.rows import Kind, RunTables
 from concordant.report.scatter import gain_scatter
@@ -57,7 +63,12 @@ def write_forest_svg(run: RunFolder, path: Path) -> Path:
     """
     tables = read_run(run)
     figure = standalone_forest(concordance_panels(tables, headline(tables).featured))
-    write_text(path, _environment().get_template("forest.svg.j2").render(figure=figure, study=tables.study, track=TRACK))
+    write_text(
+        path,
+        _environment()
+        .get_template("forest.svg.j2")
+        .render(figure=figure, study=tables.study, track=TRACK),
+    )
     return path
 
 
@@ -91,7 +102,10 @@ def render_report(tables: RunTables, attention: AttentionPictures | None = None)
             left_out=left_out(tables.study.members),
             quarantine=[row for row in tables.study.quarantine if row.n],
             provenance=list(_provenance(tables.study)),
-            several_encoders=len({(model.ct_encoder, model.ehr_encoder) for model in tables.of_kind(Kind.FUSION)}) > 1,
+            several_encoders=len(
+                {(model.ct_encoder, model.ehr_encoder) for model in tables.of_kind(Kind.FUSION)}
+            )
+            > 1,
             n_seeds=len(_seeds(tables.study)),
             has_foreign=bool(tables.of_kind(Kind.FOREIGN)),
             has_oracle=bool(tables.of_kind(Kind.ORACLE)),
@@ -127,9 +141,17 @@ def _provenance(study: StudyFacts) -> Iterator[tuple[str, str]]:
         ("Time from start to end", _elapsed(study)),
         ("Computing time of all fits", wording.seconds(computing) if computing else None),
         ("Seeds", ", ".join(map(str, _seeds(study)))),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in study.versions.items() if version)),
+        (
+            "Versions",
+            ", ".join(f"{name} {version}" for name, version in study.versions.items() if version),
+        ),
         ("Training", _options(study.train)),
-        ("Cross-validation", "none: the cohort's own splits" if study.cross_validation is None else _options(study.cross_validation)),
+        (
+            "Cross-validation",
+            "none: the cohort's own splits"
+            if study.cross_validation is None
+            else _options(study.cross_validation),
+        ),
     ):
         if value:
             yield key, value
@@ -142,7 +164,9 @@ def _options(options: Mapping[str, Any]) -> str:
 def _elapsed(study: StudyFacts) -> str | None:
     """Return the time from start to end; None where either was not kept as an ISO time."""
     try:
-        start, end = (datetime.fromisoformat(text or "") for text in (study.started, study.finished))
+        start, end = (
+            datetime.fromisoformat(text or "") for text in (study.started, study.finished)
+        )
         return wording.seconds((end - start).total_seconds())
     except (TypeError, ValueError):  # absent, no ISO time, or only one of the two with a time zone
         return None

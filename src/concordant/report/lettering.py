@@ -1,4 +1,8 @@
-"""Short texts inside a picture, without a drawing library: capitals, digits and a few signs, five dots wide and seven high."""
+# ruff: noqa: E501
+"""Short texts inside a picture, without a drawing library.
+
+Capitals, digits and a few signs, five dots wide and seven high.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,9 @@ _UNKNOWN = "1f11111111111f"  # a box
 
 
 def lettered(text: str, scale: int = 2) -> Bool[np.ndarray, "row column"]:
-    """Return a text as dots: True where there is ink; small letters become capitals, and an unknown sign a box.
+    """Return a text as dots: True where there is ink.
+
+    Small letters become capitals, and an unknown sign a box.
 
     Args:
         text: What to write, one line.
@@ -39,7 +45,13 @@ def lettered(text: str, scale: int = 2) -> Bool[np.ndarray, "row column"]:
 
 
 def write_text(
-    canvas: UInt8[np.ndarray, "row column 3"], text: str, *, top: int, left: int, colour: tuple[int, int, int], scale: int = 2
+    canvas: UInt8[np.ndarray, "row column 3"],
+    text: str,
+    *,
+    top: int,
+    left: int,
+    colour: tuple[int, int, int],
+    scale: int = 2,
 ) -> None:
     """Write a text onto a picture; what does not fit is cut off."""
     ink = lettered(text, scale)

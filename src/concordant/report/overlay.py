@@ -1,7 +1,10 @@
-"""Token attention over the slices of the scan it came from, as one colour picture: numpy only, no drawing library.
+"""Token attention over the slices of the scan it came from, as one colour picture.
 
-Colour is how often the even share a place is given; places at or below the even share are left grey. Attention shows what a model mixed,
-which is not why it predicts what it predicts (Jain and Wallace, Attention is not Explanation, NAACL 2019).
+Numpy only, no drawing library.
+
+Colour is how often the even share a place is given; places at or below the even share are left
+grey. Attention shows what a model mixed, which is not why it predicts what it predicts (Jain and
+Wallace, Attention is not Explanation, NAACL 2019).
 """
 
 from __future__ import annotations
@@ -21,8 +24,13 @@ MAX_AXIAL = 3
 LEAST_TOP = 1.5
 """The scale reaches at least so many times the even share: weights that hardly differ stay pale."""
 
-_RAMP = np.array([[59, 15, 112], [140, 41, 129], [213, 62, 79], [253, 141, 60], [255, 247, 150]], np.float64)
-"""From dark violet over red to light yellow: lightness rises evenly, so that the order is seen without colour vision too."""
+_RAMP = np.array(
+    [[59, 15, 112], [140, 41, 129], [213, 62, 79], [253, 141, 60], [255, 247, 150]], np.float64
+)
+"""From dark violet over red to light yellow.
+
+Lightness rises evenly, so that the order is seen without colour vision too.
+"""
 
 _OPACITY = 0.7
 _TILE = 256
@@ -55,10 +63,12 @@ def attention_picture(
     title: str,
     window_hu: tuple[float, float] = WINDOW_HU,
 ) -> UInt8[np.ndarray, "row column 3"]:
-    """Return up to three axial slices and a coronal one through the most attended places: above as they are, below with attention.
+    """Return up to three axial slices and a coronal one through the most attended places.
 
-    Anterior or superior is up; the patient's right is on the viewer's left. Captions give the distance from the lowest slice (axial) and
-    from the back (coronal).
+    Above as they are, below with attention.
+
+    Anterior or superior is up; the patient's right is on the viewer's left. Captions give the
+    distance from the lowest slice (axial) and from the back (coronal).
 
     Args:
         volume: The scan.
@@ -73,11 +83,15 @@ def attention_picture(
     beyond = _outside(boxes, weights)
     notes = [f"{beyond:.0%} of it fell beyond the scan"] if beyond >= 0.005 else []
     high = _HEADER + 2 * _TILE + _GAP + _CAPTION
-    canvas = np.empty((high + _LINE * (1 + len(notes)), len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8)
+    canvas = np.empty(
+        (high + _LINE * (1 + len(notes)), len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8
+    )
     canvas[:] = _GROUND
     window = f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU"
     write_text(canvas, title, top=9, left=_GAP, colour=_INK)
-    write_text(canvas, window, top=9, left=canvas.shape[1] - _LETTER * len(window) - _GAP, colour=_FAINT)
+    write_text(
+        canvas, window, top=9, left=canvas.shape[1] - _LETTER * len(window) - _GAP, colour=_FAINT
+    )
     for place, cut in enumerate(cuts):
         left = _GAP + place * (_TILE + _GAP)
         _draw_cut(canvas, left, volume, cut, window_hu, _Paint(boxes, relative, top))
@@ -87,13 +101,23 @@ def attention_picture(
     return canvas
 
 
-def most_attended(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarray, " token"], shape: tuple[int, ...]) -> tuple[Cut, ...]:
-    """Return the slices to show: through the middle of the most attended box, and of further ones that no slice meets yet.
+def most_attended(
+    boxes: Float[np.ndarray, "token 2 3"],
+    weights: Float[np.ndarray, " token"],
+    shape: tuple[int, ...],
+) -> tuple[Cut, ...]:
+    """Return the slices to show.
 
-    Axial slices come first, from the lowest to the highest. Boxes without extent are passed over; without any box the scan's middle is
-    shown.
+    Through the middle of the most attended box, and of further ones that no slice meets yet.
+
+    Axial slices come first, from the lowest to the highest. Boxes without extent are passed over;
+    without any box the scan's middle is shown.
     """
-    order = [token for token in np.argsort(-weights, kind="stable") if (boxes[token, 1] > boxes[token, 0]).all()]
+    order = [
+        token
+        for token in np.argsort(-weights, kind="stable")
+        if (boxes[token, 1] > boxes[token, 0]).all()
+    ]
     middles = [boxes[token].mean(0) for token in order] or [np.array(shape) / 2]
     depths: list[int] = []
     for token in order:
@@ -101,7 +125,10 @@ def most_attended(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarr
         if len(depths) < MAX_AXIAL and not any(low <= depth + 0.5 < high for depth in depths):
             depths.append(_voxel((low + high) / 2, shape[0]))
     depths = depths or [_voxel(middles[0][0], shape[0])]
-    return (*(Cut(_AXIAL, depth) for depth in sorted(depths)), Cut(_CORONAL, _voxel(middles[0][1], shape[1])))
+    return (
+        *(Cut(_AXIAL, depth) for depth in sorted(depths)),
+        Cut(_CORONAL, _voxel(middles[0][1], shape[1])),
+    )
 
 
 def _voxel(at: float, size: int) -> int:
@@ -124,26 +151,45 @@ class _Paint:
 
 
 def _draw_cut(
-    canvas: UInt8[np.ndarray, "row column 3"], left: int, volume: StoredVolume, cut: Cut, window_hu: tuple[float, float], paint: _Paint
+    canvas: UInt8[np.ndarray, "row column 3"],
+    left: int,
+    volume: StoredVolume,
+    cut: Cut,
+    window_hu: tuple[float, float],
+    paint: _Paint,
 ) -> None:
     lines = _Lines.of(volume, cut)
     grey = _grey(volume, cut, lines, window_hu)
     painted = _blend(grey, _relative(paint, cut, lines), paint.top)
     name, origin = ("axial", 0) if cut.axis == _AXIAL else ("coronal", 1)
-    for tops, slice_ in ((_HEADER, grey[..., None].repeat(3, -1)), (_HEADER + _TILE + _GAP, painted)):
+    for tops, slice_ in (
+        (_HEADER, grey[..., None].repeat(3, -1)),
+        (_HEADER + _TILE + _GAP, painted),
+    ):
         tile = canvas[tops : tops + _TILE, left : left + _TILE]
         tile[:] = 0
         up, aside = ((_TILE - size) // 2 for size in slice_.shape[:2])
-        tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = np.rint(slice_[::-1, ::-1])
+        tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = np.rint(
+            slice_[::-1, ::-1]
+        )
         tile[:22, :18] = _GROUND
         write_text(tile, "R", top=4, left=4, colour=_INK)
     distance = (cut.index + 0.5) * volume.spacing_mm[origin]
-    write_text(canvas, f"{name} {distance:.0f} mm", top=_HEADER + 2 * _TILE + _GAP + 6, left=left, colour=_INK)
+    write_text(
+        canvas,
+        f"{name} {distance:.0f} mm",
+        top=_HEADER + 2 * _TILE + _GAP + 6,
+        left=left,
+        colour=_INK,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Where the rows and columns of a tile lie in the scan, in fractional voxels; along axes `down` and `across`."""
+    """Where the rows and columns of a tile lie in the scan, in fractional voxels.
+
+    Along axes `down` and `across`.
+    """
 
     down: int
     across: int
@@ -156,26 +202,40 @@ class _Lines:
         down, across = (axis for axis in range(3) if axis != cut.axis)
         sides = [volume.stored.shape[axis] * volume.spacing_mm[axis] for axis in (down, across)]
         rows, columns = (max(round(_TILE * side / max(sides)), 1) for side in sides)
-        return cls(down, across, _spread(volume.stored.shape[down], rows), _spread(volume.stored.shape[across], columns))
+        return cls(
+            down,
+            across,
+            _spread(volume.stored.shape[down], rows),
+            _spread(volume.stored.shape[across], columns),
+        )
 
 
 def _spread(size: int, count: int) -> Float[np.ndarray, " pixel"]:
     return np.asarray((np.arange(count) + 0.5) * size / count)
 
 
-def _grey(volume: StoredVolume, cut: Cut, lines: _Lines, window_hu: tuple[float, float]) -> Float[np.ndarray, "row column"]:
+def _grey(
+    volume: StoredVolume, cut: Cut, lines: _Lines, window_hu: tuple[float, float]
+) -> Float[np.ndarray, "row column"]:
     """Return the slice as grey values 0 to 255, each pixel the nearest voxel."""
     stored: Shaped[np.ndarray, "row column"] = np.take(volume.stored, cut.index, axis=cut.axis)
-    nearest: tuple[Int[np.ndarray, " pixel"], ...] = np.ix_(lines.rows.astype(np.int64), lines.columns.astype(np.int64))
+    nearest: tuple[Int[np.ndarray, " pixel"], ...] = np.ix_(
+        lines.rows.astype(np.int64), lines.columns.astype(np.int64)
+    )
     hounsfield = stored[nearest] * volume.slope + volume.intercept
     low, high = window_hu
     return np.asarray(np.clip((hounsfield - low) / (high - low), 0, 1) * 255, np.float64)
 
 
 def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row column"]:
-    """Return the relative weight at each pixel: the mean of the boxes that hold it (they may overlap), 0 where none does."""
+    """Return the relative weight at each pixel.
+
+    The mean of the boxes that hold it (they may overlap), 0 where none does.
+    """
     total, count = np.zeros((2, len(lines.rows), len(lines.columns)))
-    met = (paint.boxes[:, 0, cut.axis] <= cut.index + 0.5) & (cut.index + 0.5 < paint.boxes[:, 1, cut.axis])
+    met = (paint.boxes[:, 0, cut.axis] <= cut.index + 0.5) & (
+        cut.index + 0.5 < paint.boxes[:, 1, cut.axis]
+    )
     for token in np.flatnonzero(met):
         rows, columns = (
             slice(*np.searchsorted(along, paint.boxes[token, :, axis]))
@@ -189,7 +249,9 @@ def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row 
 def _blend(
     grey: Float[np.ndarray, "row column"], relative: Float[np.ndarray, "row column"], top: float
 ) -> Float[np.ndarray, "row column 3"]:
-    """Lay colour over grey: none up to the even share, then the more of it the higher the weight."""
+    """Lay colour over grey: none up to the even share, then the more of it the higher the
+    weight.
+    """
     share = np.clip((relative - 1) / (top - 1), 0, 1)
     opacity = _OPACITY * np.sqrt(share)[..., None]
     return np.asarray((1 - opacity) * grey[..., None] + opacity * ramp(share))
@@ -207,5 +269,7 @@ def _draw_scale(canvas: UInt8[np.ndarray, "row column 3"], row: int, top: float)
     left = _GAP + _LETTER * len(before)
     write_text(canvas, before, top=row, left=_GAP, colour=_INK)
     scale = np.broadcast_to(np.linspace(1.0, top, wide), (high, wide))
-    canvas[row : row + high, left : left + wide] = np.rint(_blend(np.full(scale.shape, 128.0), scale, top))
+    canvas[row : row + high, left : left + wide] = np.rint(
+        _blend(np.full(scale.shape, 128.0), scale, top)
+    )
     write_text(canvas, after, top=row, left=left + wide, colour=_INK)

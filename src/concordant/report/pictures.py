@@ -1,4 +1,7 @@
-"""Attention pictures in the report: read from the run folder and embedded, without anything that names a sample."""
+"""Attention pictures in the report.
+
+Read from the run folder and embedded, without anything that names a sample.
+"""
 
 from __future__ import annotations
 
@@ -94,11 +97,16 @@ def read_pictures(run: RunFolder) -> AttentionPictures | None:
         about = AboutPictures.model_validate(read_json(run.pictures / ABOUT))
         shown = tuple(_embedded(run, one) for one in about.pictures)
     except (OSError, ValueError, ValidationError) as error:
-        raise StoreError(f"{run.pictures}: not readable ({type(error).__name__}); delete the folder and run the study again") from None
+        raise StoreError(
+            f"{run.pictures}: not readable ({type(error).__name__}); delete the folder and run the "
+            "study again"
+        ) from None
     return AttentionPictures(about, shown) if shown else None
 
 
 def _embedded(run: RunFolder, one: PictureFacts) -> EmbeddedPicture:
     content = (run.pictures / PurePath(one.file).name).read_bytes()
     title = f"{one.group.capitalize()} predicted risk, number {one.rank}"
-    return EmbeddedPicture(title, f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}")
+    return EmbeddedPicture(
+        title, f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+    )

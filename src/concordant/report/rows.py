@@ -11,7 +11,10 @@ from concordant.report.facts import AuditFacts, CohortFacts, StudyFacts
 from concordant.report.wording import strategy_name
 
 ALPHA = 0.05
-"""Level at which an adjusted p-value counts as shown; the intervals of the tables are the matching 95% ones."""
+"""Level at which an adjusted p-value counts as shown.
+
+The intervals of the tables are the matching 95% ones.
+"""
 
 INTERNAL_LABELS = ("held_out", "development")
 _CONCORDANCES = ("concordance_index", "concordance_index_ipcw")
@@ -109,7 +112,8 @@ class Gain:
         p_adjusted: Adjusted within the family, None outside a family.
         family: The declared family, None outside a family.
         multiplicity: How the p-value was adjusted, None outside a family.
-        ci_low_simultaneous: Lower limit of the interval that holds for the whole family at once, None where there is none.
+        ci_low_simultaneous: Lower limit of the interval that holds for the whole family at once,
+            None where there is none.
         ci_high_simultaneous: Its upper limit.
         p_nadeau_bengio: With folds as the units, None without folds.
         margin: The smallest difference that was declared to matter, None where none was.
@@ -157,7 +161,8 @@ class RunTables:
         run: The run folder.
         study: What was run on what.
         audit: The checks against leakage.
-        models: The rows of the comparison: one modality alone, fusions, foreign predictions, oracles; inside each in the study's order.
+        models: The rows of the comparison: one modality alone, fusions, foreign predictions,
+            oracles; inside each in the study's order.
         cohorts: Labels of the cohorts with results, internal first.
         estimates: Whole-cohort metrics, seeds averaged.
         gains: Differences of the declared families.
@@ -183,12 +188,16 @@ class RunTables:
             if name in names:
                 return name
         raise ConcordantError(
-            f"{self.run.results} holds no concordance index (found: {', '.join(sorted(names)) or 'no rows'}), and the report is built "
-            "around it; add concordance_index to evaluate.metrics and run `concordant run` again"
+            f"{self.run.results} holds no concordance index (found: "
+            f"{', '.join(sorted(names)) or 'no rows'}), and the report is built around it; add "
+            "concordance_index to evaluate.metrics and run `concordant run` again"
         )
 
     def facts(self, cohort: str) -> CohortFacts | None:
-        """Return what is known about a cohort; the parts of the development cohort share its facts."""
+        """Return what is known about a cohort.
+
+        The parts of the development cohort share its facts.
+        """
         named = [facts for facts in self.study.cohorts if facts.label == cohort]
         internal = [facts for facts in self.study.cohorts if facts.role == "internal"]
         return named[0] if named else internal[0] if internal and self.internal(cohort) else None
@@ -198,26 +207,53 @@ class RunTables:
         named = [facts.role for facts in self.study.cohorts if facts.label == cohort]
         return named[0] == "internal" if named else cohort in INTERNAL_LABELS
 
-    def estimate(self, cohort: str, model: Model, metric: str | None = None, horizon_days: float | None = None) -> Estimate | None:
-        """Return a whole-cohort metric (default: the concordance index), or None where the table holds no such row.
+    def estimate(
+        self,
+        cohort: str,
+        model: Model,
+        metric: str | None = None,
+        horizon_days: float | None = None,
+    ) -> Estimate | None:
+        """Return a whole-cohort metric (default.
+
+        The concordance index), or None where the table holds no such row.
 
         Without a horizon the row without one is meant, else the first.
         """
         wanted = (cohort, model, metric or self.concordance)
         rows = [one for one in self.estimates if (one.cohort, one.model, one.metric) == wanted]
-        return next((one for one in rows if one.horizon_days == horizon_days), rows[0] if rows and horizon_days is None else None)
+        return next(
+            (one for one in rows if one.horizon_days == horizon_days),
+            rows[0] if rows and horizon_days is None else None,
+        )
 
     def gain(self, cohort: str, model: Model) -> Gain | None:
-        """Return the difference of the concordance index to the reference, or None where the table holds no such row."""
+        """Return the difference of the concordance index to the reference, or None where the
+        table holds no such row.
+        """
         wanted = (cohort, model, self.concordance)
-        return next((one for one in self.gains if (one.cohort, one.model, one.metric) == wanted), None)
+        return next(
+            (one for one in self.gains if (one.cohort, one.model, one.metric) == wanted), None
+        )
 
     def of_kind(self, *kinds: Kind) -> tuple[Model, ...]:
         """Return the models of these kinds, in the order of the page."""
         return tuple(model for model in self.models if model.kind in kinds)
 
     def reference(self, gain: Gain) -> Model | None:
-        """Return the unimodal model that a gain is held against; None where it was chosen per fold."""
+        """Return the unimodal model that a gain is held against.
+
+        None where it was chosen per fold.
+        """
         encoders = (gain.model.ct_encoder, gain.model.ehr_encoder)
-        candidates = (model for model in self.of_kind(Kind.CT, Kind.EHR) if model.fusion == gain.reference)
-        return next((one for one in candidates if one.ct_encoder == encoders[0] or one.ehr_encoder == encoders[1]), None)
+        candidates = (
+            model for model in self.of_kind(Kind.CT, Kind.EHR) if model.fusion == gain.reference
+        )
+        return next(
+            (
+                one
+                for one in candidates
+                if one.ct_encoder == encoders[0] or one.ehr_encoder == encoders[1]
+            ),
+            None,
+        )

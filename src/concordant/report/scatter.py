@@ -70,14 +70,21 @@ def gain_scatter(tables: RunTables) -> Scatter | None:
     placed = [
         (gain, gap)
         for gain in tables.gains
-        if gain.metric == tables.concordance and gain.difference is not None and (gap := unimodal_gap(tables, gain)) is not None
+        if gain.metric == tables.concordance
+        and gain.difference is not None
+        and (gap := unimodal_gap(tables, gain)) is not None
     ]
     if not placed:
         return None
     horizontal = axis_between_ticks([0.0, *(gap for _, gap in placed)])
-    vertical = axis_over([0.0, *(gain.difference for gain, _ in placed if gain.difference is not None)], signed=True)
+    vertical = axis_over(
+        [0.0, *(gain.difference for gain, _ in placed if gain.difference is not None)], signed=True
+    )
     labels = list(dict.fromkeys(_label(gain, placed) for gain, _ in placed))
-    points = (_point(gain, gap, horizontal, vertical, labels.index(_label(gain, placed)) % N_SHAPES) for gain, gap in placed)
+    points = (
+        _point(gain, gap, horizontal, vertical, labels.index(_label(gain, placed)) % N_SHAPES)
+        for gain, gap in placed
+    )
     series = (Series(label, number % N_SHAPES) for number, label in enumerate(labels))
     return Scatter(horizontal, vertical, _from_top(vertical, 0.0), tuple(points), tuple(series))
 
@@ -90,7 +97,9 @@ def unimodal_gap(tables: RunTables, gain: Gain) -> float | None:
 
 def _alone(tables: RunTables, gain: Gain, kind: Kind) -> float | None:
     encoder = gain.model.ct_encoder if kind is Kind.CT else gain.model.ehr_encoder
-    candidates: list[Model] = [model for model in tables.of_kind(kind) if encoder in (model.ct_encoder, model.ehr_encoder)]
+    candidates: list[Model] = [
+        model for model in tables.of_kind(kind) if encoder in (model.ct_encoder, model.ehr_encoder)
+    ]
     candidates.sort(key=lambda model: not model.fusion.startswith("unimodal"))
     found = tables.estimate(gain.cohort, candidates[0]) if candidates else None
     return None if found is None else found.value
@@ -103,7 +112,9 @@ def _label(gain: Gain, placed: Sequence[tuple[Gain, float]]) -> str:
 
 def _point(gain: Gain, gap: float, horizontal: Axis, vertical: Axis, shape: int) -> Point:
     difference = gain.difference or 0.0
-    text = f"{gain.model.title} on {gain.cohort}: gain {signed(difference)} at a gap of {number(gap)}"
+    text = (
+        f"{gain.model.title} on {gain.cohort}: gain {signed(difference)} at a gap of {number(gap)}"
+    )
     return Point(horizontal.place(gap), _from_top(vertical, difference), shape, gain.shown, text)
 
 

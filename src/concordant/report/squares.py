@@ -1,4 +1,7 @@
-"""Paths in a square of 1000 x 1000 that a template stretches; strokes and letters do not stretch."""
+"""Paths in a square of 1000 x 1000 that a template stretches.
+
+Strokes and letters do not stretch.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ def line_path(places: Sequence[Place | None]) -> str:
 def band_path(low: Sequence[Place | None], high: Sequence[Place | None]) -> str:
     """Return closed areas between two lines over the same places."""
     areas = zip(_runs(low), _runs(high), strict=True)
-    return "".join(f"M{'L'.join(_point(place) for place in (*top, *reversed(bottom)))}Z" for bottom, top in areas)
+    return "".join(
+        f"M{'L'.join(_point(place) for place in (*top, *reversed(bottom)))}Z"
+        for bottom, top in areas
+    )
 
 
 def _runs(places: Sequence[Place | None]) -> Iterator[list[Place]]:

@@ -68,21 +68,40 @@ class StandaloneForest:
 
 def standalone_forest(panels: Sequence[ForestPanel]) -> StandaloneForest:
     """Lay out the panels; a row that one cohort lacks stays empty there."""
-    labels = LETTER * max((len(row.label) + len(row.detail) for panel in panels for group in panel.groups for row in group.rows), default=0)
-    lefts = tuple(round(labels) + GAP + number * (TRACK + VALUES + GAP) for number in range(len(panels)))
+    labels = LETTER * max(
+        (
+            len(row.label) + len(row.detail)
+            for panel in panels
+            for group in panel.groups
+            for row in group.rows
+        ),
+        default=0,
+    )
+    lefts = tuple(
+        round(labels) + GAP + number * (TRACK + VALUES + GAP) for number in range(len(panels))
+    )
     lines: list[tuple[str, tuple[PlacedCell, ...]]] = []
     for title in dict.fromkeys(group.title for panel in panels for group in panel.groups):
         lines.append((title, ()))
         lines += _lines(panels, lefts, title)
     rows = tuple(PlacedRow(TOP + number * ROW, *line) for number, line in enumerate(lines))
     return StandaloneForest(
-        tuple(panels), lefts, rows, round(labels) + GAP + len(panels) * (TRACK + VALUES + GAP), TOP + (len(rows) + 1) * ROW
+        tuple(panels),
+        lefts,
+        rows,
+        round(labels) + GAP + len(panels) * (TRACK + VALUES + GAP),
+        TOP + (len(rows) + 1) * ROW,
     )
 
 
-def _lines(panels: Sequence[ForestPanel], lefts: Sequence[int], title: str) -> Iterator[tuple[str, tuple[PlacedCell, ...]]]:
+def _lines(
+    panels: Sequence[ForestPanel], lefts: Sequence[int], title: str
+) -> Iterator[tuple[str, tuple[PlacedCell, ...]]]:
     placed = [
-        (f"{row.label}, {row.detail}" if row.detail else row.label, PlacedCell(left, row, group.line))
+        (
+            f"{row.label}, {row.detail}" if row.detail else row.label,
+            PlacedCell(left, row, group.line),
+        )
         for panel, left in zip(panels, lefts, strict=True)
         for group in panel.groups
         if group.title == title

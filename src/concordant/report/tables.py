@@ -17,11 +17,39 @@ from concordant.report.facts import AuditFacts, StudyFacts
 from concordant.report.rows import INTERNAL_LABELS, Estimate, Gain, Kind, Model, RunTables
 
 _MODEL = ("ct_encoder", "ehr_encoder", "fusion")
-_RESULTS = (*_MODEL, "cohort", "seed", "metric", "horizon_days", "value", "ci_low", "ci_high", "n", "n_events", "tau_days")
+_RESULTS = (
+    *_MODEL,
+    "cohort",
+    "seed",
+    "metric",
+    "horizon_days",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "n_events",
+    "tau_days",
+)
 _SUBGROUPS = (*_RESULTS, "subgroup", "level")
 _GAIN = (
-    *("difference", "ci_low", "ci_high", "p_value", "p_adjusted", "family", "multiplicity", "ci_low_simultaneous", "ci_high_simultaneous"),
-    *("p_nadeau_bengio", "margin", "p_non_inferiority_adjusted", "p_equivalence_adjusted", "tau_days"),
+    *(
+        "difference",
+        "ci_low",
+        "ci_high",
+        "p_value",
+        "p_adjusted",
+        "family",
+        "multiplicity",
+        "ci_low_simultaneous",
+        "ci_high_simultaneous",
+    ),
+    *(
+        "p_nadeau_bengio",
+        "margin",
+        "p_non_inferiority_adjusted",
+        "p_equivalence_adjusted",
+        "tau_days",
+    ),
 )
 _CONTRASTS = (*_MODEL, "cohort", "reference", "metric", "horizon_days", *_GAIN)
 
@@ -48,7 +76,14 @@ def read_run(run: RunFolder) -> RunTables:
         gains=tuple(gain for gain in gains if gain.family is not None),
         other_gains=tuple(gain for gain in gains if gain.family is None),
         subgroups=tuple(
-            _estimates(_over_seeds(read_table(run.subgroups, _SUBGROUPS), (*keys, "subgroup", "level"), run.subgroups), oracles),
+            _estimates(
+                _over_seeds(
+                    read_table(run.subgroups, _SUBGROUPS),
+                    (*keys, "subgroup", "level"),
+                    run.subgroups,
+                ),
+                oracles,
+            ),
         ),
     )
 
@@ -63,7 +98,9 @@ def _facts(path: Path, model: type[_F]) -> _F:
         raise _unusable(path, "is missing") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise _unusable(path, f"is damaged (at {'.'.join(map(str, first['loc'])) or 'its top'}: {first['msg']})") from error
+        raise _unusable(
+            path, f"is damaged (at {'.'.join(map(str, first['loc'])) or 'its top'}: {first['msg']})"
+        ) from error
     except (OSError, ValueError) as error:
         raise _unusable(path, "is damaged (no JSON can be read from it)") from error
 
@@ -83,17 +120,24 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise _unusable(path, f"lacks the column(s) {', '.join(absent)}")
-    return table.with_columns(pl.col("horizon_days").cast(pl.Float64)).with_columns(cs.float().fill_nan(None))
+    return table.with_columns(pl.col("horizon_days").cast(pl.Float64)).with_columns(
+        cs.float().fill_nan(None)
+    )
 
 
 def _unusable(path: Path, what: str) -> ConcordantError:
-    return ConcordantError(f"{path} {what}; the report needs it: run `concordant run` on the study file to write it again")
+    return ConcordantError(
+        f"{path} {what}; the report needs it: run `concordant run` on the study file to write it "
+        "again"
+    )
 
 
 def _over_seeds(table: pl.DataFrame, keys: Sequence[str], path: Path) -> pl.DataFrame:
     """Keep the rows averaged over seeds, and those of the one seed where there is no average."""
     averaged = table.filter(pl.col("seed").is_null())
-    single = table.filter(pl.col("seed").is_not_null()).join(averaged, on=list(keys), how="anti", nulls_equal=True)
+    single = table.filter(pl.col("seed").is_not_null()).join(
+        averaged, on=list(keys), how="anti", nulls_equal=True
+    )
     if single.select(keys).is_duplicated().any():
         raise _unusable(path, "holds several seeds of a model but no row averaged over them")
     return pl.concat([averaged, single])
@@ -115,7 +159,15 @@ def _models(results: pl.DataFrame, oracles: set[str]) -> tuple[Model, ...]:
     rows = results.select(_MODEL).unique(maintain_order=True).iter_rows(named=True)
     models = [model_of(row, oracles) for row in rows]
     kinds, pairs = list(Kind), [(model.ct_encoder, model.ehr_encoder) for model in models]
-    return tuple(sorted(models, key=lambda model: (kinds.index(model.kind), pairs.index((model.ct_encoder, model.ehr_encoder)))))
+    return tuple(
+        sorted(
+            models,
+            key=lambda model: (
+                kinds.index(model.kind),
+                pairs.index((model.ct_encoder, model.ehr_encoder)),
+            ),
+        )
+    )
 
 
 def _cohorts(results: pl.DataFrame, study: StudyFacts) -> tuple[str, ...]:
@@ -147,4 +199,11 @@ def _estimates(table: pl.DataFrame, oracles: set[str]) -> Iterator[Estimate]:
 def _gains(table: pl.DataFrame, oracles: set[str]) -> Iterator[Gain]:
     for row in table.iter_rows(named=True):
         tested = {name: row[name] for name in _GAIN}
-        yield Gain(row["cohort"], model_of(row, oracles), row["reference"], row["metric"], row["horizon_days"], **tested)
+        yield Gain(
+            row["cohort"],
+            model_of(row, oracles),
+            row["reference"],
+            row["metric"],
+            row["horizon_days"],
+            **tested,
+        )

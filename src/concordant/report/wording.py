@@ -28,7 +28,10 @@ _METRICS = {
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with a fixed count of digits and a true minus sign; a dash where there is none."""
+    """Write a number with a fixed count of digits and a true minus sign.
+
+    A dash where there is none.
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value:.{digits}f}"
@@ -40,11 +43,18 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None, digits: int = 3) -> str:
     """Write a difference with its sign."""
     text = number(value, digits)
-    return f"+{text}" if value is not None and value > 0 and text != NOTHING and float(text) != 0 else text
+    return (
+        f"+{text}"
+        if value is not None and value > 0 and text != NOTHING and float(text) != 0
+        else text
+    )
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Write an interval in brackets; empty where a limit is missing, or both are one: no variation was seen, which is no certainty."""
+    """Write an interval in brackets; empty where a limit is missing, or both are one.
+
+    No variation was seen, which is no certainty.
+    """
     limits = number(low, digits), number(high, digits)
     return "" if NOTHING in limits or low == high else f"[{limits[0]},{KEEP}{limits[1]}]"
 
@@ -77,7 +87,10 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def days(value: float | None) -> str:
-    """Write a time in the unit in which people speak of it: days up to two months, then months, then years."""
+    """Write a time in the unit in which people speak of it.
+
+    Days up to two months, then months, then years.
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 60:
@@ -106,7 +119,9 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def strategy_name(label: str) -> str:
-    """Turn a strategy's label into words, `cross_attention(query=ct)` into "Cross-attention (query: CT)".
+    """Turn a strategy's label into words, `cross_attention(query=ct)` into "Cross-attention (query.
+
+    CT)".
 
     A text that is no such label comes back as it is.
     """
@@ -116,7 +131,11 @@ def strategy_name(label: str) -> str:
     options = [_option(part) for part in (match["options"] or "").split(",") if part]
     if match["name"] == "unimodal" and len(options) == 1:
         modality = options[0].removeprefix("modality: ")
-        return f"The single modality {modality}" if modality == options[0] else f"{modality[:1].upper()}{modality[1:]} alone"
+        return (
+            f"The single modality {modality}"
+            if modality == options[0]
+            else f"{modality[:1].upper()}{modality[1:]} alone"
+        )
     name = match["name"].replace("_", "-")
     return name[:1].upper() + name[1:] + (f" ({', '.join(options)})" if options else "")
 

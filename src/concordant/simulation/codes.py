@@ -1,4 +1,7 @@
-"""What the simulated records are written in: diagnoses, drugs, procedures and laboratory values, and which factor each depends on."""
+"""What the simulated records are written in.
+
+Diagnoses, drugs, procedures and laboratory values, and which factor each depends on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ import polars as pl
 
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 PALLIATIVE = "ICD10CM//Z51.5"
-"""Written in the days before a death, always after the prediction time: a reader that lets it through has a leak."""
+"""Written in the days before a death, always after the prediction time.
+
+A reader that lets it through has a leak.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Laboratory:
-    """A measured value: normal around mean + sd * (ehr * factor + shared * factor), with a residual (`records.RESIDUAL`).
+    """A measured value: normal around mean + sd * (ehr * factor + shared * factor), with a residual
+    (`records.RESIDUAL`).
 
     Attributes:
         code: MEDS code.
@@ -57,7 +64,9 @@ DIAGNOSES = (
     Diagnosis("ICD10CM//E11.9", "type 2 diabetes mellitus without complications", -1.2, ehr=1.2),
     Diagnosis("ICD10CM//I10", "essential hypertension", 0.0, ehr=1.0),
     Diagnosis("ICD10CM//N18.30", "chronic kidney disease, stage 3", -1.6, ehr=1.3),
-    Diagnosis("ICD10CM//I25.10", "atherosclerotic heart disease of native coronary artery", -1.3, ehr=1.2),
+    Diagnosis(
+        "ICD10CM//I25.10", "atherosclerotic heart disease of native coronary artery", -1.3, ehr=1.2
+    ),
     Diagnosis("ICD10CM//D64.9", "anaemia", -1.0, ehr=1.1),
     Diagnosis("ICD10CM//F17.210", "nicotine dependence, cigarettes", -1.2, ehr=0.8),
     Diagnosis("ICD10CM//Z79.4", "long-term use of insulin", -2.0, ehr=1.2),
@@ -113,18 +122,44 @@ LABORATORIES = (
     Laboratory("LOINC//6690-2", "leukocytes [10^3/uL]", 8.0, 2.0),
     Laboratory("LOINC//29463-7", "body weight [kg]", 79.0, 14.0),
 )
-MEANINGS = {each.code: each.meaning for each in DIAGNOSES} | {each.code: each.meaning for each in LABORATORIES}
-_ALWAYS = {BIRTH: "birth", DEATH: "death", "GENDER//F": "female", "GENDER//M": "male", PALLIATIVE: "encounter for palliative care"}
+MEANINGS = {each.code: each.meaning for each in DIAGNOSES} | {
+    each.code: each.meaning for each in LABORATORIES
+}
+_ALWAYS = {
+    BIRTH: "birth",
+    DEATH: "death",
+    "GENDER//F": "female",
+    "GENDER//M": "male",
+    PALLIATIVE: "encounter for palliative care",
+}
 
 
 def coding_practice(share: float, rng: np.random.Generator) -> dict[str, str | None]:
-    """Draw how a site writes codes down: about half of the given share of codes under local names, the other half (None) not at all."""
+    """Draw how a site writes codes down.
+
+    About half of the given share of codes under local names, the other half (None) not at all.
+    """
     draws = zip(MEANINGS, rng.random(len(MEANINGS)), strict=True)
-    return {code: None if draw < share / 2 else f"LOCAL//{number:04d}" for number, (code, draw) in enumerate(draws) if draw < share}
+    return {
+        code: None if draw < share / 2 else f"LOCAL//{number:04d}"
+        for number, (code, draw) in enumerate(draws)
+        if draw < share
+    }
 
 
 def codes_table(coding: Mapping[str, str | None]) -> pl.DataFrame:
     """Return the `metadata/codes.parquet` of a site that writes codes down in its own way."""
-    meanings = _ALWAYS | {name: meaning for code, meaning in MEANINGS.items() if (name := coding.get(code, code)) is not None}
-    columns = {"code": list(meanings), "description": list(meanings.values()), "parent_codes": [None] * len(meanings)}
-    return pl.DataFrame(columns, schema={"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)}).sort("code")
+    meanings = _ALWAYS | {
+        name: meaning
+        for code, meaning in MEANINGS.items()
+        if (name := coding.get(code, code)) is not None
+    }
+    columns = {
+        "code": list(meanings),
+        "description": list(meanings.values()),
+        "parent_codes": [None] * len(meanings),
+    }
+    return pl.DataFrame(
+        columns,
+        schema={"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)},
+    ).sort("code")

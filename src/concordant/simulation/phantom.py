@@ -15,7 +15,15 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy import ndimage
 
 SPACING_MM = (0.9, 2.5)
-FAT_HU, MUSCLE_HU, LUNG_HU, BONE_HU, BLOOD_HU, LESION_HU, AIR_HU = -100.0, 45.0, -820.0, 600.0, 260.0, 50.0, -1000.0
+FAT_HU, MUSCLE_HU, LUNG_HU, BONE_HU, BLOOD_HU, LESION_HU, AIR_HU = (
+    -100.0,
+    45.0,
+    -820.0,
+    600.0,
+    260.0,
+    50.0,
+    -1000.0,
+)
 NOISE_HU = 15.0
 
 _Grid = Float[np.ndarray, "depth height width"]
@@ -38,15 +46,18 @@ class Scanner:
 
 
 def scanner(shift: float) -> Scanner:
-    """Return the scanner that reads `shift` HU too high, with contrast 1 % up per 10 HU and noise 2 % up per HU."""
+    """Return the scanner that reads `shift` HU too high, with contrast 1 % up per 10 HU and
+    noise 2 % up per HU.
+    """
     return Scanner(shift, 1 + shift / 1000, NOISE_HU * (1 + shift / 50))
 
 
 def chest(ct: float, shared: float, size: int, rng: np.random.Generator) -> _Grid:
     """Draw a chest in Hounsfield units, axes (superior, anterior, right).
 
-    The factor `ct` sets how coarse the lungs' texture is and how many dense lesions lie in them; `shared` sets how large the right
-    ventricle is, the left one staying as it is. Body size, inflation of the lungs and contrast enhancement vary without meaning.
+    The factor `ct` sets how coarse the lungs' texture is and how many dense lesions lie in them;
+    `shared` sets how large the right ventricle is, the left one staying as it is. Body size,
+    inflation of the lungs and contrast enhancement vary without meaning.
 
     Args:
         ct: The factor that only the scan shows.
@@ -69,7 +80,9 @@ def chest(ct: float, shared: float, size: int, rng: np.random.Generator) -> _Gri
 
 
 def _lungs(z: _Grid, y: _Grid, x: _Grid, inflation: float) -> _Mask:
-    return np.asarray(((np.abs(x) - 0.44) / 0.28) ** 2 + (y / 0.46) ** 2 + (z / 0.9) ** 2 <= inflation)
+    return np.asarray(
+        ((np.abs(x) - 0.44) / 0.28) ** 2 + (y / 0.46) ** 2 + (z / 0.9) ** 2 <= inflation
+    )
 
 
 def _texture(ct: float, size: int, rng: np.random.Generator) -> _Grid:
@@ -78,24 +91,39 @@ def _texture(ct: float, size: int, rng: np.random.Generator) -> _Grid:
     return np.asarray(strength / field.std() * field, dtype=np.float32)
 
 
-def _lesions(ct: float, lungs: _Mask, z: _Grid, y: _Grid, x: _Grid, rng: np.random.Generator) -> _Mask:
+def _lesions(
+    ct: float, lungs: _Mask, z: _Grid, y: _Grid, x: _Grid, rng: np.random.Generator
+) -> _Mask:
     inside = np.zeros(lungs.shape, dtype=bool)
     places = np.flatnonzero(lungs)
     for centre in rng.choice(places, rng.poisson(np.exp(1.0 + 0.5 * ct))):
         at = [axis.ravel()[centre] for axis in (z, y, x)]
-        inside |= (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2 <= rng.uniform(0.06, 0.10) ** 2
+        inside |= (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2 <= rng.uniform(
+            0.06, 0.10
+        ) ** 2
     return np.asarray(inside & lungs)
 
 
 def _ventricles(shared: float, z: _Grid, y: _Grid, x: _Grid, rng: np.random.Generator) -> _Mask:
-    left = (z + 0.25) ** 2 + (y - 0.02) ** 2 + (x + 0.16) ** 2 <= (0.20 * np.exp(rng.normal(0, 0.02))) ** 2
-    right = (z + 0.25) ** 2 + (y - 0.16) ** 2 + (x - 0.18) ** 2 <= (0.19 * np.exp(0.14 * shared + rng.normal(0, 0.02))) ** 2
+    left = (z + 0.25) ** 2 + (y - 0.02) ** 2 + (x + 0.16) ** 2 <= (
+        0.20 * np.exp(rng.normal(0, 0.02))
+    ) ** 2
+    right = (z + 0.25) ** 2 + (y - 0.16) ** 2 + (x - 0.18) ** 2 <= (
+        0.19 * np.exp(0.14 * shared + rng.normal(0, 0.02))
+    ) ** 2
     return np.asarray(left | right)
 
 
 def scan(hu: _Grid, device: Scanner, rng: np.random.Generator) -> bytes:
-    """Return the compressed NIfTI file of a chest: noise, whole numbers, a spacing and an orientation of its own."""
-    read = hu * device.gain + device.offset_hu + device.noise_hu * rng.standard_normal(hu.shape, dtype=np.float32)
+    """Return the compressed NIfTI file of a chest.
+
+    Noise, whole numbers, a spacing and an orientation of its own.
+    """
+    read = (
+        hu * device.gain
+        + device.offset_hu
+        + device.noise_hu * rng.standard_normal(hu.shape, dtype=np.float32)
+    )
     stored = np.clip(np.rint(read), -1024, 3071).astype(np.int16).transpose(2, 1, 0)
     slices, in_plane = rng.uniform(*SPACING_MM, 2)
     affine = np.diag([in_plane, in_plane, slices, 1.0])

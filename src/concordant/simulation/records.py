@@ -1,4 +1,7 @@
-"""Health records in MEDS 0.4: what of a subject's factors codes, values and visits show, before and after the prediction time."""
+"""Health records in MEDS 0.4.
+
+What of a subject's factors codes, values and visits show, before and after the prediction time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from concordant.simulation.codes import BIRTH, DEATH, DIAGNOSES, LABORATORIES, P
 HISTORY_DAYS = 3 * 365
 VISITS = 4.0
 RESIDUAL = 0.5
-"""Standard deviation of a single measurement around the subject's own level, in units of the laboratory's."""
+"""Standard deviation of a single measurement around the subject's own level, in units of the
+laboratory's.
+"""
 
 SCHEMA: dict[str, pl.DataType] = {
     "subject_id": pl.Int64(),
@@ -56,12 +61,15 @@ class _Event:
     value: float | None = None
 
 
-def record(person: Person, coding: Mapping[str, str | None], rng: np.random.Generator) -> pl.DataFrame:
+def record(
+    person: Person, coding: Mapping[str, str | None], rng: np.random.Generator
+) -> pl.DataFrame:
     """Write a subject's record: the static event first (null time), then by time.
 
     Args:
         person: The subject.
-        coding: How the site writes codes down (`codes.coding_practice`); a code that is not in it stays as it is.
+        coding: How the site writes codes down (`codes.coding_practice`); a code that is not in it
+            stays as it is.
         rng: Source of the subject's own history.
     """
     visits = _visits(person, rng)
@@ -81,9 +89,13 @@ def record(person: Person, coding: Mapping[str, str | None], rng: np.random.Gene
 
 
 def _visits(person: Person, rng: np.random.Generator) -> list[datetime]:
-    """Draw visits before the index (more of them where the record's factor is high), one at it, and some after it, in order."""
+    """Draw visits before the index (more of them where the record's factor is high), one at it,
+    and some after it, in order.
+    """
     before = rng.uniform(1, HISTORY_DAYS, 1 + rng.poisson(VISITS * np.exp(0.3 * person.ehr)))
-    after = rng.uniform(0, person.time_days, rng.poisson(VISITS * min(person.time_days / HISTORY_DAYS, 1.0)))
+    after = rng.uniform(
+        0, person.time_days, rng.poisson(VISITS * min(person.time_days / HISTORY_DAYS, 1.0))
+    )
     days = np.concatenate([-before, [-rng.uniform(0.02, 0.2)], after])
     return [_moment(person.prediction_time, day) for day in np.sort(days)]
 
@@ -94,8 +106,12 @@ def _moment(start: datetime, days: float) -> datetime:
     return start + timedelta(minutes=float(minutes))
 
 
-def _diagnoses(person: Person, visits: Sequence[datetime], rng: np.random.Generator) -> list[_Event]:
-    """Write each code that the subject has at a first visit up to the index, and again at some of the later ones."""
+def _diagnoses(
+    person: Person, visits: Sequence[datetime], rng: np.random.Generator
+) -> list[_Event]:
+    """Write each code that the subject has at a first visit up to the index, and again at some
+    of the later ones.
+    """
     past = sum(visit <= person.prediction_time for visit in visits)
     events = []
     for diagnosis in DIAGNOSES:
@@ -107,7 +123,9 @@ def _diagnoses(person: Person, visits: Sequence[datetime], rng: np.random.Genera
     return events
 
 
-def _measurements(person: Person, visits: Sequence[datetime], rng: np.random.Generator) -> list[_Event]:
+def _measurements(
+    person: Person, visits: Sequence[datetime], rng: np.random.Generator
+) -> list[_Event]:
     """Measure each value at nearly every index and at some of the other visits."""
     index = max(visit for visit in visits if visit <= person.prediction_time)
     events = []
@@ -124,4 +142,7 @@ def _ending(person: Person, rng: np.random.Generator) -> list[_Event]:
     if not person.died:
         return []
     shortly_before = _moment(person.prediction_time, person.time_days * rng.uniform(0.8, 0.99))
-    return [_Event(shortly_before, PALLIATIVE), _Event(person.prediction_time + timedelta(days=person.time_days), DEATH)]
+    return [
+        _Event(shortly_before, PALLIATIVE),
+        _Event(person.prediction_time + timedelta(days=person.time_days), DEATH),
+    ]

@@ -1,4 +1,7 @@
-"""The files of one site: cohort table, scans, MEDS dataset. Scans and shards are tasks, which may run in any process and order."""
+"""The files of one site: cohort table, scans, MEDS dataset.
+
+Scans and shards are tasks, which may run in any process and order.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ from concordant.simulation.subjects import Site, generator
 CHUNK = 25
 
 _CODING, _SCAN, _RECORD = 1, 2, 3  # random streams; 0 is that of `draw_subjects`
-_DATASET = {"dataset_name": "concordant simulation", "dataset_version": "1", "meds_version": "0.4.0"}
+_DATASET = {
+    "dataset_name": "concordant simulation",
+    "dataset_version": "1",
+    "meds_version": "0.4.0",
+}
 
 
 class Task(Protocol):
@@ -48,8 +55,12 @@ class Scans:
         device = scanner(0.0 if self.site.is_development else self.options.intensity_shift)
         for subject in self.subjects.iter_rows(named=True):
             rng = generator(self.options, self.site, _SCAN, subject["subject_id"])
-            hounsfield = chest(subject["factor_ct"], subject["factor_shared"], self.options.volume_size, rng)
-            (self.folder / _scan_name(subject["sample_id"])).write_bytes(scan(hounsfield, device, rng))
+            hounsfield = chest(
+                subject["factor_ct"], subject["factor_shared"], self.options.volume_size, rng
+            )
+            (self.folder / _scan_name(subject["sample_id"])).write_bytes(
+                scan(hounsfield, device, rng)
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,13 @@ class Shard:
         """Write the file; a second time gives the same bytes."""
         records = [pl.DataFrame(schema=SCHEMA)]
         for subject in self.subjects.iter_rows(named=True):
-            records.append(record(_person(subject), self.coding, generator(self.options, self.site, _RECORD, subject["subject_id"])))
+            records.append(
+                record(
+                    _person(subject),
+                    self.coding,
+                    generator(self.options, self.site, _RECORD, subject["subject_id"]),
+                )
+            )
         pl.concat(records).write_parquet(self.path)
 
 
@@ -87,29 +104,45 @@ def _scan_name(sample_id: str) -> str:
     return f"ct/{sample_id}.nii.gz"
 
 
-def write_tables(folder: Path, site: Site, subjects: pl.DataFrame, options: SimulationOptions) -> None:
-    """Write a site's cohort table and the metadata of its MEDS dataset, and make room for scans and shards."""
+def write_tables(
+    folder: Path, site: Site, subjects: pl.DataFrame, options: SimulationOptions
+) -> None:
+    """Write a site's cohort table and the metadata of its MEDS dataset, and make room for scans
+    and shards.
+    """
     (folder / "ct").mkdir(parents=True)
     metadata = folder / "meds" / "metadata"
     metadata.mkdir(parents=True)
     _cohort(subjects).write_parquet(folder / "cohort.parquet")
     split = pl.col("split").fill_null("held_out")
-    subjects.filter("has_ehr").select("subject_id", split).write_parquet(metadata / "subject_splits.parquet")
+    subjects.filter("has_ehr").select("subject_id", split).write_parquet(
+        metadata / "subject_splits.parquet"
+    )
     codes_table(_coding(site, options)).write_parquet(metadata / "codes.parquet")
     write_json(metadata / "dataset.json", _DATASET)
 
 
 def _cohort(subjects: pl.DataFrame) -> pl.DataFrame:
-    path = pl.when("has_ct").then(pl.col("sample_id").map_elements(_scan_name, return_dtype=pl.String)).alias("ct_path")
+    path = (
+        pl.when("has_ct")
+        .then(pl.col("sample_id").map_elements(_scan_name, return_dtype=pl.String))
+        .alias("ct_path")
+    )
     columns = ("sample_id", "subject_id", "prediction_time", "split", "site", "time_days", "event")
     return subjects.select(*columns, path, "age", "sex")
 
 
 def _coding(site: Site, options: SimulationOptions) -> dict[str, str | None]:
-    return {} if site.is_development else coding_practice(options.coding_shift, generator(options, site, _CODING))
+    return (
+        {}
+        if site.is_development
+        else coding_practice(options.coding_shift, generator(options, site, _CODING))
+    )
 
 
-def tasks(folder: Path, site: Site, subjects: pl.DataFrame, options: SimulationOptions) -> Iterator[Task]:
+def tasks(
+    folder: Path, site: Site, subjects: pl.DataFrame, options: SimulationOptions
+) -> Iterator[Task]:
     """Cut a site's scans and records into tasks."""
     for part in subjects.filter("has_ct").iter_slices(CHUNK):
         yield Scans(folder, site, options, part)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 STUDY = """\
 # A simulated cohort: run it with `concordant run study.yaml`.
-# The oracles know the latent factors that a set of modalities shows: no model can do better than they in the long run.
+# The oracles know the latent factors that a set of modalities shows:
+# no model can do better than they in the long run.
 name: simulated
 task: {event: death, horizons_days: [180, 365, 730]}
 cohorts:

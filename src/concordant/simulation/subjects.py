@@ -50,35 +50,53 @@ def sites(options: SimulationOptions) -> tuple[Site, Site]:
 
 
 def generator(options: SimulationOptions, site: Site, *stream: int) -> np.random.Generator:
-    """Return the generator of one independent stream, so that no draw depends on the order of the work."""
+    """Return the generator of one independent stream, so that no draw depends on the order of
+    the work.
+    """
     return np.random.default_rng([options.seed, site.number, *stream])
 
 
 def draw_subjects(site: Site, options: SimulationOptions) -> pl.DataFrame:
     """Draw the subjects of a site.
 
-    The log-hazard is `ct_signal * ct + ehr_signal * ehr + shared_signal * shared + interaction * ct * ehr`. An oracle is its conditional
-    expectation given the factors that a set of modalities sees (the shared one is seen by both) under the site's own distribution.
-    Times are Weibull; the censoring times have the same shape, so that P(censored | log-hazard h) = c / (c + exp(h)) exactly.
+    The log-hazard is `ct_signal * ct + ehr_signal * ehr + shared_signal * shared + interaction * ct
+    * ehr`. An oracle is its conditional expectation given the factors that a set of modalities sees
+    (the shared one is seen by both) under the site's own distribution. Times are Weibull; the
+    censoring times have the same shape, so that P(censored | log-hazard h) = c / (c + exp(h))
+    exactly.
 
     Returns:
-        Per subject: `sample_id`, `subject_id`, `site`, `split` (null at the external site), `prediction_time`, `age` (years), `sex`,
-        `has_ct`, `has_ehr`, `factor_*`, `log_hazard`, `oracle_*` (higher = earlier event), `time_days` (>= 1), `event` (1 = observed).
+        Per subject: `sample_id`, `subject_id`, `site`, `split` (null at the external site),
+        `prediction_time`, `age` (years), `sex`, `has_ct`, `has_ehr`, `factor_*`, `log_hazard`,
+        `oracle_*` (higher = earlier event), `time_days` (>= 1), `event` (1 = observed).
     """
     rng = generator(options, site, 0)
-    factors = dict(zip(FACTORS, rng.normal(site.factor_mean, 1.0, (len(FACTORS), site.n)), strict=True))
+    factors = dict(
+        zip(FACTORS, rng.normal(site.factor_mean, 1.0, (len(FACTORS), site.n)), strict=True)
+    )
     log_hazard = _log_hazard(factors, options)
     outcome = _survival(log_hazard, options.censoring, rng)
     number = np.arange(1, site.n + 1)
-    oracles = {f"oracle_{seen}": _log_hazard(_expected(factors, seen, site.factor_mean), options) for seen in MODALITY_SETS}
+    oracles = {
+        f"oracle_{seen}": _log_hazard(_expected(factors, seen, site.factor_mean), options)
+        for seen in MODALITY_SETS
+    }
     return pl.DataFrame(
         {
             "sample_id": [f"{site.name}_{each:06d}" for each in number],
             "subject_id": (site.number + 1) * 1_000_000 + number,
             "site": [site.name] * site.n,
-            "split": pl.Series(_splits(outcome.event, rng) if site.is_development else [None] * site.n, dtype=pl.String),
-            "prediction_time": [FIRST_INDEX + timedelta(minutes=int(minute)) for minute in rng.integers(INDEX_MINUTES, size=site.n)],
-            "age": np.clip(62.0 + 7.0 * factors["ehr"] + 9.0 * rng.standard_normal(site.n), 20.0, 98.0).round(1),
+            "split": pl.Series(
+                _splits(outcome.event, rng) if site.is_development else [None] * site.n,
+                dtype=pl.String,
+            ),
+            "prediction_time": [
+                FIRST_INDEX + timedelta(minutes=int(minute))
+                for minute in rng.integers(INDEX_MINUTES, size=site.n)
+            ],
+            "age": np.clip(
+                62.0 + 7.0 * factors["ehr"] + 9.0 * rng.standard_normal(site.n), 20.0, 98.0
+            ).round(1),
             "sex": np.where(rng.random(site.n) < 0.5, "female", "male"),
             "has_ct": rng.random(site.n) >= options.missing_ct,
             "has_ehr": rng.random(site.n) >= options.missing_ehr,
@@ -91,7 +109,9 @@ def draw_subjects(site: Site, options: SimulationOptions) -> pl.DataFrame:
     )
 
 
-def _log_hazard(factors: dict[str, Float[np.ndarray, " subject"]], options: SimulationOptions) -> Float[np.ndarray, " subject"]:
+def _log_hazard(
+    factors: dict[str, Float[np.ndarray, " subject"]], options: SimulationOptions
+) -> Float[np.ndarray, " subject"]:
     return np.asarray(
         options.ct_signal * factors["ct"]
         + options.ehr_signal * factors["ehr"]
@@ -100,10 +120,18 @@ def _log_hazard(factors: dict[str, Float[np.ndarray, " subject"]], options: Simu
     )
 
 
-def _expected(factors: dict[str, Float[np.ndarray, " subject"]], seen: str, mean: float) -> dict[str, Float[np.ndarray, " subject"]]:
-    """Replace what is not seen by its mean: right for the product too, since the factors are independent."""
+def _expected(
+    factors: dict[str, Float[np.ndarray, " subject"]], seen: str, mean: float
+) -> dict[str, Float[np.ndarray, " subject"]]:
+    """Replace what is not seen by its mean.
+
+    Right for the product too, since the factors are independent.
+    """
     hidden = {"ct": "ehr", "ehr": "ct", "both": None}[seen]
-    return {name: np.full_like(values, mean) if name == hidden else values for name, values in factors.items()}
+    return {
+        name: np.full_like(values, mean) if name == hidden else values
+        for name, values in factors.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +140,28 @@ class _Outcome:
     event: Int[np.ndarray, " subject"]
 
 
-def _survival(log_hazard: Float[np.ndarray, " subject"], censoring: float, rng: np.random.Generator) -> _Outcome:
+def _survival(
+    log_hazard: Float[np.ndarray, " subject"], censoring: float, rng: np.random.Generator
+) -> _Outcome:
     scale = np.log(2.0) / MEDIAN_DAYS**WEIBULL_SHAPE
-    until_event = (rng.exponential(size=len(log_hazard)) / (scale * np.exp(log_hazard))) ** (1 / WEIBULL_SHAPE)
+    until_event = (rng.exponential(size=len(log_hazard)) / (scale * np.exp(log_hazard))) ** (
+        1 / WEIBULL_SHAPE
+    )
     unit = rng.exponential(size=len(log_hazard))
     if censoring == 0:
         return _Outcome(np.ceil(until_event), np.ones(len(log_hazard), np.int64))
     level = brentq(lambda c: np.mean(1 / (1 + np.exp(log_hazard - c))) - censoring, -50.0, 50.0)
     until_censored = (unit / (scale * np.exp(level))) ** (1 / WEIBULL_SHAPE)
-    return _Outcome(np.ceil(np.minimum(until_event, until_censored)), (until_event <= until_censored).astype(np.int64))
+    return _Outcome(
+        np.ceil(np.minimum(until_event, until_censored)),
+        (until_event <= until_censored).astype(np.int64),
+    )
 
 
 def _splits(event: Int[np.ndarray, " subject"], rng: np.random.Generator) -> list[str]:
-    """Assign splits at random within those with and those without an event, so that every split has both."""
+    """Assign splits at random within those with and those without an event, so that every split
+    has both.
+    """
     splits = np.empty(len(event), dtype=object)
     for value in (0, 1):
         rows = rng.permutation(np.flatnonzero(event == value))

@@ -1,4 +1,7 @@
-"""The wiring of a study: check, embed, fit every member, judge, compare, report; each stage skipped where nothing changed."""
+"""The wiring of a study: check, embed, fit every member, judge, compare, report.
+
+Each stage skipped where nothing changed.
+"""
 
 from __future__ import annotations
 

@@ -16,17 +16,24 @@ def read_foreign(study: Study, data: StudyData) -> dict[str, dict[str, Predictio
     """Join the predictions of others to the outcomes of the cohorts they cover.
 
     Raises:
-        PredictionsError: A file that cannot be read, lacks a column, or covers a cohort only in part, by risks or by curves.
+        PredictionsError: A file that cannot be read, lacks a column, or covers a cohort only in
+            part, by risks or by curves.
     """
     return {one.name: _foreign(one.table, data) for one in study.foreign}
 
 
 def _foreign(path: Path, data: StudyData) -> dict[str, Predictions]:
     given = read_predictions(path, outcomes=False)
-    found = {label: _cover(given, rows, path, label) for label, rows in _predicted_rows(data).items()}
-    covered = {label: predictions for label, predictions in found.items() if predictions is not None}
+    found = {
+        label: _cover(given, rows, path, label) for label, rows in _predicted_rows(data).items()
+    }
+    covered = {
+        label: predictions for label, predictions in found.items() if predictions is not None
+    }
     if not covered:
-        raise PredictionsError(f"{path}: no sample of this study's cohorts is in it; check the sample_id column")
+        raise PredictionsError(
+            f"{path}: no sample of this study's cohorts is in it; check the sample_id column"
+        )
     return covered
 
 
@@ -42,18 +49,31 @@ def _predicted_rows(data: StudyData) -> dict[str, pl.DataFrame]:
 
 def _cover(given: Predictions, rows: pl.DataFrame, path: Path, label: str) -> Predictions | None:
     own = [name for name in rows.columns if name in COLUMNS and name not in ("risk", "survival")]
-    joined = rows.select(own).join(given.table.select("sample_id", "risk", "survival"), on="sample_id", how="inner", maintain_order="left")
+    joined = rows.select(own).join(
+        given.table.select("sample_id", "risk", "survival"),
+        on="sample_id",
+        how="inner",
+        maintain_order="left",
+    )
     if joined.is_empty():
         return None
     if joined.height < rows.height:
         raise PredictionsError(
-            f"{path}: covers {joined.height} of the {rows.height} rows of {label}; give a risk for all of them or for none"
+            f"{path}: covers {joined.height} of the {rows.height} rows of {label}; give a risk for "
+            "all of them or for none"
         )
     with_curve = rows.height - joined["survival"].null_count()
     if 0 < with_curve < rows.height:
         raise PredictionsError(
-            f"{path}: gives survival for {with_curve} of the {rows.height} rows of {label}; give a curve for all of them or for none"
+            f"{path}: gives survival for {with_curve} of the {rows.height} rows of {label}; give a "
+            "curve for all of them or for none"
         )
-    absent = [pl.lit(None, kind).alias(name) for name, kind in COLUMNS.items() if name not in joined.columns]
-    table = joined.with_columns(absent).select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()])
+    absent = [
+        pl.lit(None, kind).alias(name)
+        for name, kind in COLUMNS.items()
+        if name not in joined.columns
+    ]
+    table = joined.with_columns(absent).select(
+        [pl.col(name).cast(kind) for name, kind in COLUMNS.items()]
+    )
     return Predictions(table, given.survival_times_days if with_curve else None)

@@ -1,4 +1,7 @@
-"""The members of a study: which can be fitted, the units each consists of, and its predictions put together."""
+"""The members of a study.
+
+Which can be fitted, the units each consists of, and its predictions put together.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,8 @@ class MemberResult:
     Attributes:
         plan: What was fitted.
         predictions: Per cohort label.
-        tuning: Tuning concordance per (repeat, fold), key None without cross-validation; NaN where a tuning part has no pair.
+        tuning: Tuning concordance per (repeat, fold), key None without cross-validation; NaN where
+            a tuning part has no pair.
         n_parameters: Trained parameters.
         seconds: Time of all fits.
     """
@@ -69,7 +73,10 @@ class MemberResult:
 
 
 def plan_members(study: Study, data: StudyData, stores: Stores) -> tuple[MemberPlan, ...]:
-    """Lay out every member's units; one that attends over a single key is planned without any, with its reason."""
+    """Lay out every member's units.
+
+    One that attends over a single key is planned without any, with its reason.
+    """
     times = survival_times(study, data)
     splits = _splits(study, data)
     plans = []
@@ -86,7 +93,9 @@ def _refusal(member: Member, stores: Stores, data: StudyData) -> str | None:
     fusion = FUSIONS.create(member.fusion.name, dims, **member.fusion.options)
     encoders = {modality: member.encoder(modality) for modality in BOTH}
     most = {
-        modality: 0 if encoder is None else stores[modality, encoder.label][data.development.label].max_tokens
+        modality: 0
+        if encoder is None
+        else stores[modality, encoder.label][data.development.label].max_tokens
         for modality, encoder in encoders.items()
     }
     try:
@@ -112,17 +121,24 @@ def _splits(study: Study, data: StudyData) -> list[_Split]:
 
 
 def _fold_split(study: Study, data: StudyData, repeat: int, fold: int) -> _Split:
-    assert data.assignment is not None  # noqa: S101 # the caller has just asked; for the type checker
+    # the caller has just asked; for the type checker
+    assert data.assignment is not None  # noqa: S101
     options = study.cross_validation
     group, seed = ("subject_id", 0) if options is None else (options.group, options.seed)
     table = data.development.table.with_row_index("row")
     here = data.assignment.filter(pl.col("repeat") == repeat)
-    test = table.join(here.filter(pl.col("fold") == fold), on="sample_id", how="semi")["row"].to_numpy()
+    test = table.join(here.filter(pl.col("fold") == fold), on="sample_id", how="semi")[
+        "row"
+    ].to_numpy()
     rest = table.join(here.filter(pl.col("fold") != fold), on="sample_id", how="semi")
     inner_seed = int(np.random.SeedSequence([seed, repeat, fold]).generate_state(1)[0])
-    inner = draw_folds(rest["event"].to_numpy(), group_numbers(rest, group), folds=TUNING_FOLDS, seed=inner_seed)
+    inner = draw_folds(
+        rest["event"].to_numpy(), group_numbers(rest, group), folds=TUNING_FOLDS, seed=inner_seed
+    )
     rows = rest["row"].to_numpy()
-    return _Split({"train": rows[inner != 0], "tuning": rows[inner == 0], "test": test}, repeat, fold)
+    return _Split(
+        {"train": rows[inner != 0], "tuning": rows[inner == 0], "test": test}, repeat, fold
+    )
 
 
 def _units(
@@ -135,33 +151,63 @@ def _units(
     times: Float[np.ndarray, " time"],
 ) -> tuple[Unit, ...]:
     development = _part(study, data, stores, member, data.development.label, data.internal_label)
-    external = tuple(_part(study, data, stores, member, cohort.label, cohort.label) for cohort in data.external)
+    external = tuple(
+        _part(study, data, stores, member, cohort.label, cohort.label) for cohort in data.external
+    )
     return tuple(
-        Unit(_place(folder, split), member, development, external, split.rows, split.repeat, split.fold, times) for split in splits
+        Unit(
+            _place(folder, split),
+            member,
+            development,
+            external,
+            split.rows,
+            split.repeat,
+            split.fold,
+            times,
+        )
+        for split in splits
     )
 
 
 def _place(folder: MemberFolder, split: _Split) -> Path:
-    return folder.path if split.fold is None else folder.path / "folds" / f"r{split.repeat}-f{split.fold}"
+    return (
+        folder.path
+        if split.fold is None
+        else folder.path / "folds" / f"r{split.repeat}-f{split.fold}"
+    )
 
 
-def _part(study: Study, data: StudyData, stores: Stores, member: Member, cohort: str, label: str) -> CohortPart:
+def _part(
+    study: Study, data: StudyData, stores: Stores, member: Member, cohort: str, label: str
+) -> CohortPart:
     table = next(one.table for one in data.cohorts if one.label == cohort)
-    used = {modality: encoder for modality in Modality if (encoder := member.encoder(modality)) is not None}
-    # which modalities a sample has is asked of the study's encoders also where this member leaves one unused
-    asked = {modality: used.get(modality) or next(iter(study.encoder_choices(modality)), None) for modality in Modality}
+    used = {
+        modality: encoder
+        for modality in Modality
+        if (encoder := member.encoder(modality)) is not None
+    }
+    # which modalities a sample has is asked of the study's encoders also where this member leaves
+    # one unused
+    asked = {
+        modality: used.get(modality) or next(iter(study.encoder_choices(modality)), None)
+        for modality in Modality
+    }
     present = {
         modality: stores[modality, choice.label][cohort].present(tuple(table["sample_id"]))
         for modality, choice in asked.items()
         if choice is not None
     }
-    folders = {modality: stores[modality, choice.label][cohort].folder for modality, choice in used.items()}
+    folders = {
+        modality: stores[modality, choice.label][cohort].folder for modality, choice in used.items()
+    }
     keys = table.select("sample_id", "subject_id", "site", "time_days", "event")
     return CohortPart(label, keys, folders, availability(present, table.height))
 
 
 def refuse_without_events(plans: Sequence[MemberPlan]) -> None:
-    """Refuse, before the first fit, what no member could be fitted on or stopped by: nobody with its modalities had the event.
+    """Refuse, before the first fit, what no member could be fitted on or stopped by.
+
+    Nobody with its modalities had the event.
 
     Raises:
         CohortError: The message names the member, the fold and the part.
@@ -175,23 +221,34 @@ def refuse_without_events(plans: Sequence[MemberPlan]) -> None:
                 rows = unit.rows[part]
                 if not (known & observed)[rows].any():
                     raise CohortError(
-                        f"{unit.name}: {part} has no observed event (event = 1) among its {known[rows].sum()} samples with "
-                        f"{' or '.join(used)}; a model cannot be fitted. Check the events, and who has the modality in which split or fold"
+                        f"{unit.name}: {part} has no observed event (event = 1) among its "
+                        f"{known[rows].sum()} samples with {' or '.join(used)}; a model cannot be "
+                        "fitted. Check the events, and who has the modality in which split or fold"
                     )
 
 
 def survival_times(study: Study, data: StudyData) -> Float[np.ndarray, " time"]:
-    """Return 100 quantiles of the event times of train (under cross-validation, of all rows that take part), and the horizons."""
+    """Return 100 quantiles of the event times of train (under cross-validation, of all rows that
+    take part), and the horizons.
+    """
     folded = data.assignment
     table = data.development.table
-    learned = table.filter(pl.col("split") == "train") if folded is None else table.join(folded, on="sample_id", how="semi")
+    learned = (
+        table.filter(pl.col("split") == "train")
+        if folded is None
+        else table.join(folded, on="sample_id", how="semi")
+    )
     events = learned.filter(pl.col("event") == 1)["time_days"].to_numpy()
     quantiles = np.quantile(events, np.linspace(0, 1, SURVIVAL_QUANTILES), method="nearest")
-    return np.unique(np.concatenate([quantiles, np.array(study.task.horizons_days, dtype=np.float64)]))
+    return np.unique(
+        np.concatenate([quantiles, np.array(study.task.horizons_days, dtype=np.float64)])
+    )
 
 
 def collect(plan: MemberPlan, study: Study) -> MemberResult:
-    """Read the units of a finished member, put its predictions together and write the member's own files."""
+    """Read the units of a finished member, put its predictions together and write the member's
+    own files.
+    """
     accounts = [_read_account(unit.folder) for unit in plan.units]
     labels = [plan.units[0].development.label, *(part.label for part in plan.units[0].external)]
     predictions = {label: _joined(plan, accounts, label) for label in labels}
@@ -201,7 +258,12 @@ def collect(plan: MemberPlan, study: Study) -> MemberResult:
     result = MemberResult(
         plan=plan,
         predictions=predictions,
-        tuning={_fold_key(one): np.nan if one["tuning_concordance"] is None else one["tuning_concordance"] for one in accounts},
+        tuning={
+            _fold_key(one): np.nan
+            if one["tuning_concordance"] is None
+            else one["tuning_concordance"]
+            for one in accounts
+        },
         n_parameters=int(accounts[0]["n_parameters"]),
         seconds=float(sum(one["seconds"] for one in accounts)),
     )
@@ -213,7 +275,9 @@ def _read_account(folder: Path) -> dict[str, Any]:
     try:
         account: dict[str, Any] = read_json(folder / "unit.json")
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder}: the fit is not there or damaged ({error}); run the study again") from None
+        raise StoreError(
+            f"{folder}: the fit is not there or damaged ({error}); run the study again"
+        ) from None
     return account
 
 
@@ -222,7 +286,10 @@ def _fold_key(account: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _joined(plan: MemberPlan, accounts: Sequence[Mapping[str, Any]], label: str) -> Predictions:
-    """Return a member's predictions for a cohort: its folds' test rows one after the other, or the mean of the fold models."""
+    """Return a member's predictions for a cohort.
+
+    Its folds' test rows one after the other, or the mean of the fold models.
+    """
     tables = [read_predictions(MemberFolder(unit.folder).predictions(label)) for unit in plan.units]
     if len(tables) == 1:
         return tables[0]
@@ -232,10 +299,15 @@ def _joined(plan: MemberPlan, accounts: Sequence[Mapping[str, Any]], label: str)
 
 
 def _mean_of_folds(tables: Sequence[Predictions], centres: Sequence[float]) -> Predictions:
-    """Average an external cohort over fold models: risks each centred on the mean of its train, and survival."""
+    """Average an external cohort over fold models.
+
+    Risks each centred on the mean of its train, and survival.
+    """
     risk = np.mean([one.risk - centre for one, centre in zip(tables, centres, strict=True)], axis=0)
     curves = [one.survival for one in tables if one.survival is not None]
-    survival = np.mean(curves, axis=0).tolist() if len(curves) == len(tables) else [None] * len(risk)
+    survival = (
+        np.mean(curves, axis=0).tolist() if len(curves) == len(tables) else [None] * len(risk)
+    )
     table = tables[0].table.with_columns(
         pl.Series("risk", risk),
         pl.Series("survival", survival, dtype=pl.List(pl.Float64)),
@@ -245,9 +317,13 @@ def _mean_of_folds(tables: Sequence[Predictions], centres: Sequence[float]) -> P
     return Predictions(table, tables[0].survival_times_days)
 
 
-def _write_account(result: MemberResult, accounts: Sequence[Mapping[str, Any]], study: Study) -> None:
+def _write_account(
+    result: MemberResult, accounts: Sequence[Mapping[str, Any]], study: Study
+) -> None:
     member, folder = result.plan.member, result.plan.folder
-    write_text(folder.config, yaml.safe_dump(member.resolved(), sort_keys=False, allow_unicode=True))
+    write_text(
+        folder.config, yaml.safe_dump(member.resolved(), sort_keys=False, allow_unicode=True)
+    )
     write_json(
         folder.run,
         {
@@ -255,7 +331,9 @@ def _write_account(result: MemberResult, accounts: Sequence[Mapping[str, Any]], 
             "resolved": member.resolved(),
             "seed": member.seed,
             "n_parameters": result.n_parameters,
-            "units": [{key: value for key, value in one.items() if key != "facts"} for one in accounts],
+            "units": [
+                {key: value for key, value in one.items() if key != "facts"} for one in accounts
+            ],
             "seconds": round(result.seconds, 3),
             "versions": versions(),
             "git_revision": git_revision(study.folder),
@@ -266,7 +344,9 @@ def _write_account(result: MemberResult, accounts: Sequence[Mapping[str, Any]], 
 def versions() -> dict[str, str]:
     """Return the versions of what numbers depend on."""
     packages = ("concordant", "torch", "numpy", "scipy", "polars", "numba")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+    return {"python": platform.python_version()} | {
+        package: version(package) for package in packages
+    }
 
 
 def git_revision(folder: Path) -> str | None:

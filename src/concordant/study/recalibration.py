@@ -1,4 +1,7 @@
-"""Predicted survival recalibrated on tuning: fitted per fit, from the model as it was saved; no model is fitted again for it."""
+"""Predicted survival recalibrated on tuning: fitted per fit, from the model as it was saved.
+
+No model is fitted again for it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ SUFFIX = "@recalibrated"
 
 
 def recalibrate(results: Sequence[MemberResult]) -> list[MemberResult]:
-    """Return the members with recalibrated survival, and write their predictions beside the others; risks stay as they are.
+    """Return the members with recalibrated survival, and write their predictions beside the others.
+
+    Risks stay as they are.
 
     Raises:
         MetricError: A tuning part without an event.
@@ -42,7 +47,9 @@ def remove_recalibrated(results: Sequence[MemberResult]) -> None:
 
 
 def fitted_on_tuning(unit: Unit) -> Recalibration:
-    """Fit the recalibration of one fit on its tuning part: slope and baseline, or the baseline alone where events are too few.
+    """Fit the recalibration of one fit on its tuning part.
+
+    Slope and baseline, or the baseline alone where events are too few.
 
     Raises:
         MetricError: No event in the tuning part.
@@ -59,12 +66,16 @@ def _recalibrated(result: MemberResult) -> dict[str, Predictions]:
     fits = {(unit.repeat, unit.fold): fitted_on_tuning(unit) for unit in result.plan.units}
     internal = result.plan.units[0].development.label
     return {
-        label: _by_fold(predictions, fits) if label == internal else _mean_of_fits(result.plan, label, predictions, fits)
+        label: _by_fold(predictions, fits)
+        if label == internal
+        else _mean_of_fits(result.plan, label, predictions, fits)
         for label, predictions in result.predictions.items()
     }
 
 
-def _by_fold(predictions: Predictions, fits: Mapping[tuple[int | None, int | None], Recalibration]) -> Predictions:
+def _by_fold(
+    predictions: Predictions, fits: Mapping[tuple[int | None, int | None], Recalibration]
+) -> Predictions:
     """Recalibrate every row by the fit of its own repeat and fold."""
     curves, times = _curves(predictions), predictions.survival_times_days
     assert times is not None  # noqa: S101 # predictions of ours have curves; for the type checker
@@ -77,9 +88,15 @@ def _by_fold(predictions: Predictions, fits: Mapping[tuple[int | None, int | Non
 
 
 def _mean_of_fits(
-    plan: MemberPlan, label: str, predictions: Predictions, fits: Mapping[tuple[int | None, int | None], Recalibration]
+    plan: MemberPlan,
+    label: str,
+    predictions: Predictions,
+    fits: Mapping[tuple[int | None, int | None], Recalibration],
 ) -> Predictions:
-    """Average the recalibrated survival of the fold models over them; without folds there is one."""
+    """Average the recalibrated survival of the fold models over them.
+
+    Without folds there is one.
+    """
     changed = []
     for unit in plan.units:
         own = read_predictions(MemberFolder(unit.folder).predictions(label))
@@ -89,7 +106,8 @@ def _mean_of_fits(
 
 def _curves(predictions: Predictions) -> Float[np.ndarray, "row time"]:
     survival = predictions.survival
-    assert survival is not None  # noqa: S101 # predictions of ours have curves; for the type checker
+    # predictions of ours have curves; for the type checker
+    assert survival is not None  # noqa: S101
     return survival
 
 

@@ -17,9 +17,25 @@ from concordant.embeddings.extract import Progress
 from concordant.embeddings.making import ShardEngine
 from concordant.engine import run_tasks
 from concordant.report.html import write_report
-from concordant.study.cohorts import Stores, StudyData, audit_data, check_inputs, counted_records, embed_all, read_data, records_of
+from concordant.study.cohorts import (
+    Stores,
+    StudyData,
+    audit_data,
+    check_inputs,
+    counted_records,
+    embed_all,
+    read_data,
+    records_of,
+)
 from concordant.study.foreign import read_foreign
-from concordant.study.members import MemberPlan, collect, git_revision, plan_members, refuse_without_events, versions
+from concordant.study.members import (
+    MemberPlan,
+    collect,
+    git_revision,
+    plan_members,
+    refuse_without_events,
+    versions,
+)
 from concordant.study.pictures import refresh_pictures
 from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, write_tables
 from concordant.study.units import run_unit
@@ -33,7 +49,8 @@ WARNINGS_ONLY = (TRAINING_DATA, PRETRAINING, SHARED_SCANS)
 
 
 def check_study(study: Study) -> Audit:
-    """Read a study's cohorts, folds, features and records and check them for leakage, without embedding or fitting anything.
+    """Read a study's cohorts, folds, features and records and check them for leakage, without
+    embedding or fitting anything.
 
     Raises:
         ConcordantError: Anything wrong with the files.
@@ -47,7 +64,11 @@ def check_study(study: Study) -> Audit:
 
 
 def embed_study(
-    study: Study, *, engine: ShardEngine | None = None, retry_quarantined: bool = False, progress: Progress | None = None
+    study: Study,
+    *,
+    engine: ShardEngine | None = None,
+    retry_quarantined: bool = False,
+    progress: Progress | None = None,
 ) -> Stores:
     """Fill every embedding store of a study, or open those that are there.
 
@@ -57,22 +78,39 @@ def embed_study(
         retry_quarantined: Try again what could not be read before.
         progress: Told what is being done, how much of it is done, and how much there is.
     """
-    return embed_all(study, read_data(study), engine=engine or ShardEngine(), retry_quarantined=retry_quarantined, progress=progress)
+    return embed_all(
+        study,
+        read_data(study),
+        engine=engine or ShardEngine(),
+        retry_quarantined=retry_quarantined,
+        progress=progress,
+    )
 
 
-def run_study(study: Study, *, workers: int = 1, engine: ShardEngine | None = None, progress: Progress | None = None) -> RunFolder:
-    """Run a study from its files to its report; what is done already is kept as long as nothing it depends on has changed.
+def run_study(
+    study: Study,
+    *,
+    workers: int = 1,
+    engine: ShardEngine | None = None,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Run a study from its files to its report.
 
-    A run may be killed anywhere and started again: shards of a store, fits and tables are written whole or not at all.
+    What is done already is kept as long as nothing it depends on has changed.
+
+    A run may be killed anywhere and started again: shards of a store, fits and tables are written
+    whole or not at all.
 
     Args:
         study: The study.
-        workers: Processes for fitting, and for encoding unless an engine is given; 1 = in this process.
+        workers: Processes for fitting, and for encoding unless an engine is given; 1 = in this
+            process.
         engine: Where the shards of embeddings are made.
         progress: Told what is being done, how much of it is done, and how much there is.
 
     Raises:
-        ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that failed (the others are kept).
+        ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that
+            failed (the others are kept).
     """
     started = datetime.now(UTC)
     for member in study.members():
@@ -91,7 +129,10 @@ def run_study(study: Study, *, workers: int = 1, engine: ShardEngine | None = No
     remove_abandoned(study.run_folder.path)
     facts = _facts(study, data, audit, plans, foreign)
     if not _is_current(study.run_folder, facts):
-        for vouching in (study.run_folder.study, study.run_folder.report):  # stopped from here on, the run is not current
+        for vouching in (
+            study.run_folder.study,
+            study.run_folder.report,
+        ):  # stopped from here on, the run is not current
             vouching.unlink(missing_ok=True)
         write_json(study.run_folder.audit, audit.to_json())
         _judge(study, data, stores, plans, foreign, facts, started, progress)
@@ -105,23 +146,39 @@ def _leaks(audit: Audit) -> list[AuditCheck]:
 def _refuse_leaks(audit: Audit) -> None:
     if leaks := _leaks(audit):
         listed = "; ".join(f"{check.name}: {check.detail}" for check in leaks)
-        raise CohortError(f"the audit found a leak: {listed}. Mend the cohort tables; `concordant check` shows all checks")
+        raise CohortError(
+            f"the audit found a leak: {listed}. Mend the cohort tables; `concordant check` shows "
+            "all checks"
+        )
 
 
-def _fit_all(study: Study, plans: Sequence[MemberPlan], workers: int, progress: Progress | None) -> None:
+def _fit_all(
+    study: Study, plans: Sequence[MemberPlan], workers: int, progress: Progress | None
+) -> None:
     units = [unit for plan in plans for unit in plan.units]
     if not units:
         raise NotApplicableError(f"no member of the grid can be fitted: {plans[0].reason}")
     waiting = [unit for unit in units if not unit.is_done]
     report = _counter(progress, len(units) - len(waiting), len(units))
-    outcomes = run_tasks(run_unit, waiting, workers=min(workers, max(len(waiting), 1)), imports=study.imports, on_done=report)
-    failed = [(unit, outcome.failure) for unit, outcome in zip(waiting, outcomes, strict=True) if outcome.failure is not None]
+    outcomes = run_tasks(
+        run_unit,
+        waiting,
+        workers=min(workers, max(len(waiting), 1)),
+        imports=study.imports,
+        on_done=report,
+    )
+    failed = [
+        (unit, outcome.failure)
+        for unit, outcome in zip(waiting, outcomes, strict=True)
+        if outcome.failure is not None
+    ]
     if failed:
         unit, failure = failed[0]
         assert failure is not None  # noqa: S101 # the list holds nothing else; for the type checker
         raise ConcordantError(
-            f"{len(failed)} of {len(units)} fits failed, the first in {unit.name}: {failure.kind}: {failure.message}. "
-            f"The others are kept; mend the cause and run again.{'' if failure.expected else chr(10) + failure.details}"
+            f"{len(failed)} of {len(units)} fits failed, the first in {unit.name}: {failure.kind}: "
+            f"{failure.message}. The others are kept; mend the cause and run "
+            f"again.{'' if failure.expected else chr(10) + failure.details}"
         )
 
 
@@ -139,7 +196,9 @@ def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outc
     return report
 
 
-def _facts(study: Study, data: StudyData, audit: Audit, plans: Sequence[MemberPlan], foreign: Any) -> dict[str, Any]:
+def _facts(
+    study: Study, data: StudyData, audit: Audit, plans: Sequence[MemberPlan], foreign: Any
+) -> dict[str, Any]:
     """Return what tables and report depend on."""
     return {
         "tables_version": TABLES_VERSION,
@@ -151,19 +210,28 @@ def _facts(study: Study, data: StudyData, audit: Audit, plans: Sequence[MemberPl
         "audit": fingerprint(audit.to_json()),
         "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
         "reasons": {plan.member.name: plan.reason for plan in plans},
-        "foreign": {name: {cohort: _predicted(one) for cohort, one in cohorts.items()} for name, cohorts in foreign.items()},
+        "foreign": {
+            name: {cohort: _predicted(one) for cohort, one in cohorts.items()}
+            for name, cohorts in foreign.items()
+        },
     }
 
 
 def _predicted(predictions: Predictions) -> str:
     risk, survival, times = predictions.risk, predictions.survival, predictions.survival_times_days
-    curves = {} if survival is None or times is None else {"times": times.tolist(), "survival": survival.tolist()}
+    curves = (
+        {}
+        if survival is None or times is None
+        else {"times": times.tolist(), "survival": survival.tolist()}
+    )
     return fingerprint({"risk": risk.tolist(), **curves})
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
     paths = (run.study, *run.tables, run.audit, run.report)
-    return all(path.is_file() for path in paths) and read_json(run.study).get("fingerprint") == fingerprint(facts)
+    return all(path.is_file() for path in paths) and read_json(run.study).get(
+        "fingerprint"
+    ) == fingerprint(facts)
 
 
 def _judge(
@@ -176,7 +244,10 @@ def _judge(
     started: datetime,
     progress: Progress | None,
 ) -> None:
-    """Collect, tabulate, report; `study.json`, which vouches for the tables, is written after them, and the report last."""
+    """Collect, tabulate, report.
+
+    `study.json`, which vouches for the tables, is written after them, and the report last.
+    """
     say = progress or (lambda stage, done, total: None)
     say("tables", 0, 3)
     results = [collect(plan, study) for plan in plans if plan.units]

@@ -1,4 +1,6 @@
-"""The tables of a run: results, subgroups, comparisons, utility and calibration, and what `study.json` says of it."""
+"""The tables of a run: results, subgroups, comparisons, utility and calibration, and what
+`study.json` says of it.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,15 @@ class _Row:
     predictions: Predictions
 
 
-def write_tables(study: Study, data: StudyData, results: Sequence[MemberResult], foreign: Mapping[str, Mapping[str, Predictions]]) -> None:
-    """Write results, subgroups, contrasts, gains over both modalities, decision curves and calibration."""
+def write_tables(
+    study: Study,
+    data: StudyData,
+    results: Sequence[MemberResult],
+    foreign: Mapping[str, Mapping[str, Predictions]],
+) -> None:
+    """Write results, subgroups, contrasts, gains over both modalities, decision curves and
+    calibration.
+    """
     judging = _Judging.of(study, data, results, foreign)
     rows = [*_member_rows(results), *_foreign_rows(foreign)]
     _write_results(study, rows, judging)
@@ -65,10 +74,18 @@ class _Judging:
 
     @classmethod
     def of(
-        cls, study: Study, data: StudyData, results: Sequence[MemberResult], foreign: Mapping[str, Mapping[str, Predictions]]
+        cls,
+        study: Study,
+        data: StudyData,
+        results: Sequence[MemberResult],
+        foreign: Mapping[str, Mapping[str, Predictions]],
     ) -> _Judging:
         train, censoring = _train_target(data), study.evaluate.censoring
-        cohorts = {label: one for of_model in (*foreign.values(), *(one.predictions for one in results)) for label, one in of_model.items()}
+        cohorts = {
+            label: one
+            for of_model in (*foreign.values(), *(one.predictions for one in results))
+            for label, one in of_model.items()
+        }
         tau = tau_days(study.evaluate.tau, cohorts.values(), censoring=censoring, train=train)
         return cls(study.task.horizons_days, censoring, train, tau, study.evaluate.cause)
 
@@ -80,30 +97,48 @@ class _Judging:
     @property
     def at_horizons(self) -> dict[str, Any]:
         """The arguments of `calibration_table`, which runs to no tau."""
-        return {"horizons_days": self.horizons_days, "censoring": self.censoring, "train": self.train, "cause": self.cause}
+        return {
+            "horizons_days": self.horizons_days,
+            "censoring": self.censoring,
+            "train": self.train,
+            "cause": self.cause,
+        }
 
 
 def _write_results(study: Study, rows: Sequence[_Row], judging: _Judging) -> None:
     run, metrics = study.run_folder, study.evaluate.metrics
-    whole = pl.concat([_named(row, evaluate(row.predictions, metrics=metrics, **judging.options)) for row in rows], how="vertical_relaxed")
+    whole = pl.concat(
+        [
+            _named(row, evaluate(row.predictions, metrics=metrics, **judging.options))
+            for row in rows
+        ],
+        how="vertical_relaxed",
+    )
     _write(run.results, whole.with_columns(_between_seeds()))
     levels = [
         _named(row, subgroups(row.predictions, column, metrics=metrics, **judging.options))
         for row in rows
         for column in _subgroup_columns(row.predictions)
     ]
-    none = _named(rows[0], subgroups(rows[0].predictions, "available", metrics=metrics, **judging.options)).clear()
+    none = _named(
+        rows[0], subgroups(rows[0].predictions, "available", metrics=metrics, **judging.options)
+    ).clear()
     _write(run.subgroups, pl.concat([none, *levels], how="vertical_relaxed"))
 
 
 def _between_seeds() -> pl.Expr:
-    """The spread of a model's values over training seeds, beside the value of their average; it is no part of its standard error."""
+    """The spread of a model's values over training seeds, beside the value of their average.
+
+    It is no part of its standard error.
+    """
     key = ["cohort", "ct_encoder", "ehr_encoder", "fusion", "metric", "horizon_days"]
     spread = pl.col("value").filter(pl.col("seed").is_not_null()).std().over(key)
     return pl.when(pl.col("seed").is_null()).then(spread).alias("between_seeds")
 
 
-def _write_comparisons(study: Study, candidates: Sequence[Candidate], judging: _Judging, test_train_ratio: float | None) -> None:
+def _write_comparisons(
+    study: Study, candidates: Sequence[Candidate], judging: _Judging, test_train_ratio: float | None
+) -> None:
     run, chosen = study.run_folder, study.evaluate
     table = contrasts(
         candidates,
@@ -115,17 +150,38 @@ def _write_comparisons(study: Study, candidates: Sequence[Candidate], judging: _
     )
     _write(run.contrasts, table)
     tested = candidates if chosen.gain_over_both else []
-    _write(run.gains_over_both, gains_over_both(tested, metrics=chosen.metrics, multiplicity=chosen.multiplicity, **judging.options))
+    _write(
+        run.gains_over_both,
+        gains_over_both(
+            tested, metrics=chosen.metrics, multiplicity=chosen.multiplicity, **judging.options
+        ),
+    )
 
 
 def _test_train_ratio(results: Sequence[MemberResult]) -> float | None:
-    """Return how large a test part is beside the part that was learned from, over all folds; None without folds."""
+    """Return how large a test part is beside the part that was learned from, over all folds.
+
+    None without folds.
+    """
     units = [unit for one in results[:1] for unit in one.plan.units if unit.fold is not None]
-    return sum(len(unit.rows["test"]) for unit in units) / sum(len(unit.rows["train"]) for unit in units) if units else None
+    return (
+        sum(len(unit.rows["test"]) for unit in units)
+        / sum(len(unit.rows["train"]) for unit in units)
+        if units
+        else None
+    )
 
 
-def _write_probabilities(study: Study, results: Sequence[MemberResult], candidates: Sequence[Candidate], judging: _Judging) -> None:
-    """Write what is told of predicted probabilities: what acting on them is worth, whether they are right, and once recalibrated."""
+def _write_probabilities(
+    study: Study,
+    results: Sequence[MemberResult],
+    candidates: Sequence[Candidate],
+    judging: _Judging,
+) -> None:
+    """Write what is told of predicted probabilities.
+
+    What acting on them is worth, whether they are right, and once recalibrated.
+    """
     run = study.run_folder
     asked: dict[str, Any] = {"horizons_days": judging.horizons_days, "cause": judging.cause}
     _write(run.decision_curves, decision_curves(candidates, **asked))
@@ -134,9 +190,14 @@ def _write_probabilities(study: Study, results: Sequence[MemberResult], candidat
         versions.append((True, [_candidate(one, results) for one in recalibrate(results)]))
     else:
         remove_recalibrated(results)
-    groups = [calibration_groups(models, recalibrated=changed, **asked) for changed, models in versions]
+    groups = [
+        calibration_groups(models, recalibrated=changed, **asked) for changed, models in versions
+    ]
     _write(run.calibration_groups, pl.concat(groups))
-    metrics = [calibration_table(models, recalibrated=changed, **judging.at_horizons) for changed, models in versions]
+    metrics = [
+        calibration_table(models, recalibrated=changed, **judging.at_horizons)
+        for changed, models in versions
+    ]
     _write(run.calibration, pl.concat(metrics))
 
 
@@ -146,15 +207,24 @@ def _write(path: Path, table: pl.DataFrame) -> None:
 
 
 def _train_target(data: StudyData) -> SurvivalTarget:
-    """Return the outcomes a censoring curve "train" comes from; under cross-validation those of all rows that take part."""
+    """Return the outcomes a censoring curve "train" comes from.
+
+    Under cross-validation those of all rows that take part.
+    """
     if data.assignment is None:
         return data.development.target.take(data.development.rows("train"))
-    rows = data.development.table.with_row_index("row").join(data.assignment, on="sample_id", how="semi")["row"].to_numpy()
+    rows = (
+        data.development.table.with_row_index("row")
+        .join(data.assignment, on="sample_id", how="semi")["row"]
+        .to_numpy()
+    )
     return data.development.target.take(rows)
 
 
 def _member_rows(results: Sequence[MemberResult]) -> Iterator[_Row]:
-    """Yield every member and cohort and, where a model has several seeds, the mean over seeds (seed null)."""
+    """Yield every member and cohort and, where a model has several seeds, the mean over seeds
+    (seed null).
+    """
     groups: dict[tuple[Any, ...], list[MemberResult]] = {}
     for one in results:
         member = one.plan.member
@@ -163,21 +233,40 @@ def _member_rows(results: Sequence[MemberResult]) -> Iterator[_Row]:
         names = {"ct_encoder": ct, "ehr_encoder": ehr, "fusion": label}
         for cohort in seeds[0].predictions:
             for one in seeds:
-                yield _Row({"cohort": cohort, **names, "seed": one.plan.member.seed}, one.predictions[cohort])
+                yield _Row(
+                    {"cohort": cohort, **names, "seed": one.plan.member.seed},
+                    one.predictions[cohort],
+                )
             if len(seeds) > 1:
-                yield _Row({"cohort": cohort, **names, "seed": None}, average_seeds([one.predictions[cohort] for one in seeds]))
+                yield _Row(
+                    {"cohort": cohort, **names, "seed": None},
+                    average_seeds([one.predictions[cohort] for one in seeds]),
+                )
 
 
 def _foreign_rows(foreign: Mapping[str, Mapping[str, Predictions]]) -> Iterator[_Row]:
     for name, cohorts in foreign.items():
         for cohort, predictions in cohorts.items():
-            yield _Row({"cohort": cohort, "ct_encoder": None, "ehr_encoder": None, "fusion": name, "seed": None}, predictions)
+            yield _Row(
+                {
+                    "cohort": cohort,
+                    "ct_encoder": None,
+                    "ehr_encoder": None,
+                    "fusion": name,
+                    "seed": None,
+                },
+                predictions,
+            )
 
 
 def _foreign_candidates(foreign: Mapping[str, Mapping[str, Predictions]]) -> Iterator[Candidate]:
     """Yield the models of others on the cohorts for which they give survival."""
     for name, cohorts in foreign.items():
-        curves = {cohort: predictions for cohort, predictions in cohorts.items() if predictions.survival is not None}
+        curves = {
+            cohort: predictions
+            for cohort, predictions in cohorts.items()
+            if predictions.survival is not None
+        }
         yield Candidate(name, None, None, None, 0, curves, {})
 
 
@@ -192,7 +281,9 @@ def _named(row: _Row, table: pl.DataFrame) -> pl.DataFrame:
         "seed": pl.Int64,
     }
     values = {**row.names, "site": sites[0] if len(sites) == 1 else None}
-    return table.select([pl.lit(values[name], kind).alias(name) for name, kind in kinds.items()] + [pl.all()])
+    return table.select(
+        [pl.lit(values[name], kind).alias(name) for name, kind in kinds.items()] + [pl.all()]
+    )
 
 
 def _subgroup_columns(predictions: Predictions) -> list[str]:
@@ -211,22 +302,38 @@ def _candidate(result: MemberResult, results: Sequence[MemberResult]) -> Candida
         seed=member.seed,
         predictions=result.predictions,
         tuning=result.tuning,
-        is_reference=member.fusion.name == "unimodal" or all(one.plan.member.fusion.name != "unimodal" for one in results),
+        is_reference=member.fusion.name == "unimodal"
+        or all(one.plan.member.fusion.name != "unimodal" for one in results),
     )
 
 
-def cohort_facts(study: Study, data: StudyData, plans: Sequence[MemberPlan]) -> list[dict[str, Any]]:
+def cohort_facts(
+    study: Study, data: StudyData, plans: Sequence[MemberPlan]
+) -> list[dict[str, Any]]:
     """Return what `study.json` says of each cohort."""
     unit = next((unit for plan in plans for unit in plan.units), None)
-    parts = {} if unit is None else {part.label: part.available for part in (unit.development, *unit.external)}
-    labels = [(data.internal_label, "internal", data.development), *((one.label, "external", one) for one in data.external)]
+    parts = (
+        {}
+        if unit is None
+        else {part.label: part.available for part in (unit.development, *unit.external)}
+    )
+    labels = [
+        (data.internal_label, "internal", data.development),
+        *((one.label, "external", one) for one in data.external),
+    ]
     return [_facts(label, role, cohort, data, parts.get(label)) for label, role, cohort in labels]
 
 
-def _facts(label: str, role: str, cohort: Cohort, data: StudyData, available: pl.Series | None) -> dict[str, Any]:
+def _facts(
+    label: str, role: str, cohort: Cohort, data: StudyData, available: pl.Series | None
+) -> dict[str, Any]:
     table = cohort.table if available is None else cohort.table.with_columns(available)
     split = table["split"]
-    predicted = table.filter(pl.col("split") == "held_out") if role == "internal" and data.assignment is None else table
+    predicted = (
+        table.filter(pl.col("split") == "held_out")
+        if role == "internal" and data.assignment is None
+        else table
+    )
     return {
         "label": label,
         "role": role,
@@ -234,16 +341,38 @@ def _facts(label: str, role: str, cohort: Cohort, data: StudyData, available: pl
         "n_subjects": predicted["subject_id"].n_unique(),
         "n_events": int((predicted["event"] == 1).sum()),
         "n_competing": int((predicted["event"] > 1).sum()),
-        "n_train": int((split == "train").sum()) if role == "internal" and data.assignment is None else None,
-        "n_tuning": int((split == "tuning").sum()) if role == "internal" and data.assignment is None else None,
+        "n_train": int((split == "train").sum())
+        if role == "internal" and data.assignment is None
+        else None,
+        "n_tuning": int((split == "tuning").sum())
+        if role == "internal" and data.assignment is None
+        else None,
         "sites": Counter(predicted["site"].drop_nulls().to_list()),
         "available": {} if available is None else Counter(predicted["available"].to_list()),
-        "median_follow_up_days": _number(median_follow_up(predicted["time_days"].to_numpy(), predicted["event"].cast(pl.Int64).to_numpy())),
-        "columns": {name: text for name in predicted.columns if name not in _KNOWN and (text := _summary(predicted[name]))},
+        "median_follow_up_days": _number(
+            median_follow_up(
+                predicted["time_days"].to_numpy(), predicted["event"].cast(pl.Int64).to_numpy()
+            )
+        ),
+        "columns": {
+            name: text
+            for name in predicted.columns
+            if name not in _KNOWN and (text := _summary(predicted[name]))
+        },
     }
 
 
-_KNOWN = {"sample_id", "subject_id", "prediction_time", "time_days", "event", "split", "site", "ct_path", "available"}
+_KNOWN = {
+    "sample_id",
+    "subject_id",
+    "prediction_time",
+    "time_days",
+    "event",
+    "split",
+    "site",
+    "ct_path",
+    "available",
+}
 _MOST_LEVELS = 8
 
 
@@ -257,7 +386,12 @@ def _summary(column: pl.Series) -> str | None:
     if column.dtype.is_numeric() and known.n_unique() > 2:
         low, middle, high = (known.quantile(share) for share in (0.25, 0.5, 0.75))
         return f"median {middle:.3g} (quartiles {low:.3g} to {high:.3g})"
-    counts = known.cast(pl.String).alias("level").value_counts(name="count").sort("count", "level", descending=[True, False])
+    counts = (
+        known.cast(pl.String)
+        .alias("level")
+        .value_counts(name="count")
+        .sort("count", "level", descending=[True, False])
+    )
     if known.is_empty() or counts.height > _MOST_LEVELS:
         return None
     return ", ".join(f"{level}: {count}" for level, count in counts.rows())
@@ -272,12 +406,21 @@ def quarantine_facts(stores: Stores) -> list[dict[str, Any]]:
             if reasons:
                 total = store.manifest["n_inputs"]
                 facts.append(
-                    {"cohort": cohort, "modality": modality, "encoder": label, "n": reasons.total(), "n_total": total, "reasons": reasons}
+                    {
+                        "cohort": cohort,
+                        "modality": modality,
+                        "encoder": label,
+                        "n": reasons.total(),
+                        "n_total": total,
+                        "reasons": reasons,
+                    }
                 )
     return facts
 
 
-def member_facts(plans: Sequence[MemberPlan], results: Sequence[MemberResult]) -> list[dict[str, Any]]:
+def member_facts(
+    plans: Sequence[MemberPlan], results: Sequence[MemberResult]
+) -> list[dict[str, Any]]:
     """Return what `study.json` says of each member."""
     done = {one.plan.folder: one for one in results}
     return [_member(plan, done.get(plan.folder)) for plan in plans]
@@ -285,7 +428,9 @@ def member_facts(plans: Sequence[MemberPlan], results: Sequence[MemberResult]) -
 
 def _member(plan: MemberPlan, result: MemberResult | None) -> dict[str, Any]:
     member = plan.member
-    known = [] if result is None else [value for value in result.tuning.values() if not np.isnan(value)]
+    known = (
+        [] if result is None else [value for value in result.tuning.values() if not np.isnan(value)]
+    )
     return {
         "folder": plan.folder.path.name,
         "fusion": member.label,

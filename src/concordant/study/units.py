@@ -1,4 +1,7 @@
-"""One unit of work: a member fitted once, on its split or on one fold, and everything it predicts. Runs in any process."""
+"""One unit of work: a member fitted once, on its split or on one fold, and everything it predicts.
+
+Runs in any process.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ class CohortPart:
     def fingerprints(self) -> Mapping[str, str]:
         """What stands for the outcomes and for who has what; the folds of a member share it."""
         rows = self.table.select("sample_id", "subject_id", "site", "time_days", "event").rows()
-        return {"cohorts": fingerprint({"rows": rows}), "available": fingerprint({"available": self.available.to_list()})}
+        return {
+            "cohorts": fingerprint({"rows": rows}),
+            "available": fingerprint({"available": self.available.to_list()}),
+        }
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,18 @@ class Unit:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the result depends on, apart from the stores' content, which their folder names fingerprint."""
+        """What the result depends on, apart from the stores' content, which their folder names
+        fingerprint.
+        """
         parts = (self.development, *self.external)
         return {
             "fit_version": FIT_VERSION,
             "member": self.member.resolved(),
             "cohorts": {part.label: part.fingerprints["cohorts"] for part in parts},
-            "stores": {part.label: {str(modality): folder.name for modality, folder in part.stores.items()} for part in parts},
+            "stores": {
+                part.label: {str(modality): folder.name for modality, folder in part.stores.items()}
+                for part in parts
+            },
             "available": {part.label: part.fingerprints["available"] for part in parts},
             "rows": fingerprint({role: rows.tolist() for role, rows in self.rows.items()}),
             "times": self.times.tolist(),
@@ -112,8 +123,15 @@ def run_unit(unit: Unit) -> None:
     started = time.monotonic()
     samples = _samples(unit.development, unit.member)
     tuning = samples.take(unit.rows["tuning"])
-    spec = ModelSpec(unit.member.fusion.name, unit.member.fusion.options, unit.member.head.name, unit.member.head.options)
-    fitted = fit(samples.take(unit.rows["train"]), tuning, spec, unit.member.train, seed=unit.member.seed)
+    spec = ModelSpec(
+        unit.member.fusion.name,
+        unit.member.fusion.options,
+        unit.member.head.name,
+        unit.member.head.options,
+    )
+    fitted = fit(
+        samples.take(unit.rows["train"]), tuning, spec, unit.member.train, seed=unit.member.seed
+    )
     with atomic_folder(unit.folder) as temporary:
         save_fitted(fitted, temporary)
         test = unit.rows["test"]
@@ -122,8 +140,12 @@ def run_unit(unit: Unit) -> None:
         )
         for part in unit.external:
             everyone = np.arange(part.table.height)
-            _predict(fitted, unit, _samples(part, unit.member), part, everyone).write(MemberFolder(temporary).predictions(part.label))
-        write_json(temporary / "unit.json", _account(fitted, tuning, unit, time.monotonic() - started))
+            _predict(fitted, unit, _samples(part, unit.member), part, everyone).write(
+                MemberFolder(temporary).predictions(part.label)
+            )
+        write_json(
+            temporary / "unit.json", _account(fitted, tuning, unit, time.monotonic() - started)
+        )
 
 
 def tuning_predictions(unit: Unit) -> Predictions:
@@ -133,13 +155,21 @@ def tuning_predictions(unit: Unit) -> Predictions:
         StoreError: The model cannot be read.
     """
     tuning = unit.rows["tuning"]
-    return _predict(load_fitted(unit.folder), unit, _samples(unit.development, unit.member).take(tuning), unit.development, tuning)
+    return _predict(
+        load_fitted(unit.folder),
+        unit,
+        _samples(unit.development, unit.member).take(tuning),
+        unit.development,
+        tuning,
+    )
 
 
 def _account(fitted: FittedModel, tuning: Samples, unit: Unit, seconds: float) -> dict[str, Any]:
     risk = fitted.predict(tuning.inputs).risk
     try:
-        concordance: float | None = concordance_index(tuning.target.time, tuning.target.event, risk).estimate
+        concordance: float | None = concordance_index(
+            tuning.target.time, tuning.target.event, risk
+        ).estimate
     except MetricError:  # no comparable pair in a small tuning part: it recommends nothing
         concordance = None
     return {
@@ -157,29 +187,49 @@ def _account(fitted: FittedModel, tuning: Samples, unit: Unit, seconds: float) -
     }
 
 
-def _predict(fitted: FittedModel, unit: Unit, samples: Samples, part: CohortPart, rows: Int[np.ndarray, " row"]) -> Predictions:
+def _predict(
+    fitted: FittedModel,
+    unit: Unit,
+    samples: Samples,
+    part: CohortPart,
+    rows: Int[np.ndarray, " row"],
+) -> Predictions:
     predicted = fitted.predict(samples.inputs)
     survival = fitted.survival(predicted.risk, unit.times)
-    table = part.table.select("sample_id", "subject_id", "site", "time_days", "event")[rows].with_columns(
+    table = part.table.select("sample_id", "subject_id", "site", "time_days", "event")[
+        rows
+    ].with_columns(
         pl.Series("risk", predicted.risk),
         pl.Series("survival", survival.tolist(), dtype=pl.List(pl.Float64)),
         part.available[rows].alias("available"),
         pl.lit(unit.repeat, pl.Int16).alias("repeat"),
         pl.lit(unit.fold, pl.Int16).alias("fold"),
     )
-    return Predictions(table.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()]), unit.times)
+    return Predictions(
+        table.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()]), unit.times
+    )
 
 
 def _samples(part: CohortPart, member: Member) -> Samples:
     ids = tuple(part.table["sample_id"])
-    inputs = {modality: _read(folder, ids, (folder / "manifest.json").stat().st_mtime_ns) for modality, folder in part.stores.items()}
-    target = SurvivalTarget(part.table["time_days"].to_numpy(), part.table["event"].cast(pl.Int64).to_numpy())
-    return Samples(inputs or {Modality.CT: absent_table(len(ids))}, target, part.table["subject_id"].to_numpy())
+    inputs = {
+        modality: _read(folder, ids, (folder / "manifest.json").stat().st_mtime_ns)
+        for modality, folder in part.stores.items()
+    }
+    target = SurvivalTarget(
+        part.table["time_days"].to_numpy(), part.table["event"].cast(pl.Int64).to_numpy()
+    )
+    return Samples(
+        inputs or {Modality.CT: absent_table(len(ids))}, target, part.table["subject_id"].to_numpy()
+    )
 
 
 @lru_cache(maxsize=8)
 def _read(folder: Path, sample_ids: tuple[str, ...], made: int) -> EmbeddingTable:
-    """Read a cohort's embeddings once per process; the units of a study share them, and a store that was `made` anew is read anew."""
+    """Read a cohort's embeddings once per process.
+
+    The units of a study share them, and a store that was `made` anew is read anew.
+    """
     return EmbeddingStore.open(folder).read(sample_ids)
 
 

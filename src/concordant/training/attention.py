@@ -1,4 +1,7 @@
-"""What a fitted model attends to in scans, for pictures. Attention says what a model mixed, not why it predicts what it predicts."""
+"""What a fitted model attends to in scans, for pictures.
+
+Attention says what a model mixed, not why it predicts what it predicts.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,9 @@ class ScanAttention:
     """How much weight a model gives each token of some scans.
 
     Attributes:
-        source: "record": the record's tokens (and the learned one that asks with them) attend to the scan's; "pooling": the scan's tokens
-            are the ones that ask, and this is their share when they are pooled.
+        source: "record": the record's tokens (and the learned one that asks with them) attend to
+            the scan's; "pooling": the scan's tokens are the ones that ask, and this is their share
+            when they are pooled.
         weights: Per sample one weight per token, summing to 1; empty where the scan is missing.
     """
 
@@ -40,10 +44,13 @@ class ScanAttention:
 
 
 def scan_attention(fitted: FittedModel, inputs: Mapping[Modality, EmbeddingTable]) -> ScanAttention:
-    """Return the attention that a model gives the tokens of scans; predictions are what they are without it.
+    """Return the attention that a model gives the tokens of scans.
 
-    Weights are averaged over heads and over the sample's queries: the learned token, which is there in every sample, and each code or
-    event of the record. Pooling has one query and no heads; what fell to the learned token is left out, and the rest sums to 1.
+    Predictions are what they are without it.
+
+    Weights are averaged over heads and over the sample's queries: the learned token, which is there
+    in every sample, and each code or event of the record. Pooling has one query and no heads; what
+    fell to the learned token is left out, and the rest sums to 1.
 
     Args:
         fitted: A model with cross-attention or co-attention.
@@ -53,10 +60,14 @@ def scan_attention(fitted: FittedModel, inputs: Mapping[Modality, EmbeddingTable
         NotApplicableError: The model attends to no token of a scan.
 
     Source:
-        Attention weights are no explanation: Jain and Wallace, Attention is not Explanation, NAACL 2019.
+        Attention weights are no explanation: Jain and Wallace, Attention is not Explanation, NAACL
+        2019.
     """
     samples = max((len(table) for table in inputs.values()), default=0)
-    tables = {modality: inputs.get(modality, fitted.scaling[modality].absent(samples)) for modality in BOTH}
+    tables = {
+        modality: inputs.get(modality, fitted.scaling[modality].absent(samples))
+        for modality in BOTH
+    }
     pair = make_pair(tables, fitted.scaling, fitted.model.mean_risk.device)
     fitted.model.eval()
     with torch.no_grad():
@@ -64,8 +75,8 @@ def scan_attention(fitted: FittedModel, inputs: Mapping[Modality, EmbeddingTable
     name = next((name for name in _MAPS if name in maps), None)
     if name is None:
         raise NotApplicableError(
-            f"fusion {fitted.spec.fusion!r} with options {dict(fitted.spec.fusion_options)} attends to no token of a scan; "
-            "pictures need cross_attention or co_attention"
+            f"fusion {fitted.spec.fusion!r} with options {dict(fitted.spec.fusion_options)} "
+            "attends to no token of a scan; pictures need cross_attention or co_attention"
         )
     source = _MAPS[name]
     queries = _queries(pair.ehr) if source == "record" else torch.ones_like(pair.ct.valid[:, :1])
@@ -78,7 +89,9 @@ def _queries(record: Tokens | CodeTokens) -> Bool[Tensor, "batch query"]:
 
 
 def _averaged(
-    weights: Float[Tensor, "batch query key"], queries: Bool[Tensor, "batch query"], keys: Bool[Tensor, "batch key"]
+    weights: Float[Tensor, "batch query key"],
+    queries: Bool[Tensor, "batch query"],
+    keys: Bool[Tensor, "batch key"],
 ) -> tuple[Float[np.ndarray, " token"], ...]:
     asked = queries.to(weights.dtype)[..., None]
     mean = ((weights * asked).sum(1) / asked.sum(1)).double().cpu().numpy()

@@ -47,7 +47,9 @@ class Samples:
     def take(self, rows: Int[np.ndarray, " chosen"]) -> Samples:
         """Return the chosen samples, in that order."""
         inputs = {modality: table.take(rows) for modality, table in self.inputs.items()}
-        return Samples(inputs, self.target.take(rows), None if self.subject is None else self.subject[rows])
+        return Samples(
+            inputs, self.target.take(rows), None if self.subject is None else self.subject[rows]
+        )
 
 
 def absent_table(samples: int) -> TokenTable:
@@ -74,34 +76,52 @@ class Batch:
         return len(self.time)
 
 
-def make_pair(inputs: Mapping[Modality, EmbeddingTable], scaling: Mapping[Modality, Scaling], device: torch.device) -> Pair:
+def make_pair(
+    inputs: Mapping[Modality, EmbeddingTable],
+    scaling: Mapping[Modality, Scaling],
+    device: torch.device,
+) -> Pair:
     """Scale the tables of both modalities and pad them."""
     ct, ehr = (_to_device(scaling[modality].apply(inputs[modality]), device) for modality in BOTH)
     return Pair(ct, ehr)
 
 
-def make_batch(samples: Samples, scaling: Mapping[Modality, Scaling], device: torch.device) -> Batch:
+def make_batch(
+    samples: Samples, scaling: Mapping[Modality, Scaling], device: torch.device
+) -> Batch:
     """Scale samples and put them on a device."""
     pair = make_pair({modality: samples.table(modality) for modality in BOTH}, scaling, device)
     if samples.subject is not None:
-        pair = replace(pair, subject=torch.from_numpy(np.asarray(samples.subject, np.int64)).to(device))
+        pair = replace(
+            pair, subject=torch.from_numpy(np.asarray(samples.subject, np.int64)).to(device)
+        )
     time = torch.tensor(samples.target.time, dtype=torch.float64, device=device)
     return Batch(pair, time, torch.tensor(samples.target.event, dtype=torch.int64, device=device))
 
 
 def chunk_of(pair: Pair, rows: slice) -> Pair:
     """Return some rows of a batch."""
-    return Pair(_rows(pair.ct, rows), _rows(pair.ehr, rows), None if pair.subject is None else pair.subject[rows])
+    return Pair(
+        _rows(pair.ct, rows),
+        _rows(pair.ehr, rows),
+        None if pair.subject is None else pair.subject[rows],
+    )
 
 
 def _rows(tokens: Tokens | CodeTokens, rows: slice) -> Tokens | CodeTokens:
     if isinstance(tokens, CodeTokens):
         return CodeTokens(tokens.index[rows], tokens.weight[rows], tokens.valid[rows])
-    return Tokens(tokens.values[rows], tokens.valid[rows], None if tokens.pooled is None else tokens.pooled[rows])
+    return Tokens(
+        tokens.values[rows],
+        tokens.valid[rows],
+        None if tokens.pooled is None else tokens.pooled[rows],
+    )
 
 
 def _to_device(tokens: Tokens | CodeTokens, device: torch.device) -> Tokens | CodeTokens:
     if isinstance(tokens, CodeTokens):
-        return CodeTokens(tokens.index.to(device), tokens.weight.to(device), tokens.valid.to(device))
+        return CodeTokens(
+            tokens.index.to(device), tokens.weight.to(device), tokens.valid.to(device)
+        )
     pooled = None if tokens.pooled is None else tokens.pooled.to(device)
     return Tokens(tokens.values.to(device), tokens.valid.to(device), pooled)

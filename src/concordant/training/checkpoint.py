@@ -18,18 +18,30 @@ from concordant.fusion import BOTH
 from concordant.model import ModelSpec, TTEModel
 from concordant.training.fit import FittedModel
 from concordant.training.options import TrainOptions, regularisation
-from concordant.training.scaling import CodeScaling, ColumnScaling, Scaling, TokenScaling, code_scaling
+from concordant.training.scaling import (
+    CodeScaling,
+    ColumnScaling,
+    Scaling,
+    TokenScaling,
+    code_scaling,
+)
 
 FORMAT = 1
 
 
 def save_fitted(fitted: FittedModel, folder: Path) -> None:
     """Write `model.safetensors` and `model.json` into a folder."""
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in fitted.model.state_dict().items()}
+    tensors = {
+        f"model.{name}": value.detach().cpu().contiguous()
+        for name, value in fitted.model.state_dict().items()
+    }
     described: dict[str, Any] = {}
     for modality, scaling in fitted.scaling.items():
         arrays, described[modality.value] = _describe(scaling)
-        tensors |= {f"scaling.{modality.value}.{name}": torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+        tensors |= {
+            f"scaling.{modality.value}.{name}": torch.from_numpy(np.array(values))
+            for name, values in arrays.items()
+        }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
     spec = {
@@ -38,7 +50,14 @@ def save_fitted(fitted: FittedModel, folder: Path) -> None:
         "head": fitted.spec.head,
         "head_options": dict(fitted.spec.head_options or {}),
     }
-    facts = {"format": FORMAT, "spec": spec, "scaling": described, "options": fitted.options, "seed": fitted.seed, "events": fitted.events}
+    facts = {
+        "format": FORMAT,
+        "spec": spec,
+        "scaling": described,
+        "options": fitted.options,
+        "seed": fitted.seed,
+        "events": fitted.events,
+    }
     write_json(folder / "model.json", facts)
     write_text(folder / "history.jsonl", "".join(f"{line}\n" for line in fitted.history_lines()))
 
@@ -47,38 +66,61 @@ def load_fitted(folder: Path) -> FittedModel:
     """Read what `save_fitted` wrote; the history stays on disk.
 
     Raises:
-        StoreError: A missing or damaged file, one of another format, or two that do not fit each other.
+        StoreError: A missing or damaged file, one of another format, or two that do not fit each
+            other.
     """
     try:
         facts = read_json(folder / "model.json")
         tensors = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise StoreError(f"{folder}: no readable model ({error}); expected model.json and model.safetensors as written by a run") from None
+        raise StoreError(
+            f"{folder}: no readable model ({error}); expected model.json and model.safetensors as "
+            "written by a run"
+        ) from None
     given = facts.get("format") if isinstance(facts, dict) else None
     if given != FORMAT:
-        raise StoreError(f"{folder}/model.json: format {given!r}, expected {FORMAT}; fit the model again with this version")
+        raise StoreError(
+            f"{folder}/model.json: format {given!r}, expected {FORMAT}; fit the model again with "
+            "this version"
+        )
     try:
         return _rebuild(facts, tensors)
     except (ConfigError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise StoreError(f"{folder}: model.json and model.safetensors do not make a model here ({reason}); fit the model again") from None
+        raise StoreError(
+            f"{folder}: model.json and model.safetensors do not make a model here ({reason}); fit "
+            "the model again"
+        ) from None
 
 
 def _rebuild(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedModel:
     spec, options = ModelSpec(**facts["spec"]), TrainOptions.model_validate(facts["options"])
-    scaling = {modality: _restore(facts["scaling"][modality.value], _part(tensors, f"scaling.{modality.value}.")) for modality in BOTH}
+    scaling = {
+        modality: _restore(
+            facts["scaling"][modality.value], _part(tensors, f"scaling.{modality.value}.")
+        )
+        for modality in BOTH
+    }
     dropout = regularisation(options, facts["events"]).dropout
-    model = TTEModel(spec, {modality: scaling[modality].dims for modality in BOTH}, options.width, dropout)
+    model = TTEModel(
+        spec, {modality: scaling[modality].dims for modality in BOTH}, options.width, dropout
+    )
     _load(model, _part(tensors, "model."))
     return FittedModel(model.eval(), scaling, spec, options, facts["seed"], facts["events"])
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _load(model: TTEModel, state: Mapping[str, Tensor]) -> None:
-    """Load a state; the head's buffers, such as a baseline, take the length they were saved with."""
+    """Load a state; the head's buffers, such as a baseline, take the length they were saved
+    with.
+    """
     for name, buffer in list(model.head.named_buffers()):
         saved = state[f"head.{name}"]
         if buffer.shape != saved.shape:
@@ -89,18 +131,32 @@ def _load(model: TTEModel, state: Mapping[str, Tensor]) -> None:
 
 def _describe(scaling: Scaling) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(scaling, CodeScaling):
-        return {"mean": scaling.mean, "scale": scaling.scale}, {"kind": "codes", "codes": list(scaling.codes), "norm": scaling.norm}
-    parts = {"token": scaling.token} | ({} if scaling.pooled is None else {"pooled": scaling.pooled})
-    arrays = {f"{part}.{name}": getattr(columns, name) for part, columns in parts.items() for name in ("mean", "scale", "median", "gaps")}
+        return {"mean": scaling.mean, "scale": scaling.scale}, {
+            "kind": "codes",
+            "codes": list(scaling.codes),
+            "norm": scaling.norm,
+        }
+    parts = {"token": scaling.token} | (
+        {} if scaling.pooled is None else {"pooled": scaling.pooled}
+    )
+    arrays = {
+        f"{part}.{name}": getattr(columns, name)
+        for part, columns in parts.items()
+        for name in ("mean", "scale", "median", "gaps")
+    }
     return arrays, {"kind": "tokens", "pooled": scaling.pooled is not None}
 
 
 def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Scaling:
     arrays = {name: value.numpy() for name, value in tensors.items()}
     if described["kind"] == "codes":
-        return code_scaling(tuple(described["codes"]), arrays["mean"], arrays["scale"], described["norm"])
+        return code_scaling(
+            tuple(described["codes"]), arrays["mean"], arrays["scale"], described["norm"]
+        )
 
     def columns(part: str) -> ColumnScaling:
-        return ColumnScaling(*(arrays[f"{part}.{name}"] for name in ("mean", "scale", "median", "gaps")))
+        return ColumnScaling(
+            *(arrays[f"{part}.{name}"] for name in ("mean", "scale", "median", "gaps"))
+        )
 
     return TokenScaling(columns("token"), columns("pooled") if described["pooled"] else None)

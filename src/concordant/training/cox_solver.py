@@ -12,7 +12,10 @@ from concordant.core.errors import ConcordantError
 from concordant.core.survival import SurvivalTarget
 
 LARGEST_COEFFICIENT = 10.0
-"""Bound of a non-negative coefficient: a few tuning events in perfect order would otherwise send it to infinity."""
+"""Bound of a non-negative coefficient.
+
+A few tuning events in perfect order would otherwise send it to infinity.
+"""
 
 _ITERATIONS = 100
 _HALVINGS = 30
@@ -27,11 +30,13 @@ class _Derivatives:
 
 
 class PartialLikelihood:
-    """The negative log partial likelihood (Efron) per event, with gradient and Hessian in closed form.
+    """The negative log partial likelihood (Efron) per event, with gradient and Hessian in closed
+    form.
 
-    With w = exp(design @ coefficient), event k (the l-th of d tied ones, l from 0) sees S0 = sum of w at risk - l/d sum of w tied,
-    and S1 likewise with w x. The gradient is the sum over events of S1/S0 - x, the Hessian X' diag(a) X - sum (S1/S0)(S1/S0)', where
-    a collects w/S0 over the events that have a sample at risk.
+    With w = exp(design @ coefficient), event k (the l-th of d tied ones, l from 0) sees S0 = sum of
+    w at risk - l/d sum of w tied, and S1 likewise with w x. The gradient is the sum over events of
+    S1/S0 - x, the Hessian X' diag(a) X - sum (S1/S0)(S1/S0)', where a collects w/S0 over the events
+    that have a sample at risk.
 
     Source:
         Efron, The efficiency of Cox's likelihood function for censored data, JASA 72 (1977).
@@ -41,9 +46,13 @@ class PartialLikelihood:
         """Sort by time, latest first, and number the distinct times."""
         order = np.argsort(-target.time, kind="stable")
         time = np.asarray(target.time)[order]
-        self._columns: Float[np.ndarray, "sample column"] = np.ascontiguousarray(np.asarray(design, dtype=np.float64)[order])
+        self._columns: Float[np.ndarray, "sample column"] = np.ascontiguousarray(
+            np.asarray(design, dtype=np.float64)[order]
+        )
         self._observed: Bool[np.ndarray, " sample"] = np.asarray(target.event)[order] == 1
-        self._group: Int[np.ndarray, " sample"] = np.concatenate([[0], np.cumsum(time[1:] != time[:-1])])
+        self._group: Int[np.ndarray, " sample"] = np.concatenate(
+            [[0], np.cumsum(time[1:] != time[:-1])]
+        )
         self._last = np.searchsorted(self._group, np.arange(self._group[-1] + 1), side="right") - 1
         self._events = np.flatnonzero(self._observed)
         tied = np.bincount(self._group, self._observed, minlength=len(self._last))
@@ -51,7 +60,9 @@ class PartialLikelihood:
         first = np.concatenate([[0], np.cumsum(tied)[:-1]])
         event_group = self._group[self._events]
         self._share = (before[self._events] - first[event_group]) / tied[event_group]
-        _, self._start_of_tie, self._tie = np.unique(event_group, return_index=True, return_inverse=True)
+        _, self._start_of_tie, self._tie = np.unique(
+            event_group, return_index=True, return_inverse=True
+        )
         self._last_at_risk = self._last[event_group]
         self._sum_of_events = self._columns[self._events].sum(0)
         self.n_events = max(len(self._events), 1)
@@ -69,20 +80,34 @@ class PartialLikelihood:
             return _Derivatives(float(value) / self.n_events, gradient / self.n_events, None)
         load = self._load(s0)
         curvature = weighted.T @ (load[:, None] * self._columns) - mean.T @ mean
-        return _Derivatives(float(value) / self.n_events, gradient / self.n_events, curvature / self.n_events)
+        return _Derivatives(
+            float(value) / self.n_events, gradient / self.n_events, curvature / self.n_events
+        )
 
     def _seen(self, values: Float[np.ndarray, "sample k"]) -> Float[np.ndarray, "event k"]:
-        """Return per event the sum over those at risk, less its share of the events tied with it."""
-        tied = np.add.reduceat(values[self._events], self._start_of_tie, axis=0) if len(self._events) else np.zeros((0, values.shape[1]))
-        return np.asarray(np.cumsum(values, axis=0)[self._last_at_risk] - self._share[:, None] * tied[self._tie])
+        """Return per event the sum over those at risk, less its share of the events tied with
+        it.
+        """
+        tied = (
+            np.add.reduceat(values[self._events], self._start_of_tie, axis=0)
+            if len(self._events)
+            else np.zeros((0, values.shape[1]))
+        )
+        return np.asarray(
+            np.cumsum(values, axis=0)[self._last_at_risk] - self._share[:, None] * tied[self._tie]
+        )
 
     def _load(self, s0: Float[np.ndarray, " event"]) -> Float[np.ndarray, " sample"]:
-        """Return per sample the sum of 1/S0 over the events that have it at risk, less the tied part."""
+        """Return per sample the sum of 1/S0 over the events that have it at risk, less the tied
+        part.
+        """
         group, groups = self._group[self._events], len(self._last)
         per_group = np.bincount(group, 1.0 / s0, minlength=groups)
         tied_part = np.bincount(group, self._share / s0, minlength=groups)
         later = np.cumsum(per_group[::-1])[::-1]
-        return np.asarray(later[self._group] - np.where(self._observed, tied_part[self._group], 0.0))
+        return np.asarray(
+            later[self._group] - np.where(self._observed, tied_part[self._group], 0.0)
+        )
 
 
 def solve_cox(
@@ -93,7 +118,8 @@ def solve_cox(
     start: Float[np.ndarray, " column"] | None = None,
     nonnegative: bool = False,
 ) -> Float[np.ndarray, " column"]:
-    """Minimise the negative log partial likelihood (Efron) per event plus penalty / 2 times the squared coefficients.
+    """Minimise the negative log partial likelihood (Efron) per event plus penalty / 2 times the
+    squared coefficients.
 
     Args:
         design: One row per sample.
@@ -110,22 +136,44 @@ def solve_cox(
     """
     likelihood = PartialLikelihood(design, target)
     first = np.zeros(design.shape[1]) if start is None else np.asarray(start, dtype=np.float64)
-    return _bounded(likelihood, penalty, first) if nonnegative else _newton(likelihood, penalty, first)
+    return (
+        _bounded(likelihood, penalty, first) if nonnegative else _newton(likelihood, penalty, first)
+    )
 
 
-def _bounded(likelihood: PartialLikelihood, penalty: float, first: Float[np.ndarray, " column"]) -> Float[np.ndarray, " column"]:
-    def objective(coefficient: Float[np.ndarray, " column"]) -> tuple[float, Float[np.ndarray, " column"]]:
+def _bounded(
+    likelihood: PartialLikelihood, penalty: float, first: Float[np.ndarray, " column"]
+) -> Float[np.ndarray, " column"]:
+    def objective(
+        coefficient: Float[np.ndarray, " column"],
+    ) -> tuple[float, Float[np.ndarray, " column"]]:
         found = likelihood.at(coefficient, hessian=False)
-        return found.value + penalty / 2 * float(coefficient @ coefficient), found.gradient + penalty * coefficient
+        return found.value + penalty / 2 * float(
+            coefficient @ coefficient
+        ), found.gradient + penalty * coefficient
 
     bounds = [(0.0, LARGEST_COEFFICIENT)] * len(first)
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
+    found = minimize(
+        objective,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"ftol": 1e-14, "gtol": 1e-9},
+    )
     return np.asarray(found.x)
 
 
-def _newton(likelihood: PartialLikelihood, penalty: float, coefficient: Float[np.ndarray, " column"]) -> Float[np.ndarray, " column"]:
-    """Newton's method with step halving; the objective is convex, so that it converges from anywhere."""
-    ridge = max(penalty, 1e-12) * np.eye(len(coefficient))  # without a penalty, a column without spread leaves the Hessian singular
+def _newton(
+    likelihood: PartialLikelihood, penalty: float, coefficient: Float[np.ndarray, " column"]
+) -> Float[np.ndarray, " column"]:
+    """Newton's method with step halving.
+
+    The objective is convex, so that it converges from anywhere.
+    """
+    ridge = max(penalty, 1e-12) * np.eye(
+        len(coefficient)
+    )  # without a penalty, a column without spread leaves the Hessian singular
     here = likelihood.at(coefficient, hessian=True)
     value = here.value + penalty / 2 * float(coefficient @ coefficient)
     for _ in range(_ITERATIONS):
@@ -137,8 +185,8 @@ def _newton(likelihood: PartialLikelihood, penalty: float, coefficient: Float[np
             return np.asarray(coefficient - step)
         coefficient, value, here = _halved(likelihood, penalty, coefficient, step, value)
     raise ConcordantError(
-        "the Cox model did not converge; its coefficients run off, as they do where a feature orders the events perfectly. "
-        "Use a larger penalty, or leave out that feature"
+        "the Cox model did not converge; its coefficients run off, as they do where a feature "
+        "orders the events perfectly. Use a larger penalty, or leave out that feature"
     )
 
 

@@ -12,8 +12,9 @@ def draw_folds(
 ) -> Int[np.ndarray, " sample"]:
     """Return the fold of each sample.
 
-    Groups are shuffled, then dealt from the one with most events to the one with fewest, each to the fold that has fewest events so far
-    (then fewest samples): events are spread as evenly as whole groups allow.
+    Groups are shuffled, then dealt from the one with most events to the one with fewest, each to
+    the fold that has fewest events so far (then fewest samples): events are spread as evenly as
+    whole groups allow.
 
     Args:
         event: 1 = observed.
@@ -38,7 +39,9 @@ def draw_folds(
     return chosen[member]
 
 
-def assign_folds(table: pl.DataFrame, *, group: str, folds: int, repeats: int, seed: int) -> pl.DataFrame:
+def assign_folds(
+    table: pl.DataFrame, *, group: str, folds: int, repeats: int, seed: int
+) -> pl.DataFrame:
     """Draw folds anew for each repeat.
 
     Args:
@@ -55,7 +58,9 @@ def assign_folds(table: pl.DataFrame, *, group: str, folds: int, repeats: int, s
     drawn = [
         table.select("sample_id").with_columns(
             pl.lit(repeat, pl.Int16).alias("repeat"),
-            pl.Series("fold", draw_folds(event, groups, folds=folds, seed=seed + repeat), dtype=pl.Int16),
+            pl.Series(
+                "fold", draw_folds(event, groups, folds=folds, seed=seed + repeat), dtype=pl.Int16
+            ),
         )
         for repeat in range(repeats)
     ]
@@ -63,9 +68,16 @@ def assign_folds(table: pl.DataFrame, *, group: str, folds: int, repeats: int, s
 
 
 def group_numbers(table: pl.DataFrame, group: str) -> Int[np.ndarray, " sample"]:
-    """Return a number per sample that is the same within a group; a null group is a group of its own."""
+    """Return a number per sample that is the same within a group.
+
+    A null group is a group of its own.
+    """
     return (
-        table.select(pl.coalesce(pl.col(group).cast(pl.String), pl.format("null {}", pl.int_range(pl.len()))).rank("dense"))[group]
+        table.select(
+            pl.coalesce(
+                pl.col(group).cast(pl.String), pl.format("null {}", pl.int_range(pl.len()))
+            ).rank("dense")
+        )[group]
         .to_numpy()
         .astype(np.int64)
     )

@@ -1,4 +1,6 @@
-"""The gradient of the full-batch loss, whole or chunk by chunk (two passes), so that the risk set stays exact at any memory."""
+"""The gradient of the full-batch loss, whole or chunk by chunk (two passes), so that the risk
+set stays exact at any memory.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,16 @@ from concordant.training.batches import Batch, chunk_of
 
 
 def survival_loss(
-    model: TTEModel, log_hazard: Float[Tensor, "batch view"], valid: Bool[Tensor, "batch view"], batch: Batch
+    model: TTEModel,
+    log_hazard: Float[Tensor, "batch view"],
+    valid: Bool[Tensor, "batch view"],
+    batch: Batch,
 ) -> Float[Tensor, ""]:
     """Return the sum of the views' losses, each over the samples that have the view."""
-    losses = [model.head.loss(log_hazard[:, view], batch.time, batch.event, valid[:, view]) for view in range(log_hazard.shape[1])]
+    losses = [
+        model.head.loss(log_hazard[:, view], batch.time, batch.event, valid[:, view])
+        for view in range(log_hazard.shape[1])
+    ]
     return torch.stack(losses).sum()
 
 
@@ -23,7 +31,9 @@ def backward(model: TTEModel, batch: Batch, phase: Phase, chunk_size: int | None
     """Accumulate the gradient of a phase's loss and return the loss."""
     if chunk_size is None or chunk_size >= len(batch):
         output = model(batch.pair)
-        loss = _weighted(phase, survival_loss(model, output.log_hazard, output.view_valid, batch), output)
+        loss = _weighted(
+            phase, survival_loss(model, output.log_hazard, output.view_valid, batch), output
+        )
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves this method untyped
         return float(loss.detach())
     return _backward_in_chunks(model, batch, phase, chunk_size)
@@ -37,14 +47,20 @@ def _weighted(phase: Phase, survival: Float[Tensor, ""], output: ModelOutput) ->
 
 
 def _backward_in_chunks(model: TTEModel, batch: Batch, phase: Phase, chunk_size: int) -> float:
-    """Find the loss's gradient in the log-hazards (pass 1), then repeat each chunk with the same dropout and send it through (pass 2).
+    """Find the loss's gradient in the log-hazards (pass 1), then repeat each chunk with the same
+    dropout and send it through (pass 2).
 
-    The survival loss is exact. The alignment loss, which is one of batches by nature, is taken within chunks.
+    The survival loss is exact. The alignment loss, which is one of batches by nature, is taken
+    within chunks.
 
     Source:
-        Gao et al., Scaling deep contrastive learning batch size under memory limited setup, RepL4NLP 2021 (gradient caching).
+        Gao et al., Scaling deep contrastive learning batch size under memory limited setup,
+        RepL4NLP 2021 (gradient caching).
     """
-    slices = [slice(start, min(start + chunk_size, len(batch))) for start in range(0, len(batch), chunk_size)]
+    slices = [
+        slice(start, min(start + chunk_size, len(batch)))
+        for start in range(0, len(batch), chunk_size)
+    ]
     states, outputs = [], []
     with torch.no_grad():
         for rows in slices:

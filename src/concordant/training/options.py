@@ -19,13 +19,15 @@ class TrainOptions(BaseModel):
     Attributes:
         lr: Learning rate of AdamW.
         max_epochs: Upper limit of epochs.
-        min_epochs: Epochs before the tuning loss is heeded: with a few tuning events it may by chance be best before anything is learned.
+        min_epochs: Epochs before the tuning loss is heeded: with a few tuning events it may by
+            chance be best before anything is learned.
         patience: Epochs without a better tuning loss before training stops.
         width: Width of the shared latent space.
         dropout: Probability of dropping a unit, or "auto".
         weight_decay: Decoupled weight decay of AdamW, or "auto".
         min_code_samples: Train samples that must carry a code before it enters the vocabulary.
-        chunk_size: Samples held in memory at once; the loss and its gradient stay those of the full batch. None = all.
+        chunk_size: Samples held in memory at once; the loss and its gradient stay those of the full
+            batch. None = all.
         device: "auto" takes a GPU where there is one.
     """
 
@@ -57,10 +59,11 @@ class Regularisation:
 
 
 def regularisation(options: TrainOptions, events: int) -> Regularisation:
-    """Set dropout and weight decay from the number of observed events in train, where they are "auto".
+    """Set dropout and weight decay from the number of observed events in train, where they are
+    "auto".
 
-    0.5 and 1.0 up to `MANY_EVENTS` events; beyond that both shrink in proportion to 1 / events, as the information in a partial likelihood
-    grows with the events alone (docs/decisions/0002).
+    0.5 and 1.0 up to `MANY_EVENTS` events; beyond that both shrink in proportion to 1 / events, as
+    the information in a partial likelihood grows with the events alone (docs/decisions/0002).
 
     Args:
         options: As given; a number is taken as it is.

@@ -1,4 +1,7 @@
-"""The ridge Cox path of the `linear` strategy: solved to convergence, its penalty chosen on tuning."""
+"""The ridge Cox path of the `linear` strategy.
+
+Solved to convergence, its penalty chosen on tuning.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from concordant.training.batches import Batch
 from concordant.training.cox_solver import solve_cox
 
 PENALTIES = tuple(float(value) for value in np.logspace(2, -3, 21))
-"""Candidates, from heavy to light; the loss is per event and features are standardised, so one grid serves all cohorts."""
+"""Candidates, from heavy to light.
+
+The loss is per event and features are standardised, so one grid serves all cohorts.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +45,31 @@ def solve_ridge(model: TTEModel, train: Batch, tuning: Batch) -> list[RidgeChoic
 
     The tuning loss picks the penalty; the coefficients are those of train alone.
     """
-    terms = {modality: model.fusion.get_submodule(f"terms.{modality.value}") for modality in model.fusion.uses}
-    designs = [np.concatenate([_design(batch.pair.of(modality), term) for modality, term in terms.items()], 1) for batch in (train, tuning)]
+    terms = {
+        modality: model.fusion.get_submodule(f"terms.{modality.value}")
+        for modality in model.fusion.uses
+    }
+    designs = [
+        np.concatenate(
+            [_design(batch.pair.of(modality), term) for modality, term in terms.items()], 1
+        )
+        for batch in (train, tuning)
+    ]
     basis = _row_basis(designs[0])
     reduced = [design @ basis for design in designs]
-    targets = [SurvivalTarget(batch.time.cpu().numpy(), batch.event.cpu().numpy()) for batch in (train, tuning)]
+    targets = [
+        SurvivalTarget(batch.time.cpu().numpy(), batch.event.cpu().numpy())
+        for batch in (train, tuning)
+    ]
     path: list[RidgeChoice] = []
     best = start = np.zeros(basis.shape[1])
     for penalty in PENALTIES:
         start = solve_cox(reduced[0], targets[0], penalty=penalty, start=start)
-        loss = float(model.head.loss(torch.from_numpy(reduced[1] @ start), tuning.time.cpu(), tuning.event.cpu()))
+        loss = float(
+            model.head.loss(
+                torch.from_numpy(reduced[1] @ start), tuning.time.cpu(), tuning.event.cpu()
+            )
+        )
         if not path or loss < min(choice.loss for choice in path):
             best = start
         path.append(RidgeChoice(penalty, loss))
@@ -69,14 +90,19 @@ def _design(tokens: Tokens | CodeTokens, term: nn.Module) -> Float[np.ndarray, "
 
 
 def _row_basis(design: Float[np.ndarray, "sample column"]) -> Float[np.ndarray, "column basis"]:
-    """Return an orthonormal basis of the row space: the ridge solution lies in it (representer theorem), so wide data stay cheap."""
+    """Return an orthonormal basis of the row space.
+
+    The ridge solution lies in it (representer theorem), so wide data stay cheap.
+    """
     if design.shape[1] <= design.shape[0]:
         return np.eye(design.shape[1])
     _, singular, rows = np.linalg.svd(design, full_matrices=False)
     return np.asarray(rows[singular > 1e-10 * singular[0]].T)
 
 
-def _store(solution: Float[np.ndarray, " column"], terms: Sequence[LinearTerm], head: nn.Module) -> None:
+def _store(
+    solution: Float[np.ndarray, " column"], terms: Sequence[LinearTerm], head: nn.Module
+) -> None:
     place = 0
     with torch.no_grad():
         for term in terms:

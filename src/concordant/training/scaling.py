@@ -15,15 +15,22 @@ from concordant.core.tokens import CodeTokens, Tokens
 from concordant.model import InputDims
 
 CLIP = 6.0
-"""Standard deviations a scaled feature may lie from train's mean: one absurd value at another site must not decide a risk."""
+"""Standard deviations a scaled feature may lie from train's mean.
+
+One absurd value at another site must not decide a risk.
+"""
 
 MINIMUM_SAMPLES = 2
-"""Train samples that must carry a code before it enters the vocabulary, by default: one teaches nothing that holds elsewhere."""
+"""Train samples that must carry a code before it enters the vocabulary, by default.
+
+One teaches nothing that holds elsewhere.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnScaling:
-    """Centre and scale of the columns of a matrix, with a median for each and indicators for those that had gaps on train.
+    """Centre and scale of the columns of a matrix, with a median for each and indicators for those
+    that had gaps on train.
 
     Attributes:
         mean: Train's mean after imputation.
@@ -54,13 +61,21 @@ def fit_columns(values: Float[np.ndarray, "row column"]) -> ColumnScaling:
     """Fit centre, scale and median of each column, NaN being gaps."""
     values = values.astype(np.float64)
     missing = np.isnan(values)
-    median = np.array([np.median(column[~gap]) if (~gap).any() else 0.0 for column, gap in zip(values.T, missing.T, strict=True)])
+    median = np.array(
+        [
+            np.median(column[~gap]) if (~gap).any() else 0.0
+            for column, gap in zip(values.T, missing.T, strict=True)
+        ]
+    )
     filled = np.where(missing, median, values)
     mean = filled.mean(0) if len(filled) else np.zeros(values.shape[1])
     scale = filled.std(0) if len(filled) else np.ones(values.shape[1])
-    # a column whose spread is rounding noise beside its size is constant: dividing by it would blow that noise up
+    # a column whose spread is rounding noise beside its size is constant: dividing by it would blow
+    # that noise up
     constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    return ColumnScaling(mean, np.where(constant, 1.0, scale), median.astype(np.float64), missing.any(0))
+    return ColumnScaling(
+        mean, np.where(constant, 1.0, scale), median.astype(np.float64), missing.any(0)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +93,22 @@ class TokenScaling:
     @property
     def dims(self) -> InputDims:
         """Size of the scaled input."""
-        return InputDims("tokens", self.token.width, None if self.pooled is None else self.pooled.width)
+        return InputDims(
+            "tokens", self.token.width, None if self.pooled is None else self.pooled.width
+        )
 
     def apply(self, table: EmbeddingTable) -> Tokens:
         """Return scaled, padded tokens."""
         if not isinstance(table, TokenTable):
-            raise FeatureError("this model was fitted on tokens and was given codes; use the encoder it was trained with")
+            raise FeatureError(
+                "this model was fitted on tokens and was given codes; use the encoder it was "
+                "trained with"
+            )
         if table.values.shape[1] != len(self.token.mean):
-            raise FeatureError(f"expected tokens of width {len(self.token.mean)}, as in training, and got {table.values.shape[1]}")
+            raise FeatureError(
+                f"expected tokens of width {len(self.token.mean)}, as in training, and got "
+                f"{table.values.shape[1]}"
+            )
         valid = _padding(table.lengths)
         values = np.zeros((*valid.shape, self.token.width), np.float32)
         values[valid] = self.token.apply(table.values)
@@ -97,15 +120,24 @@ class TokenScaling:
 
     def absent(self, samples: int) -> TokenTable:
         """Return a table this scaling accepts, in which every sample is missing."""
-        pooled = None if self.pooled is None else np.full((samples, len(self.pooled.mean)), np.nan, np.float32)
-        return TokenTable(np.zeros((0, len(self.token.mean)), np.float32), np.zeros(samples + 1, np.int64), pooled)
+        pooled = (
+            None
+            if self.pooled is None
+            else np.full((samples, len(self.pooled.mean)), np.nan, np.float32)
+        )
+        return TokenTable(
+            np.zeros((0, len(self.token.mean)), np.float32), np.zeros(samples + 1, np.int64), pooled
+        )
 
     def _pooled(self, table: TokenTable) -> Tensor | None:
         if self.pooled is None:
             return None
         if table.pooled is None or table.pooled.shape[1] != len(self.pooled.mean):
             given = "none" if table.pooled is None else f"one of width {table.pooled.shape[1]}"
-            raise FeatureError(f"expected a pooled vector of width {len(self.pooled.mean)}, as in training, and got {given}")
+            raise FeatureError(
+                f"expected a pooled vector of width {len(self.pooled.mean)}, as in training, and "
+                f"got {given}"
+            )
         pooled = self.pooled.apply(table.pooled)
         pooled[table.lengths == 0] = 0.0
         return torch.from_numpy(pooled)
@@ -115,8 +147,9 @@ class TokenScaling:
 class CodeScaling:
     """Vocabulary, and centre and scale of each code's weight.
 
-    Numeric codes are standardised over their carriers; presence and count codes are divided by their standard deviation over all train
-    samples (at least `floor`, so that a rare code does not become a giant), not centred: a record stays sparse.
+    Numeric codes are standardised over their carriers; presence and count codes are divided by
+    their standard deviation over all train samples (at least `floor`, so that a rare code does not
+    become a giant), not centred: a record stays sparse.
 
     Attributes:
         codes: The fold's vocabulary.
@@ -140,15 +173,22 @@ class CodeScaling:
         """Return scaled, padded codes; codes outside the vocabulary are dropped (see `dropped`)."""
         known, index = self._known(table)
         valid = _padding(self.lengths(table))
-        weight = np.clip((_codes(table).weight[known] - self.mean[index]) / self.scale[index], -CLIP, CLIP)
+        weight = np.clip(
+            (_codes(table).weight[known] - self.mean[index]) / self.scale[index], -CLIP, CLIP
+        )
         padded_index = np.zeros(valid.shape, np.int64)
         padded_weight = np.zeros(valid.shape, np.float32)
         padded_index[valid] = index
         padded_weight[valid] = weight
-        return CodeTokens(torch.from_numpy(padded_index), torch.from_numpy(padded_weight), torch.from_numpy(valid))
+        return CodeTokens(
+            torch.from_numpy(padded_index), torch.from_numpy(padded_weight), torch.from_numpy(valid)
+        )
 
     def lengths(self, table: EmbeddingTable) -> Int[np.ndarray, " sample"]:
-        """Return how many tokens `apply` gives each sample; 0 = missing, as is a record without a code of the vocabulary."""
+        """Return how many tokens `apply` gives each sample.
+
+        0 = missing, as is a record without a code of the vocabulary.
+        """
         known, _ = self._known(table)
         before = np.concatenate([[0], np.cumsum(known)])
         return np.diff(before[table.offsets])
@@ -156,14 +196,18 @@ class CodeScaling:
     def absent(self, samples: int) -> CodeTable:
         """Return a table this scaling accepts, in which every sample is missing."""
         nothing = np.zeros(0, np.int64)
-        return CodeTable((), np.zeros(0, bool), nothing, np.zeros(0, np.float32), np.zeros(samples + 1, np.int64))
+        return CodeTable(
+            (), np.zeros(0, bool), nothing, np.zeros(0, np.float32), np.zeros(samples + 1, np.int64)
+        )
 
     def dropped(self, table: EmbeddingTable) -> int:
         """Return how many code entries lie outside the vocabulary."""
         known, _ = self._known(table)
         return int((~known).sum())
 
-    def _known(self, table: EmbeddingTable) -> tuple[Bool[np.ndarray, " row"], Int[np.ndarray, " known_row"]]:
+    def _known(
+        self, table: EmbeddingTable
+    ) -> tuple[Bool[np.ndarray, " row"], Int[np.ndarray, " known_row"]]:
         codes = _codes(table)
         position = np.array([self._position.get(code, -1) for code in codes.codes], np.int64)
         index = position[codes.index] if len(codes.index) else np.zeros(0, np.int64)
@@ -171,16 +215,26 @@ class CodeScaling:
 
 
 PRESENCE_FLOOR = 0.1
-"""Smallest standard deviation a presence code is divided by: that of a code carried by one sample in a hundred."""
+"""Smallest standard deviation a presence code is divided by.
+
+That of a code carried by one sample in a hundred.
+"""
 
 
-def code_scaling(codes: tuple[str, ...], mean: Float[np.ndarray, " code"], scale: Float[np.ndarray, " code"], norm: float) -> CodeScaling:
+def code_scaling(
+    codes: tuple[str, ...],
+    mean: Float[np.ndarray, " code"],
+    scale: Float[np.ndarray, " code"],
+    norm: float,
+) -> CodeScaling:
     """Build a scaling from its stored parts."""
     return CodeScaling(codes, mean, scale, norm, {code: place for place, code in enumerate(codes)})
 
 
 def fit_codes(table: CodeTable, *, minimum_samples: int = MINIMUM_SAMPLES) -> CodeScaling:
-    """Choose the vocabulary on train, the codes that enough samples carry, and fit each code's centre and scale."""
+    """Choose the vocabulary on train, the codes that enough samples carry, and fit each code's
+    centre and scale.
+    """
     size, samples = len(table.codes), max(int((table.lengths > 0).sum()), 1)
     carriers = np.bincount(table.index, minlength=size)
     total = np.bincount(table.index, table.weight.astype(np.float64), minlength=size)
@@ -189,7 +243,9 @@ def fit_codes(table: CodeTable, *, minimum_samples: int = MINIMUM_SAMPLES) -> Co
     mean = total / over
     scale = np.sqrt(np.maximum(squares / over - mean**2, 0.0))
     constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(table.numeric, np.where(constant, 1.0, scale), np.maximum(scale, PRESENCE_FLOOR))
+    scale = np.where(
+        table.numeric, np.where(constant, 1.0, scale), np.maximum(scale, PRESENCE_FLOOR)
+    )
     centre = np.where(table.numeric, mean, 0.0)
     chosen = carriers >= minimum_samples
     # a presence code that every train sample carries says nothing a bias does not say
@@ -204,7 +260,10 @@ Scaling = TokenScaling | CodeScaling
 
 
 def fit_scaling(table: EmbeddingTable, *, minimum_samples: int = MINIMUM_SAMPLES) -> Scaling:
-    """Fit the scaling of one modality on train; a code needs `minimum_samples` train samples that carry it."""
+    """Fit the scaling of one modality on train.
+
+    A code needs `minimum_samples` train samples that carry it.
+    """
     if isinstance(table, CodeTable):
         return fit_codes(table, minimum_samples=minimum_samples)
     pooled = None if table.pooled is None else fit_columns(table.pooled[table.lengths > 0])
@@ -213,11 +272,17 @@ def fit_scaling(table: EmbeddingTable, *, minimum_samples: int = MINIMUM_SAMPLES
 
 def _codes(table: EmbeddingTable) -> CodeTable:
     if not isinstance(table, CodeTable):
-        raise FeatureError("this model was fitted on codes and was given tokens; use the encoder it was trained with")
+        raise FeatureError(
+            "this model was fitted on codes and was given tokens; use the encoder it was trained "
+            "with"
+        )
     return table
 
 
 def _padding(lengths: Int[np.ndarray, " sample"]) -> Bool[np.ndarray, "sample token"]:
-    """Return where tokens stand in a padded array; at least one column, so that no axis is empty."""
+    """Return where tokens stand in a padded array.
+
+    At least one column, so that no axis is empty.
+    """
     width = max(int(lengths.max(initial=0)), 1)
     return np.asarray(np.arange(width)[None, :] < lengths[:, None])

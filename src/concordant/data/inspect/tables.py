@@ -1,4 +1,7 @@
-"""The label, mapping and split files of INSPECT, each checked as it is read; an exam stands once in each."""
+"""The label, mapping and split files of INSPECT, each checked as it is read.
+
+An exam stands once in each.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,16 @@ def read_mapping(aimi: Path) -> ExamTable:
     """Read which patient, scan and time each exam has.
 
     Returns:
-        `impression_id` str, `subject_id` i64, `image_id` str or null (without `.nii.gz`; the first by name
-        where an exam has several), `prediction_time` datetime[us] or null.
+        `impression_id` str, `subject_id` i64, `image_id` str or null (without `.nii.gz`; the first
+        by name where an exam has several), `prediction_time` datetime[us] or null.
 
     Raises:
-        CohortError: The file or a column is missing, a patient is not an integer, a time cannot be read, or an exam is stated in two ways.
+        CohortError: The file or a column is missing, a patient is not an integer, a time cannot be
+            read, or an exam is stated in two ways.
     """
-    path, table = _read(aimi, "study_mapping", ("impression_id", "image_id", "person_id", "procedure_DATETIME"))
+    path, table = _read(
+        aimi, "study_mapping", ("impression_id", "image_id", "person_id", "procedure_DATETIME")
+    )
     read = table.select(
         "impression_id",
         subject_id=pl.col("person_id").str.strip_suffix(".0").cast(pl.Int64, strict=False),
@@ -62,11 +68,14 @@ def read_splits(aimi: Path) -> ExamTable:
     """Read `impression_id` and `split` (train, tuning, held_out).
 
     Raises:
-        CohortError: The file or a column is missing, a split is not known, or an exam is stated in two ways.
+        CohortError: The file or a column is missing, a split is not known, or an exam is stated in
+            two ways.
     """
     path, table = _read(aimi, "splits", ("impression_id", "split"))
     words = pl.col("split").str.to_lowercase()
-    read = table.select("impression_id", split=words.replace_strict(SPLITS, default=None, return_dtype=pl.String))
+    read = table.select(
+        "impression_id", split=words.replace_strict(SPLITS, default=None, return_dtype=pl.String)
+    )
     _refuse(read["split"].is_null(), f"{path}: split is not one of {', '.join(SPLITS)}")
     return _once(path, read)
 
@@ -75,18 +84,23 @@ def read_labels(aimi: Path, outcome: str, windows: tuple[str, ...]) -> ExamTable
     """Read the outcome of each exam as it is stated.
 
     Returns:
-        `impression_id` str, `pe_positive` bool or null, `stated_time` f64 or null in the file's unit, `censored` bool or null, and for each
-        window that the file has its label: 1, 0, or -1 for censored.
+        `impression_id` str, `pe_positive` bool or null, `stated_time` f64 or null in the file's
+        unit, `censored` bool or null, and for each window that the file has its label: 1, 0, or -1
+        for censored.
 
     Raises:
-        CohortError: The file or a column is missing, a label is not a known word, a time is not a number, or an exam is stated in two ways.
+        CohortError: The file or a column is missing, a label is not a known word, a time is not a
+            number, or an exam is stated in two ways.
     """
     time, flag = f"tte_{outcome}", f"is_censored_{outcome}"
     path, table = _read(aimi, "labels", ("impression_id", time, flag))
     pe = next((name for name in ("pe_positive", "pe_positive_nlp") if name in table.columns), None)
     present = [name for name in windows if name in table.columns]
     if not present:
-        raise CohortError(f"{path}: missing column(s) {', '.join(windows)}; at least one must be there, for the time is checked against it")
+        raise CohortError(
+            f"{path}: missing column(s) {', '.join(windows)}; at least one must be there, for the "
+            "time is checked against it"
+        )
     read = table.select(
         "impression_id",
         *(_truth(name) for name in present),
@@ -102,7 +116,12 @@ def read_labels(aimi: Path, outcome: str, windows: tuple[str, ...]) -> ExamTable
 
 
 def _truth(name: str) -> pl.Expr:
-    return pl.col(name).str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Int8).alias(name)
+    return (
+        pl.col(name)
+        .str.to_lowercase()
+        .replace_strict(_TRUTH, default=None, return_dtype=pl.Int8)
+        .alias(name)
+    )
 
 
 def _unknown_words(table: pl.DataFrame, name: str) -> pl.Series:
@@ -115,10 +134,15 @@ def _read(aimi: Path, stem: str, required: tuple[str, ...]) -> tuple[Path, pl.Da
     try:
         table = pl.read_csv(path, separator="\t", infer_schema=False, encoding="utf8-lossy")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{path}: not readable ({str(error).partition(chr(10))[0]}); expected tab-separated text with a header") from None
+        raise CohortError(
+            f"{path}: not readable ({str(error).partition(chr(10))[0]}); expected tab-separated "
+            "text with a header"
+        ) from None
     absent = [name for name in required if name not in table.columns]
     if absent:
-        raise CohortError(f"{path}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}")
+        raise CohortError(
+            f"{path}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}"
+        )
     text = pl.all().str.strip_chars()
     table = table.select(pl.when(text != "").then(text).name.keep())
     _refuse(table["impression_id"].is_null(), f"{path}: impression_id is empty")
@@ -129,26 +153,36 @@ def _path(aimi: Path, stem: str) -> Path:
     found = sorted(path for path in aimi.glob(f"{stem}*.tsv") if path.is_file())
     if len(found) != 1:
         given = ", ".join(path.name for path in found) or "none"
-        raise CohortError(f"{aimi}: expected one file {stem}_DATE.tsv, as AIMI gives it; found {given}")
+        raise CohortError(
+            f"{aimi}: expected one file {stem}_DATE.tsv, as AIMI gives it; found {given}"
+        )
     return found[0]
 
 
 def _once(path: Path, table: pl.DataFrame, *, first_of: str | None = None) -> ExamTable:
-    """Keep each exam once; of rows that differ in the column `first_of` alone, the first by its value.
+    """Keep each exam once; of rows that differ in the column `first_of` alone, the first by its
+    value.
 
     Raises:
         CohortError: An exam is there more than once, with different facts.
     """
     facts = [name for name in table.columns if name != first_of]
-    ordered = table if first_of is None else table.sort(first_of, nulls_last=True, maintain_order=True)
+    ordered = (
+        table if first_of is None else table.sort(first_of, nulls_last=True, maintain_order=True)
+    )
     different = ordered.unique(facts, keep="first", maintain_order=True)
     conflicts = different["impression_id"].is_duplicated()
     if conflicts.any():
         n = different.filter(conflicts)["impression_id"].n_unique()
-        raise CohortError(f"{path}: {n} impression_id(s) are there more than once with different facts; keep the right row of each")
+        raise CohortError(
+            f"{path}: {n} impression_id(s) are there more than once with different facts; keep the "
+            "right row of each"
+        )
     return ExamTable(path, different, table.height, table.height - different.height)
 
 
 def _refuse(wrong: pl.Series, what: str) -> None:
     if wrong.any():
-        raise CohortError(f"{what}: {wrong.sum()} row(s), the first is row {wrong.arg_true()[0] + 1}")
+        raise CohortError(
+            f"{what}: {wrong.sum()} row(s), the first is row {wrong.arg_true()[0] + 1}"
+        )

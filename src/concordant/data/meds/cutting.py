@@ -1,6 +1,9 @@
-"""The passes over a shard's rows: what is out of order, stated twice or after death, and what each sample may see.
+"""The passes over a shard's rows.
 
-Rows are sorted by subject, then time. A time is microseconds since 1970, `STATIC` where the event has none: static events come first.
+What is out of order, stated twice or after death, and what each sample may see.
+
+Rows are sorted by subject, then time. A time is microseconds since 1970, `STATIC` where the event
+has none: static events come first.
 """
 
 from __future__ import annotations
@@ -20,8 +23,13 @@ FEW = 32
 
 
 @njit(cache=True, nogil=True)
-def subject_starts(subject: Any, time: Any, out_of_order: Any) -> Any:  # pragma: no cover # compiled
-    """Return where each run of a subject's rows starts, then the number of rows; mark rows earlier than the one before."""
+def subject_starts(
+    subject: Any, time: Any, out_of_order: Any
+) -> Any:  # pragma: no cover # compiled
+    """Return where each run of a subject's rows starts, then the number of rows.
+
+    Mark rows earlier than the one before.
+    """
     n = len(subject)
     starts = np.empty(n + 1, np.int64)
     count = 0
@@ -36,8 +44,13 @@ def subject_starts(subject: Any, time: Any, out_of_order: Any) -> Any:  # pragma
 
 
 @njit(cache=True, nogil=True)
-def _number_until_full(hashes: Any, keys: Any, place: Any, first: Any, number: Any) -> Any:  # pragma: no cover # compiled
-    """Number rows until the table is half full; return the row where it ends and how many numbers there are."""
+def _number_until_full(
+    hashes: Any, keys: Any, place: Any, first: Any, number: Any
+) -> Any:  # pragma: no cover # compiled
+    """Number rows until the table is half full.
+
+    Return the row where it ends and how many numbers there are.
+    """
     n, mask = 0, np.uint64(len(keys) - 1)
     for row in range(len(hashes)):
         slot = (hashes[row] >> np.uint64(20)) & mask
@@ -54,10 +67,14 @@ def _number_until_full(hashes: Any, keys: Any, place: Any, first: Any, number: A
 
 @njit(cache=True, nogil=True)
 def number_distinct(hashes: Any) -> Any:  # pragma: no cover # compiled
-    """Number the distinct hashes in order of appearance; return each row's number, and the row where each number first appears."""
+    """Number the distinct hashes in order of appearance.
+
+    Return each row's number, and the row where each number first appears.
+    """
     number, size = np.empty(len(hashes), np.int32), 1 << 14
     while True:
-        # a table that grows within the loop over rows would cost ten times as much: it is begun anew, and rarely
+        # a table that grows within the loop over rows would cost ten times as much: it is begun
+        # anew, and rarely
         first = np.empty(size // 2, np.int64)
         keys, place = np.zeros(size, np.uint64), np.full(size, -1, np.int32)
         row, n = _number_until_full(hashes, keys, place, first, number)
@@ -78,34 +95,51 @@ def _mark_among_few(
     for row in range(first, end):
         if latest[code[row]] >= first:
             for before in range(first, row):
-                if code[row] == code[before] and text[row] == text[before] and _same(value[row], value[before]):
+                if (
+                    code[row] == code[before]
+                    and text[row] == text[before]
+                    and _same(value[row], value[before])
+                ):
                     repeated[row] = True
                     break
         latest[code[row]] = row
 
 
 @njit(cache=True, nogil=True)
-def _mark_among_many(first: Any, end: Any, code: Any, value: Any, text: Any, repeated: Any) -> None:  # pragma: no cover # compiled
+def _mark_among_many(
+    first: Any, end: Any, code: Any, value: Any, text: Any, repeated: Any
+) -> None:  # pragma: no cover # compiled
     size = 32
     while size < 2 * (end - first):
         size *= 2
     table = np.full(size, -1, np.int64)
     for row in range(first, end):
         number = 0.0 if value[row] != value[row] else value[row]
-        slot = (hash(number) * 31 + np.int64(code[row]) * 1000003 + np.int64(text[row]) * 8191) & (size - 1)
+        slot = (hash(number) * 31 + np.int64(code[row]) * 1000003 + np.int64(text[row]) * 8191) & (
+            size - 1
+        )
         while table[slot] >= 0 and not repeated[row]:
             before = table[slot]
-            repeated[row] = code[row] == code[before] and text[row] == text[before] and _same(value[row], value[before])
+            repeated[row] = (
+                code[row] == code[before]
+                and text[row] == text[before]
+                and _same(value[row], value[before])
+            )
             slot = (slot + 1) & (size - 1)
         if not repeated[row]:
             table[slot] = row
 
 
 @njit(cache=True, nogil=True)
-def mark_repeats(starts: Any, until: Any, time: Any, code: Any, value: Any, text: Any, n_codes: Any) -> Any:  # pragma: no cover # compiled
-    """Mark each event that a row before states already: same subject, time, code, value and text; none later than the subject's `until`.
+def mark_repeats(
+    starts: Any, until: Any, time: Any, code: Any, value: Any, text: Any, n_codes: Any
+) -> Any:  # pragma: no cover # compiled
+    """Mark each event that a row before states already: same subject, time, code, value and text.
 
-    Only rows of one subject, time and code are compared: with each other where they are few, by a hash table where they are many.
+    None later than the subject's `until`.
+
+    Only rows of one subject, time and code are compared: with each other where they are few, by a
+    hash table where they are many.
     """
     repeated, latest = np.zeros(len(time), np.bool_), np.full(n_codes, -1, np.int64)
     for block in range(len(starts) - 1):
@@ -123,7 +157,9 @@ def mark_repeats(starts: Any, until: Any, time: Any, code: Any, value: Any, text
 
 
 @njit(cache=True, nogil=True)
-def count_after_death(starts: Any, time: Any, is_death: Any, code: Any) -> Any:  # pragma: no cover # compiled
+def count_after_death(
+    starts: Any, time: Any, is_death: Any, code: Any
+) -> Any:  # pragma: no cover # compiled
     """Count each subject's events that are later than its first dated death."""
     counts = np.zeros(len(starts) - 1, np.int64)
     for block in range(len(starts) - 1):
@@ -138,9 +174,19 @@ def count_after_death(starts: Any, time: Any, is_death: Any, code: Any) -> Any: 
 
 @njit(cache=True, nogil=True)
 def count_visible(
-    starts: Any, block: Any, prediction: Any, earliest: Any, time: Any, code: Any, repeated: Any, is_birth: Any
+    starts: Any,
+    block: Any,
+    prediction: Any,
+    earliest: Any,
+    time: Any,
+    code: Any,
+    repeated: Any,
+    is_birth: Any,
 ) -> Any:  # pragma: no cover # compiled
-    """Count for each sample (row of the result): kept, repeated, later than the prediction, before the look-back, static."""
+    """Count for each sample (row of the result).
+
+    Kept, repeated, later than the prediction, before the look-back, static.
+    """
     counts = np.zeros((len(block), 5), np.int64)
     for sample in range(len(block)):
         for row in range(starts[block[sample]], starts[block[sample] + 1]):
@@ -175,7 +221,9 @@ def visible_rows(
     kept_value: Any,
     kept_text: Any,
 ) -> None:  # pragma: no cover # compiled
-    """Write what `count_visible` counts as kept, sample after sample: days before the prediction, NaN if static; rank of the code; value.
+    """Write what `count_visible` counts as kept, sample after sample.
+
+    Days before the prediction, NaN if static; rank of the code; value.
 
     The text is written where `kept_text` is not empty.
     """
@@ -184,12 +232,16 @@ def visible_rows(
         for row in range(starts[block[sample]], starts[block[sample] + 1]):
             if time[row] > prediction[sample]:
                 break
-            before = time[row] != STATIC and time[row] < earliest[sample] and not is_birth[code[row]]
+            before = (
+                time[row] != STATIC and time[row] < earliest[sample] and not is_birth[code[row]]
+            )
             if not before and not repeated[row]:
                 kept_code[place], kept_value[place] = rank[code[row]], value[row]
                 if len(kept_text):
                     kept_text[place] = text[row]
-                days[place] = np.nan if time[row] == STATIC else (prediction[sample] - time[row]) / DAY_US
+                days[place] = (
+                    np.nan if time[row] == STATIC else (prediction[sample] - time[row]) / DAY_US
+                )
                 place += 1
 
 

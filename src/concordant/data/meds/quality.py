@@ -10,19 +10,26 @@ import polars as pl
 
 @dataclass(frozen=True, slots=True)
 class RecordCounts:
-    """What reading the records of a cohort met; one event of a subject counts once for each of the subject's samples.
+    """What reading the records of a cohort met.
+
+    One event of a subject counts once for each of the subject's samples.
 
     Attributes:
         n_events_read: Events of the cohort's subjects, before anything is left out.
-        n_duplicates: Left out: the same subject, time, code, value and text once more, among those not left out already.
+        n_duplicates: Left out: the same subject, time, code, value and text once more, among those
+            not left out already.
         n_after_prediction: Left out: later than the sample's prediction time.
         n_before_look_back: Left out: longer ago than the look-back.
         n_null_time: Kept: static events.
         n_subjects_without_record: Subjects of the cohort with no event in the dataset.
-        latest_days_before: Days from the latest event kept in any sample to its prediction time, >= 0; None where none has a time.
-        n_out_of_order: Sorted: rows earlier than the one before of the same subject, or in a second run of rows of that subject.
-        n_after_death: Of the events read, those later than the subject's first dated death; kept where not after the prediction time.
-        n_without_birth: Samples with a record but no birth in what is kept, so that there is no age.
+        latest_days_before: Days from the latest event kept in any sample to its prediction time, >=
+            0; None where none has a time.
+        n_out_of_order: Sorted: rows earlier than the one before of the same subject, or in a second
+            run of rows of that subject.
+        n_after_death: Of the events read, those later than the subject's first dated death; kept
+            where not after the prediction time.
+        n_without_birth: Samples with a record but no birth in what is kept, so that there is no
+            age.
     """
 
     n_events_read: int
@@ -41,10 +48,13 @@ _RULES = {
     "n_events_read": "events of the cohort's subjects, once per sample",
     "n_duplicates": "same subject, time, code, value and text once more: left out",
     "n_after_prediction": "later than the prediction time: left out",
-    "n_before_look_back": "longer ago than the look-back: left out, but for static events and the birth",
+    "n_before_look_back": "longer ago than the look-back: left out, but for static events and the "
+    "birth",
     "n_null_time": "no time: a static event, kept, part of every record of its subject",
-    "n_out_of_order": "row earlier than the one before it, or apart from its subject's others: sorted by time, kept",
-    "n_after_death": "later than the subject's first dated death: kept if not after the prediction time",
+    "n_out_of_order": "row earlier than the one before it, or apart from its subject's others: "
+    "sorted by time, kept",
+    "n_after_death": "later than the subject's first dated death: kept if not after the prediction "
+    "time",
     "n_without_birth": "sample with a record and no birth: kept, without an age",
     "n_subjects_without_record": "subject without any event: its samples have the record missing",
 }
@@ -59,13 +69,25 @@ def quality_table(records: Mapping[str, RecordCounts]) -> pl.DataFrame:
     Returns:
         `cohort`, `finding`, `n`, `rule`: one row per cohort and finding.
     """
-    rows = [(cohort, name, getattr(counts, name), rule) for cohort, counts in records.items() for name, rule in _RULES.items()]
-    return pl.DataFrame(rows, schema={"cohort": pl.String, "finding": pl.String, "n": pl.Int64, "rule": pl.String}, orient="row")
+    rows = [
+        (cohort, name, getattr(counts, name), rule)
+        for cohort, counts in records.items()
+        for name, rule in _RULES.items()
+    ]
+    return pl.DataFrame(
+        rows,
+        schema={"cohort": pl.String, "finding": pl.String, "n": pl.Int64, "rule": pl.String},
+        orient="row",
+    )
 
 
 def quality_in_words(counts: RecordCounts) -> str:
     """Return what was met in one line, without what was not."""
-    met = [f"{getattr(counts, name):,} {name.removeprefix('n_').replace('_', ' ')}" for name in _RULES if getattr(counts, name)]
+    met = [
+        f"{getattr(counts, name):,} {name.removeprefix('n_').replace('_', ' ')}"
+        for name in _RULES
+        if getattr(counts, name)
+    ]
     return ", ".join(met) or "no event"
 
 

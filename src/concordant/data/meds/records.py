@@ -22,7 +22,10 @@ from concordant.data.meds.shards import scan_shards
 from concordant.data.meds.stream import stream_events
 
 IN_MEMORY = 20_000_000
-"""Events that a record set keeps in memory; those beyond lie in a temporary folder and are read as they are needed."""
+"""Events that a record set keeps in memory.
+
+Those beyond lie in a temporary folder and are read as they are needed.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ class RecordSet:
         """Return the records of the samples from one row up to another."""
         part, place = self._part[start:end], self._place[start:end]
         numbers = np.unique(part[part >= 0])
-        taken = [(part == number, _take(self._parts[number], place[part == number])) for number in numbers]
+        taken = [
+            (part == number, _take(self._parts[number], place[part == number]))
+            for number in numbers
+        ]
         return _merge(taken, len(part))
 
     @cached_property
@@ -82,26 +88,39 @@ def read_events(
     """Read each sample's events up to and at its prediction time.
 
     Args:
-        meds: A MEDS dataset (`data/**/*.parquet`), a folder of parquet shards, or one parquet file, of any version.
+        meds: A MEDS dataset (`data/**/*.parquet`), a folder of parquet shards, or one parquet file,
+            of any version.
         samples: `sample_id` (unique), `subject_id` and `prediction_time` (datetime[us]).
-        look_back_days: Leave out events longer ago than this; static events and the birth stay. None = the whole history.
+        look_back_days: Leave out events longer ago than this; static events and the birth stay.
+            None = the whole history.
         columns: What the files call a column, by its name in MEDS: `{"numeric_value": "value"}`.
         text: Read `text_value` too.
 
     Returns:
-        The records. An event exactly at the prediction time is history, a later one is cut and counted. The same event stated twice
-        (subject, time, code, value and text) is one event. Rows out of order are sorted, and counted.
+        The records. An event exactly at the prediction time is history, a later one is cut and
+        counted. The same event stated twice (subject, time, code, value and text) is one event.
+        Rows out of order are sorted, and counted.
 
     Raises:
-        RecordError: No parquet file, an unknown version, a missing or ill-typed column, a subject in two shards, an event without a code.
+        RecordError: No parquet file, an unknown version, a missing or ill-typed column, a subject
+            in two shards, an event without a code.
     """
-    absent = [name for name in ("sample_id", "subject_id", "prediction_time") if name not in samples.columns]
+    absent = [
+        name
+        for name in ("sample_id", "subject_id", "prediction_time")
+        if name not in samples.columns
+    ]
     if absent:
-        raise RecordError(f"{meds}: the table of samples lacks {', '.join(absent)}; found {', '.join(samples.columns)}")
+        raise RecordError(
+            f"{meds}: the table of samples lacks {', '.join(absent)}; found "
+            f"{', '.join(samples.columns)}"
+        )
     part_of, place_of = np.full(samples.height, -1, np.int64), np.zeros(samples.height, np.int64)
     n_events = np.zeros(samples.height, np.int64)
     parts, counts, in_memory, spilled = [], [], 0, None
-    for number, part in enumerate(stream_events(meds, samples, look_back_days=look_back_days, columns=columns, text=text)):
+    for number, part in enumerate(
+        stream_events(meds, samples, look_back_days=look_back_days, columns=columns, text=text)
+    ):
         part_of[part.samples], place_of[part.samples] = number, np.arange(len(part.samples))
         n_events[part.samples] = np.diff(part.records.offsets)
         counts.append(part.counts)
@@ -111,20 +130,30 @@ def read_events(
             parts.append(_spill(part.records, Path(spilled) / str(number)))
         else:
             parts.append(part.records)
-    met = replace(total(counts), n_subjects_without_record=samples.filter(pl.Series(part_of < 0))["subject_id"].n_unique())
-    records = RecordSet(tuple(samples["sample_id"].to_list()), met, n_events, tuple(parts), part_of, place_of)
+    met = replace(
+        total(counts),
+        n_subjects_without_record=samples.filter(pl.Series(part_of < 0))["subject_id"].n_unique(),
+    )
+    records = RecordSet(
+        tuple(samples["sample_id"].to_list()), met, n_events, tuple(parts), part_of, place_of
+    )
     if spilled is not None:
         finalize(records, rmtree, spilled, ignore_errors=True)
     return records
 
 
-def count_events(meds: Path | str, samples: pl.DataFrame, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
+def count_events(
+    meds: Path | str, samples: pl.DataFrame, *, columns: Mapping[str, str] | None = None
+) -> RecordCounts:
     """Count what `read_events` meets, without keeping an event; arguments and errors as there."""
     found, counts = np.zeros(samples.height, bool), []
     for part in stream_events(meds, samples, columns=columns):
         found[part.samples] = True
         counts.append(part.counts)
-    return replace(total(counts), n_subjects_without_record=samples.filter(pl.Series(~found))["subject_id"].n_unique())
+    return replace(
+        total(counts),
+        n_subjects_without_record=samples.filter(pl.Series(~found))["subject_id"].n_unique(),
+    )
 
 
 def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
@@ -134,20 +163,36 @@ def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) 
         RecordError: As for `read_events`.
     """
     shards = scan_shards(meds, columns=columns)
-    subjects = pl.concat([shard.frame.select("subject_id").drop_nulls().unique().collect() for shard in shards]).unique()
+    subjects = pl.concat(
+        [shard.frame.select("subject_id").drop_nulls().unique().collect() for shard in shards]
+    ).unique()
     ever = subjects.with_columns(prediction_time=pl.lit(2**62).cast(pl.Datetime("us")))
-    return replace(total(part.counts for part in stream_events(meds, ever, columns=columns)), latest_days_before=None)
+    return replace(
+        total(part.counts for part in stream_events(meds, ever, columns=columns)),
+        latest_days_before=None,
+    )
 
 
 def _spill(records: PackedEvents, folder: Path) -> PackedEvents:
-    """Move the rows of a part to files, which are mapped back: they are read where and when they are touched."""
+    """Move the rows of a part to files, which are mapped back.
+
+    They are read where and when they are touched.
+    """
     folder.mkdir()
 
     def mapped(name: str, values: Any) -> Any:
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) if len(values) else values
+        return (
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if len(values)
+            else values
+        )
 
-    text = None if records.text is None else Texts(records.text.texts, mapped("text", records.text.index))
+    text = (
+        None
+        if records.text is None
+        else Texts(records.text.texts, mapped("text", records.text.index))
+    )
     return PackedEvents(
         records.codes,
         mapped("code", records.code),
@@ -164,14 +209,28 @@ def _take(records: PackedEvents, places: Int[np.ndarray, " chosen"]) -> PackedEv
     if (np.diff(places) == 1).all():  # they lie together: nothing is copied
         rows: Any = slice(records.offsets[places[0]], records.offsets[places[-1] + 1])
     else:
-        rows = np.arange(offsets[-1]) + np.repeat(records.offsets[:-1][places] - offsets[:-1], lengths)
+        rows = np.arange(offsets[-1]) + np.repeat(
+            records.offsets[:-1][places] - offsets[:-1], lengths
+        )
     text = None if records.text is None else Texts(records.text.texts, records.text.index[rows])
-    return PackedEvents(records.codes, records.code[rows], records.days_before[rows], records.numeric_value[rows], offsets, text)
+    return PackedEvents(
+        records.codes,
+        records.code[rows],
+        records.days_before[rows],
+        records.numeric_value[rows],
+        offsets,
+        text,
+    )
 
 
 def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedEvents:
-    """Bring the records of several parts into one order; each comes with the mask of its records' places."""
-    if len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None:  # with texts, those of others would go along to another process
+    """Bring the records of several parts into one order.
+
+    Each comes with the mask of its records' places.
+    """
+    if (
+        len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None
+    ):  # with texts, those of others would go along to another process
         return parts[0][1]
     lengths = np.zeros(n_records, np.int64)
     for mask, records in parts:
@@ -180,7 +239,9 @@ def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedE
     codes, index = _join([(records.codes, records.code) for _, records in parts])
     texts = [records.text for _, records in parts if records.text is not None]
     joined = _join([(one.texts, one.index) for one in texts]) if texts else None
-    before = np.concatenate([np.zeros(0, np.int64), *(_rows_of(mask, offsets) for mask, _ in parts)])
+    before = np.concatenate(
+        [np.zeros(0, np.int64), *(_rows_of(mask, offsets) for mask, _ in parts)]
+    )
     order = np.argsort(before)
     return PackedEvents(
         codes,
@@ -199,10 +260,17 @@ def _rows_of(mask: Any, offsets: Int[np.ndarray, " record_plus_one"]) -> Int[np.
     return np.asarray(np.arange(lengths.sum()) + np.repeat(offsets[:-1] - starts, lengths))
 
 
-def _join(parts: Sequence[tuple[tuple[str, ...], Any]]) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:
-    """Put indices into several sorted vocabularies after each other, under the sorted vocabulary of what they use."""
+def _join(
+    parts: Sequence[tuple[tuple[str, ...], Any]],
+) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:
+    """Put indices into several sorted vocabularies after each other, under the sorted vocabulary
+    of what they use.
+    """
     places = [np.flatnonzero(np.bincount(index[index >= 0])) for _, index in parts]
-    used = [[names[place] for place in found.tolist()] for (names, _), found in zip(parts, places, strict=True)]
+    used = [
+        [names[place] for place in found.tolist()]
+        for (names, _), found in zip(parts, places, strict=True)
+    ]
     codes = tuple(sorted(set().union(*used)))
     position = {code: place for place, code in enumerate(codes)}
     joined = [np.zeros(0, np.int32)]

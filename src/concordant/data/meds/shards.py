@@ -1,7 +1,8 @@
 """The shards of a MEDS dataset, opened lazily as one flat form, whatever its version.
 
-MEDS 0.3 and 0.4 have a row per event; 0.3 called the subject `patient_id` at first. Up to 0.2 there is a row per patient, with a list of
-times, each with a list of measurements. The form is told by the columns; `metadata/dataset.json` may name a version that is refused.
+MEDS 0.3 and 0.4 have a row per event; 0.3 called the subject `patient_id` at first. Up to 0.2 there
+is a row per patient, with a list of times, each with a list of measurements. The form is told by
+the columns; `metadata/dataset.json` may name a version that is refused.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Shard:
 
     Attributes:
         path: The file.
-        frame: `subject_id` i64, `time` datetime[us] (null = static), `code` str, `numeric_value` f64 or null (never NaN), `text_value` str
-            or null, in the file's order.
+        frame: `subject_id` i64, `time` datetime[us] (null = static), `code` str, `numeric_value`
+            f64 or null (never NaN), `text_value` str or null, in the file's order.
         present: Which of these columns the file has; the others are all null.
     """
 
@@ -71,10 +72,13 @@ def shard_paths(meds: Path) -> list[Path]:
     if meds.is_file():
         return [meds]
     root = meds / "data" if (meds / "data").is_dir() else meds
-    shards = sorted(path for path in root.rglob("*.parquet") if not _is_aside(path.relative_to(root)))
+    shards = sorted(
+        path for path in root.rglob("*.parquet") if not _is_aside(path.relative_to(root))
+    )
     if not shards:
         raise RecordError(
-            f"{meds}: no parquet file found; expected a MEDS dataset (data/**/*.parquet), a folder of parquet shards or one file"
+            f"{meds}: no parquet file found; expected a MEDS dataset (data/**/*.parquet), a folder "
+            "of parquet shards or one file"
         )
     return shards
 
@@ -92,7 +96,10 @@ def _is_aside(path: Path) -> bool:
 def _checked(columns: Mapping[str, str], meds: Path) -> Mapping[str, str]:
     for name in columns:
         if name not in COLUMNS:
-            raise RecordError(f"{meds}: columns gives a name for {name!r}, which MEDS does not have.{did_you_mean(name, COLUMNS)}")
+            raise RecordError(
+                f"{meds}: columns gives a name for {name!r}, which MEDS does not "
+                f"have.{did_you_mean(name, COLUMNS)}"
+            )
     return columns
 
 
@@ -103,12 +110,14 @@ def _check_version(meds: Path) -> None:
     try:
         described = read_json(path)
     except (ValueError, OSError) as error:
-        raise RecordError(f"{path}: not readable as JSON ({error}); mend it, or remove it: it is not needed") from None
+        raise RecordError(
+            f"{path}: not readable as JSON ({error}); mend it, or remove it: it is not needed"
+        ) from None
     version = described.get("meds_version") if isinstance(described, dict) else None
     if version is not None and ".".join(str(version).split(".")[:2]) not in VERSIONS:
         raise RecordError(
-            f"{path}: meds_version is {version!r}; {', '.join(VERSIONS)} are read. Convert the dataset, or, where its shards keep to one "
-            "of these forms, state that version"
+            f"{path}: meds_version is {version!r}; {', '.join(VERSIONS)} are read. Convert the "
+            "dataset, or, where its shards keep to one of these forms, state that version"
         )
 
 
@@ -126,24 +135,37 @@ def _scan(path: Path, columns: Mapping[str, str]) -> Shard:
     _check_types(path, present, schema)
     if "numeric_value" not in present and schema.get("value", pl.Null()).is_numeric():
         _LOG.warning(
-            "%s: no column numeric_value, so no event has a number; if `value` holds it, give columns: {numeric_value: value}", path
+            "%s: no column numeric_value, so no event has a number; if `value` holds it, give "
+            "columns: {numeric_value: value}",
+            path,
         )
     columns_read = (_KINDS[name].read(present.get(name)).alias(name) for name in COLUMNS)
     return Shard(path, frame.select(columns_read), frozenset(present))
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Return one row per event: a nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is."""
+    """Return one row per event.
+
+    A nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is.
+    """
     schema = frame.collect_schema()
     event = _event_of(schema)
     if event is None:
         return frame
     if isinstance(schema.get(_STATIC), pl.List):
-        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(event)  # by name: what it lacks is null, the time too
-        frame = frame.with_columns(events=pl.concat_list(without_time, pl.col("events").fill_null([])))
+        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(
+            event
+        )  # by name: what it lacks is null, the time too
+        frame = frame.with_columns(
+            events=pl.concat_list(without_time, pl.col("events").fill_null([]))
+        )
     frame = frame.drop(_STATIC, strict=False)
     times = frame.explode("events").filter(pl.col("events").is_not_null()).unnest("events")
-    return times.explode("measurements").filter(pl.col("measurements").is_not_null()).unnest("measurements")
+    return (
+        times.explode("measurements")
+        .filter(pl.col("measurements").is_not_null())
+        .unnest("measurements")
+    )
 
 
 def is_nested(schema: pl.Schema) -> bool:
@@ -158,13 +180,20 @@ def _event_of(schema: pl.Schema) -> pl.Struct | None:
     return inner if isinstance(inner, pl.Struct) else None
 
 
-def _check_names(path: Path, names: Mapping[str, str], wanted: Iterable[str], schema: pl.Schema) -> None:
+def _check_names(
+    path: Path, names: Mapping[str, str], wanted: Iterable[str], schema: pl.Schema
+) -> None:
     absent = [name for name in dict.fromkeys(wanted) if names[name] not in schema]
     if absent:
-        listed = ", ".join(names[name] if names[name] == name else f"{names[name]} (given for {name})" for name in absent)
+        listed = ", ".join(
+            names[name] if names[name] == name else f"{names[name]} (given for {name})"
+            for name in absent
+        )
         raise RecordError(
-            f"{path}: missing column(s) {listed}; found {', '.join(schema)}. A MEDS shard has subject_id, time, code and optionally "
-            "numeric_value and text_value; where they are called otherwise, say so: columns: {MEDS name: name in the file}"
+            f"{path}: missing column(s) {listed}; found {', '.join(schema)}. A MEDS shard has "
+            "subject_id, time, code and optionally "
+            "numeric_value and text_value; where they are called otherwise, say so: columns: {MEDS "
+            "name: name in the file}"
         )
 
 
@@ -190,13 +219,25 @@ def _is_local_time(kind: pl.DataType) -> bool:
 
 
 _KINDS = {
-    "subject_id": _Kind(lambda kind: kind.is_integer(), "an integer", lambda column: column.cast(pl.Int64)),
-    "time": _Kind(_is_local_time, "a timestamp without time zone", lambda column: column.cast(pl.Datetime("us"))),
+    "subject_id": _Kind(
+        lambda kind: kind.is_integer(), "an integer", lambda column: column.cast(pl.Int64)
+    ),
+    "time": _Kind(
+        _is_local_time,
+        "a timestamp without time zone",
+        lambda column: column.cast(pl.Datetime("us")),
+    ),
     "code": _Kind(_is_text, "text", lambda column: column.cast(pl.String)),
     "numeric_value": _Kind(
-        lambda kind: kind.is_numeric() or kind == pl.Null, "a number", lambda column: column.cast(pl.Float64).fill_nan(None)
+        lambda kind: kind.is_numeric() or kind == pl.Null,
+        "a number",
+        lambda column: column.cast(pl.Float64).fill_nan(None),
     ),
-    "text_value": _Kind(lambda kind: _is_text(kind) or kind == pl.Null, "text", lambda column: column.cast(pl.String)),
+    "text_value": _Kind(
+        lambda kind: _is_text(kind) or kind == pl.Null,
+        "text",
+        lambda column: column.cast(pl.String),
+    ),
 }
 
 
@@ -204,6 +245,6 @@ def _check_types(path: Path, present: Mapping[str, str], schema: pl.Schema) -> N
     for name, given in present.items():
         if not _KINDS[name].accepts(schema[given]):
             raise RecordError(
-                f"{path}: column {given} is {schema[given]}; MEDS has {_KINDS[name].expected} there. Write it as such, or give another "
-                f"column for it: columns: {{{name}: ...}}"
+                f"{path}: column {given} is {schema[given]}; MEDS has {_KINDS[name].expected} "
+                f"there. Write it as such, or give another column for it: columns: {{{name}: ...}}"
             )

@@ -58,7 +58,9 @@ def stream_events(
         Each shard's part, in the order of the shards.
     """
     if look_back_days is not None and not look_back_days > 0:
-        raise RecordError(f"look_back_days is {look_back_days}; expected days > 0, or None for the whole history")
+        raise RecordError(
+            f"look_back_days is {look_back_days}; expected days > 0, or None for the whole history"
+        )
     asked = _Asked.of(samples, look_back_days)
     shards = scan_shards(meds, columns=columns)
     owner = np.full(samples.height, -1)
@@ -68,23 +70,30 @@ def stream_events(
         yield part
 
 
-def _refuse_second_shard(part: RecordPart, owner: Int[np.ndarray, " sample"], shards: Sequence[Shard]) -> None:
+def _refuse_second_shard(
+    part: RecordPart, owner: Int[np.ndarray, " sample"], shards: Sequence[Shard]
+) -> None:
     before = owner[part.samples]
     if (before >= 0).any():
         raise RecordError(
-            f"{part.path}: column subject_id: the subjects of {(before >= 0).sum()} sample(s) lie in {shards[before.max()].path} too; "
-            "MEDS keeps a subject in one shard. Rewrite the dataset so that all events of a subject lie in one file"
+            f"{part.path}: column subject_id: the subjects of {(before >= 0).sum()} sample(s) lie "
+            f"in {shards[before.max()].path} too; MEDS keeps a subject in one shard. Rewrite the "
+            "dataset so that all events of a subject lie in one file"
         )
 
 
 def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[RecordPart]:
     remaining = iter(shards)
     with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[Future[RecordPart]] = deque(pool.submit(_read, shard, asked, text) for shard in islice(remaining, READERS))
+        waiting: deque[Future[RecordPart]] = deque(
+            pool.submit(_read, shard, asked, text) for shard in islice(remaining, READERS)
+        )
         try:
             while waiting:
                 part = waiting.popleft().result()
-                waiting.extend(pool.submit(_read, shard, asked, text) for shard in islice(remaining, 1))
+                waiting.extend(
+                    pool.submit(_read, shard, asked, text) for shard in islice(remaining, 1)
+                )
                 yield part
                 del part
         finally:
@@ -94,7 +103,10 @@ def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The samples as arrays, and their order by subject, with the subjects in that order; times are microseconds since 1970."""
+    """The samples as arrays, and their order by subject, with the subjects in that order.
+
+    Times are microseconds since 1970.
+    """
 
     prediction: Int[np.ndarray, " sample"]
     earliest: Int[np.ndarray, " sample"]
@@ -110,8 +122,12 @@ class _Asked:
         by_subject = np.argsort(subject, kind="stable")
         return cls(prediction, earliest, by_subject, subject[by_subject])
 
-    def in_blocks(self, subjects: Int[np.ndarray, " block"]) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
-        """Return the samples of these different subjects, in table order, and the place of the subject of each."""
+    def in_blocks(
+        self, subjects: Int[np.ndarray, " block"]
+    ) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
+        """Return the samples of these different subjects, in table order, and the place of the
+        subject of each.
+        """
         first, end = (np.searchsorted(self.ordered, subjects, side) for side in ("left", "right"))
         place = np.repeat(np.arange(len(subjects)), end - first)
         before = np.concatenate([[0], np.cumsum(end - first)])[:-1]
@@ -165,14 +181,33 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
     samples, block = asked.in_blocks(rows.blocks.subject)
     prediction, latest = asked.prediction[samples], np.full(len(starts) - 1, cutting.STATIC)
     np.maximum.at(latest, block, prediction)
-    repeated = cutting.mark_repeats(starts, latest, rows.time, rows.code, rows.value, rows.text, len(rows.codes))
-    given = (starts, block, prediction, asked.earliest[samples], rows.time, rows.code, repeated, birth)
+    repeated = cutting.mark_repeats(
+        starts, latest, rows.time, rows.code, rows.value, rows.text, len(rows.codes)
+    )
+    given = (
+        starts,
+        block,
+        prediction,
+        asked.earliest[samples],
+        rows.time,
+        rows.code,
+        repeated,
+        birth,
+    )
     counted = cutting.count_visible(*given)
     offsets = np.concatenate([[0], np.cumsum(counted[:, 0])]).astype(np.int64)
-    days, code, value = np.empty(offsets[-1]), np.empty(offsets[-1], np.int32), np.empty(offsets[-1])
+    days, code, value = (
+        np.empty(offsets[-1]),
+        np.empty(offsets[-1], np.int32),
+        np.empty(offsets[-1]),
+    )
     index = np.empty(0 if rows.texts is None else offsets[-1], np.int32)
     cutting.visible_rows(*given, rows.rank, rows.value, rows.text, days, code, value, index)
-    after_death = cutting.count_after_death(starts, rows.time, death, rows.code) if death.any() else np.zeros(len(starts) - 1)
+    after_death = (
+        cutting.count_after_death(starts, rows.time, death, rows.code)
+        if death.any()
+        else np.zeros(len(starts) - 1)
+    )
     texts = None if rows.texts is None else Texts(rows.texts, index)
     records = PackedEvents(rows.codes, code, days, value, offsets, texts)
     return RecordPart(
@@ -195,7 +230,10 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
 
 
 def _least(days: Float[np.ndarray, " record"]) -> float | None:
-    """Return the least of the days before the prediction of each record's last event; None where none of these has a time."""
+    """Return the least of the days before the prediction of each record's last event.
+
+    None where none of these has a time.
+    """
     return None if np.isnan(days).all() else float(np.nanmin(days))
 
 
@@ -219,7 +257,9 @@ def _rows(shard: Shard, text: bool) -> _Rows:
 
 
 def _collect(shard: Shard) -> pl.DataFrame:
-    """Read a shard's rows, with the 64-bit hashes of codes and texts: two of a million codes share one in 3 of 10^8 datasets.
+    """Read a shard's rows, with the 64-bit hashes of codes and texts.
+
+    Two of a million codes share one in 3 of 10^8 datasets.
 
     A null time is `STATIC`, a null number NaN.
     """
@@ -238,15 +278,22 @@ def _collect(shard: Shard) -> pl.DataFrame:
     for name in ("code", "subject_id"):
         if frame[name].null_count():
             raise RecordError(
-                f"{shard.path}: column {name} is null in {frame[name].null_count()} row(s); every MEDS event needs one. Mend or leave out "
-                "these rows"
+                f"{shard.path}: column {name} is null in {frame[name].null_count()} row(s); every "
+                "MEDS event needs one. Mend or leave out these rows"
             )
     return frame
 
 
 def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
-    """Sort rows by subject and time where they are not, keeping the order of equal ones; return the times and the blocks too."""
-    subject, time, marked = frame["subject_id"].to_numpy(), frame["time"].to_numpy(), np.zeros(frame.height, bool)
+    """Sort rows by subject and time where they are not, keeping the order of equal ones.
+
+    Return the times and the blocks too.
+    """
+    subject, time, marked = (
+        frame["subject_id"].to_numpy(),
+        frame["time"].to_numpy(),
+        np.zeros(frame.height, bool),
+    )
     starts = cutting.subject_starts(subject, time, marked)
     owners = subject[starts[:-1]]
     again = np.ones(len(owners), bool)
@@ -264,7 +311,10 @@ def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
 
 
 def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """Number the distinct values of a column; return each row's number, the rank of each number, -1 for null, and the values by rank."""
+    """Number the distinct values of a column.
+
+    Return each row's number, the rank of each number, -1 for null, and the values by rank.
+    """
     number, first = cutting.number_distinct(frame[f"{name}_hash"].to_numpy())
     values = frame[name].gather(first)
     order = values.arg_sort(nulls_last=True).head(len(values) - values.null_count())

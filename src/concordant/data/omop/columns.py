@@ -1,4 +1,6 @@
-"""The columns of one file of a table as typed expressions, whatever type the export has written them in."""
+"""The columns of one file of a table as typed expressions, whatever type the export has written
+them in.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ class Columns:
         absent = [name for name in names if name not in self._schema]
         if absent:
             raise RecordError(
-                f"{self._file.name}: missing column(s) {', '.join(absent)}; found {', '.join(self._schema)}. "
-                f"OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
+                f"{self._file.name}: missing column(s) {', '.join(absent)}; found "
+                f"{', '.join(self._schema)}. OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
             )
 
     def require_one(self, *names: str) -> None:
@@ -52,7 +54,10 @@ class Columns:
         return self.text(name).is_not_null()
 
     def integer(self, name: str) -> pl.Expr:
-        """Return a column of identifiers as int64, null where it holds none; "8507.0", as pandas writes beside nulls, is 8507."""
+        """Return a column of identifiers as int64, null where it holds none.
+
+        "8507.0", as pandas writes beside nulls, is 8507.
+        """
         if name not in self._schema:
             return pl.lit(None, pl.Int64)
         if self._schema[name] != pl.String:
@@ -73,9 +78,11 @@ class Columns:
         return pl.when(value.is_finite()).then(value)
 
     def time(self, name: str) -> pl.Expr:
-        """Return a column of dates or timestamps as datetime[us] on the wall clock, null where it is empty or cannot be read.
+        """Return a column of dates or timestamps as datetime[us] on the wall clock, null where it
+        is empty or cannot be read.
 
-        Text may be `2020-01-31`, `20200131` or `2020-01-31 10:00[:00[.000]]`, with `T` for the blank, and a time zone, which is left out.
+        Text may be `2020-01-31`, `20200131` or `2020-01-31 10:00[:00[.000]]`, with `T` for the
+        blank, and a time zone, which is left out.
         """
         kind = self._schema.get(name, pl.Null())
         if kind == pl.Null:
@@ -88,8 +95,14 @@ class Columns:
 
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
-    """Read text as `Columns.time` says, by the format that its length gives, so that each value is parsed once."""
-    text = pl.when(text.str.slice(10, 1) == "T").then(text.str.replace("T", " ", literal=True)).otherwise(text)
+    """Read text as `Columns.time` says, by the format that its length gives, so that each value
+    is parsed once.
+    """
+    text = (
+        pl.when(text.str.slice(10, 1) == "T")
+        .then(text.str.replace("T", " ", literal=True))
+        .otherwise(text)
+    )
     length = text.str.len_bytes()
     zoned = pl.when(length > 19).then(text).str.replace(_ZONE, "$1")
     formats = (
@@ -99,4 +112,6 @@ def parsed_time(text: pl.Expr) -> pl.Expr:
         (pl.when(length == 8).then(text), "%Y%m%d"),
         (zoned, "%Y-%m-%d %H:%M:%S%.f"),
     )
-    return pl.coalesce(chosen.str.to_datetime(form, strict=False, time_unit="us") for chosen, form in formats)
+    return pl.coalesce(
+        chosen.str.to_datetime(form, strict=False, time_unit="us") for chosen, form in formats
+    )

@@ -1,4 +1,6 @@
-"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and the table of codes with their parents."""
+"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and the table of codes with their
+parents.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _STANDARD = {
     9202: ("Visit/OP", "Outpatient Visit"),
     9203: ("Visit/ER", "Emergency Room Visit"),
 }
-"""Concepts that every CDM has by these numbers (OHDSI Athena), for exports whose concept table leaves them out."""
+"""Concepts that every CDM has by these numbers (OHDSI Athena), for exports whose concept table
+leaves them out.
+"""
 
 _IDS = ("concept", "source_concept", "value_concept", "unit_concept")
 _SCHEMA = {"id": pl.Int64, "code": pl.String, "name": pl.String}
@@ -41,34 +45,54 @@ def used_concepts(staged: Iterable[list[Path]]) -> pl.Series:
     found: set[int] = set()
     for paths in staged:
         part = pl.scan_parquet(paths, hive_partitioning=False)
-        found |= {number for name in _IDS for number in part.select(pl.col(name).unique()).collect(engine="streaming").to_series()}
+        found |= {
+            number
+            for name in _IDS
+            for number in part.select(pl.col(name).unique()).collect(engine="streaming").to_series()
+        }
     return pl.Series("id", sorted(found - {0}), pl.Int64)
 
 
 def read_concepts(source: OmopSource, wanted: pl.Series) -> pl.DataFrame:
-    """Read `id`, `code` and `name` of the concepts that are wanted and known; the table itself may hold millions of others."""
+    """Read `id`, `code` and `name` of the concepts that are wanted and known.
+
+    The table itself may hold millions of others.
+    """
     parts = [pl.DataFrame(schema=_SCHEMA)]
     for file in source.files("concept"):
         with source.opened(file) as frame:
             columns = Columns(frame.collect_schema(), file)
             columns.require("concept_id", "vocabulary_id", "concept_code")
-            code = pl.concat_str(columns.text("vocabulary_id"), columns.text("concept_code"), separator="/")
-            read = frame.select(id=columns.integer("concept_id"), code=code, name=columns.text("concept_name"))
-            parts.append(read.filter(pl.col("id").is_in(wanted.implode())).drop_nulls("code").collect(engine="streaming"))
+            code = pl.concat_str(
+                columns.text("vocabulary_id"), columns.text("concept_code"), separator="/"
+            )
+            read = frame.select(
+                id=columns.integer("concept_id"), code=code, name=columns.text("concept_name")
+            )
+            parts.append(
+                read.filter(pl.col("id").is_in(wanted.implode()))
+                .drop_nulls("code")
+                .collect(engine="streaming")
+            )
     known = pl.concat(parts).sort("id", "code").unique("id", keep="first", maintain_order=True)
     return pl.concat([known, _standard(wanted).join(known, on="id", how="anti")]).sort("id")
 
 
 def _standard(wanted: pl.Series) -> pl.DataFrame:
     rows = [(number, code, name) for number, (code, name) in _STANDARD.items()]
-    return pl.DataFrame(rows, schema=_SCHEMA, orient="row").filter(pl.col("id").is_in(wanted.implode()))
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row").filter(
+        pl.col("id").is_in(wanted.implode())
+    )
 
 
 def code_table(source: OmopSource, concepts: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
-    """Build `metadata/codes.parquet`: the codes of the events and their ancestors, each with its direct parents.
+    """Build `metadata/codes.parquet`.
 
-    A parent is a direct ancestor (`concept_ancestor`, one level; without that table "Is a" of `concept_relationship`), or for a source
-    code the standard concept it maps to. So the descendants of a standard code hold the source codes too.
+    The codes of the events and their ancestors, each with its direct parents.
+
+    A parent is a direct ancestor (`concept_ancestor`, one level; without that table "Is a" of
+    `concept_relationship`), or for a source code the standard concept it maps to. So the
+    descendants of a standard code hold the source codes too.
 
     Args:
         source: The export.
@@ -89,15 +113,27 @@ def code_table(source: OmopSource, concepts: pl.DataFrame, codes: pl.DataFrame) 
         .agg(parent_codes=pl.col("parent_code").unique().sort())
     )
     event_codes = codes.select("code").join(known, on="code", how="anti")
-    rows = pl.concat([known.select("code", description="name"), event_codes.with_columns(description=pl.lit(None, pl.String))])
+    rows = pl.concat(
+        [
+            known.select("code", description="name"),
+            event_codes.with_columns(description=pl.lit(None, pl.String)),
+        ]
+    )
     rows = rows.unique("code", keep="first", maintain_order=True)
     return rows.join(parents, on="code", how="left").sort("code")
 
 
 def _edges(source: OmopSource) -> pl.DataFrame:
-    ancestors = _read_edges(source, "concept_ancestor", ("descendant_concept_id", "ancestor_concept_id"), _one_level)
+    ancestors = _read_edges(
+        source, "concept_ancestor", ("descendant_concept_id", "ancestor_concept_id"), _one_level
+    )
     relations = ["Maps to"] if len(ancestors) else ["Maps to", "Is a"]
-    related = _read_edges(source, "concept_relationship", ("concept_id_1", "concept_id_2"), lambda columns: _related(columns, relations))
+    related = _read_edges(
+        source,
+        "concept_relationship",
+        ("concept_id_1", "concept_id_2"),
+        lambda columns: _related(columns, relations),
+    )
     return pl.concat([ancestors, related]).unique()
 
 
@@ -110,14 +146,20 @@ def _related(columns: Columns, relations: list[str]) -> pl.Expr:
     return columns.text("relationship_id").is_in(relations) & ~columns.stated("invalid_reason")
 
 
-def _read_edges(source: OmopSource, table: str, ends: tuple[str, str], chosen: Callable[[Columns], pl.Expr]) -> pl.DataFrame:
+def _read_edges(
+    source: OmopSource, table: str, ends: tuple[str, str], chosen: Callable[[Columns], pl.Expr]
+) -> pl.DataFrame:
     parts = [pl.DataFrame(schema=_EDGES)]
     for file in source.files(table):
         with source.opened(file) as frame:
             columns = Columns(frame.collect_schema(), file)
             columns.require(*ends)
             child, parent = (columns.integer(name) for name in ends)
-            read = frame.filter(chosen(columns)).select(child=child, parent=parent).filter(pl.col("child") != pl.col("parent"))
+            read = (
+                frame.filter(chosen(columns))
+                .select(child=child, parent=parent)
+                .filter(pl.col("child") != pl.col("parent"))
+            )
             parts.append(read.drop_nulls().collect(engine="streaming"))
     return pl.concat(parts)
 
@@ -126,7 +168,11 @@ def _closure(start: pl.Series, edges: pl.DataFrame) -> pl.Series:
     """Return the concepts that can be reached upwards."""
     reached = fresh = pl.DataFrame({"id": start})
     while fresh.height:
-        above = edges.join(fresh, left_on="child", right_on="id", how="semi").select(id="parent").unique()
+        above = (
+            edges.join(fresh, left_on="child", right_on="id", how="semi")
+            .select(id="parent")
+            .unique()
+        )
         fresh = above.join(reached, on="id", how="anti")
         reached = pl.concat([reached, fresh])
     return reached["id"].sort()

@@ -1,4 +1,6 @@
-"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes whose memory a shard bounds."""
+"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes
+whose memory a shard bounds.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,9 @@ class OmopConversion:
         n_subjects: People.
         n_events: Events.
         n_codes: Different codes among the events.
-        counts: Per kind of event: `table`, `event`, `rows` read, `events` written, and a column per reason for which a row gives no event
-            (these and the events add up to the rows), then `kept_unmapped`, `kept_unlisted`, `kept_without_number`, `kept_after_death`.
+        counts: Per kind of event: `table`, `event`, `rows` read, `events` written, and a column per
+            reason for which a row gives no event (these and the events add up to the rows), then
+            `kept_unmapped`, `kept_unlisted`, `kept_without_number`, `kept_after_death`.
         absent: Tables that the export does not have.
     """
 
@@ -53,12 +56,18 @@ class OmopConversion:
 
 
 def convert_omop(
-    omop: Path | str, out: Path | str, options: OmopOptions | None = None, *, overwrite: bool = False, progress: Progress | None = None
+    omop: Path | str,
+    out: Path | str,
+    options: OmopOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> OmopConversion:
     """Convert an OMOP export to a MEDS dataset, which appears whole or not at all.
 
-    The dataset has `data/NNNN.parquet`, `metadata/dataset.json`, `metadata/codes.parquet` and `metadata/quality.json` (the counts). What is
-    being written lies in hidden folders beside `out`; those that a killed conversion to the same place left are removed first.
+    The dataset has `data/NNNN.parquet`, `metadata/dataset.json`, `metadata/codes.parquet` and
+    `metadata/quality.json` (the counts). What is being written lies in hidden folders beside `out`;
+    those that a killed conversion to the same place left are removed first.
 
     Args:
         omop: A folder or a zip of tables, CSV (also gzipped) or parquet, in any letter case.
@@ -68,18 +77,28 @@ def convert_omop(
         progress: Called as the conversion goes on.
 
     Raises:
-        RecordError: A table that is needed is missing, a column is missing, a date or an identifier cannot be read, or `out` is in use.
+        RecordError: A table that is needed is missing, a column is missing, a date or an identifier
+            cannot be read, or `out` is in use.
         ConfigError: An option is wrong.
     """
     options = options or OmopOptions()
     omop, out = Path(omop), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise RecordError(f"{out} is there already; give another place, or --overwrite to replace it")
+        raise RecordError(
+            f"{out} is there already; give another place, or --overwrite to replace it"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as scratch, atomic_folder(out) as made:
-        conversion = _Conversion(OmopSource(omop, Path(scratch)), options, Path(scratch) / "staged", progress or _silent)
+    with (
+        tempfile.TemporaryDirectory(
+            dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"
+        ) as scratch,
+        atomic_folder(out) as made,
+    ):
+        conversion = _Conversion(
+            OmopSource(omop, Path(scratch)), options, Path(scratch) / "staged", progress or _silent
+        )
         return conversion.write(made, out)
 
 
@@ -90,7 +109,9 @@ def _silent(stage: str, done: int, total: int) -> None:
 class _Conversion:
     """One conversion under way: what is to be read, how, and what was counted so far."""
 
-    def __init__(self, source: OmopSource, options: OmopOptions, staged: Path, progress: Progress) -> None:
+    def __init__(
+        self, source: OmopSource, options: OmopOptions, staged: Path, progress: Progress
+    ) -> None:
         self.source = source
         self.options = options
         self.staged = staged
@@ -109,18 +130,37 @@ class _Conversion:
         write_json(made / "metadata" / "dataset.json", self._dataset())
         read.update(written.counts)
         counts = _table_of_counts(read)
-        result = OmopConversion(out, people.height, int(counts["events"].sum()), len(written.codes), counts, self.source.absent)
+        result = OmopConversion(
+            out,
+            people.height,
+            int(counts["events"].sum()),
+            len(written.codes),
+            counts,
+            self.source.absent,
+        )
         write_json(made / "metadata" / "quality.json", self._quality(result))
         return result
 
     def _stage(self, people: pl.DataFrame) -> Counter[tuple[int, str]]:
         """Run the first pass over every file and kind; return the counts by kind and reason."""
-        work = [(number, kind, file) for number, kind in enumerate(KINDS) for file in self.source.files(kind.table)]
+        work = [
+            (number, kind, file)
+            for number, kind in enumerate(KINDS)
+            for file in self.source.files(kind.table)
+        ]
         counts: Counter[tuple[int, str]] = Counter()
         for done, (number, kind, file) in enumerate(work):
             self.progress("tables read", done, len(work))
             folder = self.staged / str(number) / str(done)
-            found = stage(self.source, file, kind, people=people, options=self.options, until=self.until, folder=folder)
+            found = stage(
+                self.source,
+                file,
+                kind,
+                people=people,
+                options=self.options,
+                until=self.until,
+                folder=folder,
+            )
             counts.update({(number, what): n for what, n in found.items()})
         self.progress("tables read", len(work), len(work))
         for number in {number for number, _, _ in work}:
@@ -129,16 +169,25 @@ class _Conversion:
         return counts
 
     def _staged_by_file(self) -> list[list[Path]]:
-        parts = (sorted(folder.glob("shard=[0-9]*/*.parquet")) for folder in sorted(self.staged.glob("*/*")))
+        parts = (
+            sorted(folder.glob("shard=[0-9]*/*.parquet"))
+            for folder in sorted(self.staged.glob("*/*"))
+        )
         return [paths for paths in parts if paths]
 
     def _write_shards(self, data: Path, concepts: pl.DataFrame, n_shards: int) -> ShardResult:
-        """Run the second pass over every shard; what has been written is removed from the scratch folder."""
+        """Run the second pass over every shard.
+
+        What has been written is removed from the scratch folder.
+        """
         counts: Counter[tuple[int, str]] = Counter()
         codes: set[str] = set()
         for shard in range(n_shards):
             self.progress("shards written", shard, n_shards)
-            staged = sorted((int(path.parts[-4]), path) for path in self.staged.glob(f"*/*/shard={shard}/*.parquet"))
+            staged = sorted(
+                (int(path.parts[-4]), path)
+                for path in self.staged.glob(f"*/*/shard={shard}/*.parquet")
+            )
             if staged:
                 written = write_shard(staged, concepts, self.options, data / f"{shard:04d}.parquet")
                 counts.update(written.counts)
@@ -173,6 +222,10 @@ def _table_of_counts(counts: Counter[tuple[int, str]]) -> pl.DataFrame:
     columns = ("rows", "events", *REASONS[2:], "unmapped", "repeated_death", *_KEPT)
     present = [number for number in range(len(KINDS)) if (number, "rows") in counts]
     rows = [
-        {"table": KINDS[number].table, "event": KINDS[number].name} | {what: counts[number, what] for what in columns} for number in present
+        {"table": KINDS[number].table, "event": KINDS[number].name}
+        | {what: counts[number, what] for what in columns}
+        for number in present
     ]
-    return pl.DataFrame(rows, schema={"table": pl.String, "event": pl.String} | dict.fromkeys(columns, pl.Int64))
+    return pl.DataFrame(
+        rows, schema={"table": pl.String, "event": pl.String} | dict.fromkeys(columns, pl.Int64)
+    )

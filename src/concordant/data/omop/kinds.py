@@ -18,13 +18,16 @@ class OmopOptions:
     """The choices of a conversion.
 
     Attributes:
-        prefer: Which concept gives the code. "standard": the standard concept, the source concept where the standard one is 0 or unknown;
-            then sites that code differently meet in one vocabulary, the one CLMBR was trained on. "source": the other way round.
-        unmapped: What becomes of a row without any concept. "keep": an event `UNMAPPED/<table>` without a value, for the
-            patient was in contact then; "drop": left out. Counted either way.
-        date_only: When an event happened of which only the day is known. "end_of_day": 23:59, so that no event looks earlier
-            than it was known, and a timestamp of exactly midnight counts as a day; "keep_midnight": the same, but a timestamp of
-            midnight stays; "start_of_day": 00:00, which lets a model see the diagnoses of the day it predicts on.
+        prefer: Which concept gives the code. "standard": the standard concept, the source concept
+            where the standard one is 0 or unknown; then sites that code differently meet in one
+            vocabulary, the one CLMBR was trained on. "source": the other way round.
+        unmapped: What becomes of a row without any concept. "keep": an event `UNMAPPED/<table>`
+            without a value, for the patient was in contact then; "drop": left out. Counted either
+            way.
+        date_only: When an event happened of which only the day is known. "end_of_day": 23:59, so
+            that no event looks earlier than it was known, and a timestamp of exactly midnight
+            counts as a day; "keep_midnight": the same, but a timestamp of midnight stays;
+            "start_of_day": 00:00, which lets a model see the diagnoses of the day it predicts on.
         until: The last day an event may lie on; None = today.
         subjects_per_shard: Number of subjects in one shard; a shard is sorted in memory.
 
@@ -42,9 +45,14 @@ class OmopOptions:
         """Check the words, which may come from a command line."""
         for name, words in (("prefer", Prefer), ("unmapped", Unmapped), ("date_only", DateOnly)):
             if getattr(self, name) not in get_args(words):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(words))}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; expected one of "
+                    f"{', '.join(get_args(words))}"
+                )
         if self.subjects_per_shard < 1:
-            raise ConfigError(f"subjects_per_shard is {self.subjects_per_shard}; expected 1 or more")
+            raise ConfigError(
+                f"subjects_per_shard is {self.subjects_per_shard}; expected 1 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,8 @@ class EventKind:
     Attributes:
         table: The table.
         name: What the table of counts calls the kind.
-        when: When it happens; None = a static fact without a time, or a birth, whose time the subject has.
+        when: When it happens; None = a static fact without a time, or a birth, whose time the
+            subject has.
         code: The code, where it is not a concept's.
         concept: Column of the standard concept.
         source: Column of the source concept.
@@ -96,7 +105,13 @@ class EventKind:
 
 
 def _demographic(name: str) -> EventKind:
-    return EventKind("person", f"person: {name}", concept=f"{name}_concept_id", source=f"{name}_source_concept_id", rank=0)
+    return EventKind(
+        "person",
+        f"person: {name}",
+        concept=f"{name}_concept_id",
+        source=f"{name}_source_concept_id",
+        rank=0,
+    )
 
 
 def _clinical(table: str, stem: str, when: str, *, has_value: bool = False) -> EventKind:
@@ -111,14 +126,22 @@ def _clinical(table: str, stem: str, when: str, *, has_value: bool = False) -> E
     )
 
 
-_VISIT_START, _VISIT_END = (When(f"visit_{side}_datetime", f"visit_{side}_date") for side in ("start", "end"))
+_VISIT_START, _VISIT_END = (
+    When(f"visit_{side}_datetime", f"visit_{side}_date") for side in ("start", "end")
+)
 _DEATH = When("death_datetime", "death_date")
 _PERIOD = "observation_period"
 
 BIRTH = EventKind("person", "person: birth", code="MEDS_BIRTH", rank=1)
 DEATH = EventKind("death", "death", _DEATH, code="MEDS_DEATH", rank=6)
 CAUSE = EventKind(
-    "death", "death: cause", _DEATH, concept="cause_concept_id", source="cause_source_concept_id", prefix="MEDS_DEATH//", rank=7
+    "death",
+    "death: cause",
+    _DEATH,
+    concept="cause_concept_id",
+    source="cause_source_concept_id",
+    prefix="MEDS_DEATH//",
+    rank=7,
 )
 KINDS = (
     BIRTH,
@@ -134,7 +157,13 @@ KINDS = (
         code="OBSERVATION_PERIOD_START",
         rank=2,
     ),
-    EventKind(_PERIOD, f"{_PERIOD}: end", When(f"{_PERIOD}_end_datetime", f"{_PERIOD}_end_date"), code="OBSERVATION_PERIOD_END", rank=8),
+    EventKind(
+        _PERIOD,
+        f"{_PERIOD}: end",
+        When(f"{_PERIOD}_end_datetime", f"{_PERIOD}_end_date"),
+        code="OBSERVATION_PERIOD_END",
+        rank=8,
+    ),
     EventKind(
         "visit_occurrence",
         "visit_occurrence: start",

@@ -1,4 +1,6 @@
-"""Second pass: the staged events of one shard get their codes, are put in order, and are written as MEDS."""
+"""Second pass: the staged events of one shard get their codes, are put in order, and are written
+as MEDS.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class ShardResult:
     """What writing a shard gave.
 
     Attributes:
-        counts: By number of the kind and what is counted (`events`, `unmapped`, ...: the columns of the table of counts), how many.
+        counts: By number of the kind and what is counted (`events`, `unmapped`, ...: the columns of
+            the table of counts), how many.
         codes: The codes in it.
     """
 
@@ -30,11 +33,15 @@ class ShardResult:
     codes: frozenset[str]
 
 
-def write_shard(staged: list[tuple[int, Path]], concepts: pl.DataFrame, options: OmopOptions, out: Path) -> ShardResult:
-    """Write one shard in the columns of MEDS and, beyond those, `unit`, `value_code`, `visit_id` and `table`.
+def write_shard(
+    staged: list[tuple[int, Path]], concepts: pl.DataFrame, options: OmopOptions, out: Path
+) -> ShardResult:
+    """Write one shard in the columns of MEDS and, beyond those, `unit`, `value_code`, `visit_id`
+    and `table`.
 
-    Subjects are contiguous and ascending; within one, static facts come first, then time ascends, and at one instant: birth, start of a
-    period, of a visit, events, end of a visit, death, end of a period.
+    Subjects are contiguous and ascending; within one, static facts come first, then time ascends,
+    and at one instant: birth, start of a period, of a visit, events, end of a visit, death, end of
+    a period.
 
     Args:
         staged: Number of the kind and parquet file of everything staged for the shard.
@@ -42,16 +49,25 @@ def write_shard(staged: list[tuple[int, Path]], concepts: pl.DataFrame, options:
         options: The choices of the conversion.
         out: The parquet file to write.
     """
-    parts = [pl.read_parquet(path, hive_partitioning=False).with_columns(kind=pl.lit(kind, pl.UInt8)) for kind, path in staged]
+    parts = [
+        pl.read_parquet(path, hive_partitioning=False).with_columns(kind=pl.lit(kind, pl.UInt8))
+        for kind, path in staged
+    ]
     rows = pl.concat(parts).drop("reason")
     parts.clear()  # a shard is what bounds the memory, so no copy outlives its use
     coding = _coding(rows.select(_CODED).unique(), concepts, options)
     rows = rows.join(coding.select(*_CODED, "place"), on=_CODED, how="left").drop(_CODED)
     counts = _tally(rows, coding)
-    rows = rows.filter(pl.col("place").is_in(coding.filter(pl.col("code").is_not_null())["place"].implode()))
+    rows = rows.filter(
+        pl.col("place").is_in(coding.filter(pl.col("code").is_not_null())["place"].implode())
+    )
     later = _later_deaths(rows, coding)
     if later.height:
-        rows = rows.with_row_index("row").filter(~pl.col("row").is_in(later["row"].implode())).drop("row")
+        rows = (
+            rows.with_row_index("row")
+            .filter(~pl.col("row").is_in(later["row"].implode()))
+            .drop("row")
+        )
         repeated = Counter(later["kind"])
         counts.update({(kind, "repeated_death"): n for kind, n in repeated.items()})
         counts.subtract({(kind, "events"): n for kind, n in repeated.items()})
@@ -64,14 +80,25 @@ def write_shard(staged: list[tuple[int, Path]], concepts: pl.DataFrame, options:
 
 
 def _coding(triples: pl.DataFrame, concepts: pl.DataFrame, options: OmopOptions) -> pl.DataFrame:
-    """Give each triple of kind, standard and source concept its code (null: no event), how that was found, and its place among equals.
+    """Give each triple of kind, standard and source concept its code (null.
+
+    No event), how that was found, and its place among equals.
 
     Returns:
-        `place` u32, ascending as events of one instant are ordered, `kind`, `concept`, `source_concept`, `code`, `state`, `table`.
+        `place` u32, ascending as events of one instant are ordered, `kind`, `concept`,
+        `source_concept`, `code`, `state`, `table`.
     """
-    order = ("concept", "source_concept") if options.prefer == "standard" else ("source_concept", "concept")
+    order = (
+        ("concept", "source_concept")
+        if options.prefer == "standard"
+        else ("source_concept", "concept")
+    )
     for name in order:
-        triples = triples.join(concepts.select(pl.col("id").alias(name), pl.col("code").alias(f"{name}_code")), on=name, how="left")
+        triples = triples.join(
+            concepts.select(pl.col("id").alias(name), pl.col("code").alias(f"{name}_code")),
+            on=name,
+            how="left",
+        )
     known = pl.coalesce(f"{name}_code" for name in order)
     number = pl.coalesce(pl.when(pl.col(name) != 0).then(name) for name in order)
     listed = pl.coalesce(known, pl.format(_UNLISTED, number))
@@ -84,18 +111,40 @@ def _coding(triples: pl.DataFrame, concepts: pl.DataFrame, options: OmopOptions)
     )
     coded = triples.join(_kind_table(options), on="kind").with_columns(
         state=pl.when(pl.col("literal").is_null()).then(state).otherwise(pl.lit("literal")),
-        code=pl.coalesce("literal", pl.concat_str("prefix", pl.coalesce(listed, "unmapped_code"), "suffix")),
+        code=pl.coalesce(
+            "literal", pl.concat_str("prefix", pl.coalesce(listed, "unmapped_code"), "suffix")
+        ),
     )
-    return coded.sort("rank", "kind", "code", *_CODED).with_row_index("place").select("place", *_CODED, "code", "state", "table")
+    return (
+        coded.sort("rank", "kind", "code", *_CODED)
+        .with_row_index("place")
+        .select("place", *_CODED, "code", "state", "table")
+    )
 
 
 def _kind_table(options: OmopOptions) -> pl.DataFrame:
     rows = [
-        (number, kind.code, kind.prefix, kind.suffix, kind.unmapped if options.unmapped == "keep" else None, kind.rank, kind.table)
+        (
+            number,
+            kind.code,
+            kind.prefix,
+            kind.suffix,
+            kind.unmapped if options.unmapped == "keep" else None,
+            kind.rank,
+            kind.table,
+        )
         for number, kind in enumerate(KINDS)
     ]
     text = pl.String
-    schema = {"kind": pl.UInt8, "literal": text, "prefix": text, "suffix": text, "unmapped_code": text, "rank": pl.UInt8, "table": text}
+    schema = {
+        "kind": pl.UInt8,
+        "literal": text,
+        "prefix": text,
+        "suffix": text,
+        "unmapped_code": text,
+        "rank": pl.UInt8,
+        "table": text,
+    }
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -108,7 +157,9 @@ def _tally(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]
         "kept_unmapped": given & (state == "unmapped"),
         "kept_unlisted": given & (state == "unlisted"),
     }
-    by_place = rows.group_by("place").agg(n=pl.len().cast(pl.Int64), n_without=pl.col("no_number").sum().cast(pl.Int64))
+    by_place = rows.group_by("place").agg(
+        n=pl.len().cast(pl.Int64), n_without=pl.col("no_number").sum().cast(pl.Int64)
+    )
     by_kind = (
         by_place.join(coding, on="place")
         .group_by("kind")
@@ -117,7 +168,14 @@ def _tally(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]
             kept_without_number=pl.col("n_without").filter(given).sum(),
         )
     )
-    return Counter({(row["kind"], what): n for row in by_kind.to_dicts() for what, n in row.items() if what != "kind"})
+    return Counter(
+        {
+            (row["kind"], what): n
+            for row in by_kind.to_dicts()
+            for what, n in row.items()
+            if what != "kind"
+        }
+    )
 
 
 def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
@@ -125,41 +183,77 @@ def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
 
 
 def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `kind` of what is not the subject's first death or its first stated causes, or is these once more."""
-    deaths = rows.select("subject_id", "time", "place").with_row_index("row").filter(pl.col("place").is_in(_places(coding, _DEATHS)))
-    deaths = deaths.join(coding.select("place", "kind", "code"), on="place").sort("time", "place", "row")
+    """Return `row` and `kind` of what is not the subject's first death or its first stated
+    causes, or is these once more.
+    """
+    deaths = (
+        rows.select("subject_id", "time", "place")
+        .with_row_index("row")
+        .filter(pl.col("place").is_in(_places(coding, _DEATHS)))
+    )
+    deaths = deaths.join(coding.select("place", "kind", "code"), on="place").sort(
+        "time", "place", "row"
+    )
     earliest = pl.col("time").min().over("subject_id", "kind")
     first = deaths.filter(pl.col("time") == earliest).unique(["subject_id", "code"], keep="first")
     return deaths.join(first, on="row", how="anti").select("row", "kind")
 
 
 def _causes_at_death(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Put causes at the death: where one source states the earlier day and another the cause, both tell of the same death."""
-    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select("subject_id", died="time")
+    """Put causes at the death.
+
+    Where one source states the earlier day and another the cause, both tell of the same death.
+    """
+    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select(
+        "subject_id", died="time"
+    )
     is_cause = pl.col("place").is_in(_places(coding, _DEATHS[1:]))
     dated = rows.join(deaths, on="subject_id", how="left", maintain_order="left")
     return dated.with_columns(time=pl.when(is_cause).then("died").otherwise("time")).drop("died")
 
 
 def _after_death(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]:
-    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select("subject_id", died="time")
-    later = rows.select("subject_id", "time", "place").join(deaths, on="subject_id").filter(pl.col("time") > pl.col("died"))
+    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select(
+        "subject_id", died="time"
+    )
+    later = (
+        rows.select("subject_id", "time", "place")
+        .join(deaths, on="subject_id")
+        .filter(pl.col("time") > pl.col("died"))
+    )
     begun = [number for number, kind in enumerate(KINDS) if not kind.name.endswith(": end")]
-    kinds = later.filter(pl.col("place").is_in(_places(coding, begun))).join(coding, on="place")["kind"]
+    kinds = later.filter(pl.col("place").is_in(_places(coding, begun))).join(coding, on="place")[
+        "kind"
+    ]
     return Counter({(kind, "kept_after_death"): n for kind, n in kinds.value_counts().iter_rows()})
 
 
 def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
-    """Sort so that the same tables always give the same file, whatever the order in which threads read them."""
-    text = pl.struct("text", "unit_text", "value_concept", "unit_concept").hash()  # the last of the keys: any order will do, if it is one
-    return rows.with_columns(rest=text).sort("subject_id", "time", "place", "visit_id", "numeric_value", "rest", nulls_last=False)
+    """Sort so that the same tables always give the same file, whatever the order in which
+    threads read them.
+    """
+    text = pl.struct(
+        "text", "unit_text", "value_concept", "unit_concept"
+    ).hash()  # the last of the keys: any order will do, if it is one
+    return rows.with_columns(rest=text).sort(
+        "subject_id", "time", "place", "visit_id", "numeric_value", "rest", nulls_last=False
+    )
 
 
 def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
-    """Put codes, units and values as text and code in; a row without a concept has no value, for its neighbours measure other things."""
+    """Put codes, units and values as text and code in.
+
+    A row without a concept has no value, for its neighbours measure other things.
+    """
     values = concepts.select(value_concept="id", value_code="code", value_name="name")
-    units = concepts.select(unit_concept="id", unit_code=pl.col("code").str.splitn("/", 2).struct.field("field_1"))
-    for table, key in ((coding.select("place", "code", "state", "table"), "place"), (values, "value_concept"), (units, "unit_concept")):
+    units = concepts.select(
+        unit_concept="id", unit_code=pl.col("code").str.splitn("/", 2).struct.field("field_1")
+    )
+    for table, key in (
+        (coding.select("place", "code", "state", "table"), "place"),
+        (values, "value_concept"),
+        (units, "unit_concept"),
+    ):
         rows = rows.join(table, on=key, how="left", maintain_order="left")
     told = {
         "numeric_value": pl.col("numeric_value"),
@@ -171,7 +265,10 @@ def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) ->
         "subject_id",
         "time",
         "code",
-        *(pl.when(pl.col("state") != "unmapped").then(value).alias(name) for name, value in told.items()),
+        *(
+            pl.when(pl.col("state") != "unmapped").then(value).alias(name)
+            for name, value in told.items()
+        ),
         "visit_id",
         "table",
     )

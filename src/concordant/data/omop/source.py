@@ -1,4 +1,7 @@
-"""Where the tables of an OMOP export lie: a folder or a zip, CSV or parquet, gzipped or not, in any letter case."""
+"""Where the tables of an OMOP export lie.
+
+A folder or a zip, CSV or parquet, gzipped or not, in any letter case.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ CLINICAL = (
 _KNOWN = frozenset((*CLINICAL, *VOCABULARY))
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _BLOCK = 1 << 24
-_NULLS = ["NULL", "\\N"]  # as database exports write them; "None" stays, for it is the name of concepts
+_NULLS = [
+    "NULL",
+    "\\N",
+]  # as database exports write them; "None" stays, for it is the name of concepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,14 @@ class OmopSource:
         """Find the tables.
 
         Args:
-            root: A folder or a zip of tables: `person.csv`, `PERSON.csv.gz`, `person.parquet`, or a folder `person/` of such files.
-            scratch: An empty folder for what must be unpacked; a file is removed there as soon as it has been read.
+            root: A folder or a zip of tables: `person.csv`, `PERSON.csv.gz`, `person.parquet`, or a
+                folder `person/` of such files.
+            scratch: An empty folder for what must be unpacked; a file is removed there as soon as
+                it has been read.
 
         Raises:
-            RecordError: The export is not there or not readable, lacks a table that every export needs, or states a table twice.
+            RecordError: The export is not there or not readable, lacks a table that every export
+                needs, or states a table twice.
         """
         self.root = root
         self._scratch = scratch
@@ -86,13 +95,25 @@ class OmopSource:
         Raises:
             RecordError: The file cannot be unpacked or read, here or while the frame is collected.
         """
-        unpacked = self._scratch / f"unpacked{'.parquet' if file.name.lower().endswith('.parquet') else '.csv'}"
+        unpacked = (
+            self._scratch
+            / f"unpacked{'.parquet' if file.name.lower().endswith('.parquet') else '.csv'}"
+        )
         try:
             path = self._on_disk(file, unpacked)
             yield _lower_case(_scan(path, file), file)
-        except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except (
+            pl.exceptions.PolarsError,
+            OSError,
+            EOFError,
+            zlib.error,
+            zipfile.BadZipFile,
+        ) as error:
             reason = str(error).partition("\n")[0]
-            raise RecordError(f"{self.root}: {file.name} is not readable ({reason}); expected CSV with a header, or parquet") from None
+            raise RecordError(
+                f"{self.root}: {file.name} is not readable ({reason}); expected CSV with a header, "
+                "or parquet"
+            ) from None
         finally:
             unpacked.unlink(missing_ok=True)
 
@@ -122,7 +143,9 @@ def _unpack(stream: IO[bytes], to: Path, *, gzipped: bool) -> None:
 def _names(root: Path) -> list[str]:
     """List the files of a folder or a zip by their path in it."""
     if root.is_dir():
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+        )
     if not root.is_file() or not zipfile.is_zipfile(root):
         raise RecordError(f"{root}: no such folder or zip of OMOP tables")
     with zipfile.ZipFile(root) as archive:
@@ -140,13 +163,21 @@ def _by_table(root: Path, names: list[str]) -> dict[str, list[TableFile]]:
             places[table].add(str(place))
     for table, several in places.items():
         if len(several) > 1:
-            raise RecordError(f"{root}: table {table} is there more than once ({', '.join(sorted(several))}); keep one")
+            raise RecordError(
+                f"{root}: table {table} is there more than once ({', '.join(sorted(several))}); "
+                "keep one"
+            )
     return dict(found)
 
 
 def _place_of_table(path: PurePosixPath) -> PurePosixPath | None:
-    """Return the part of a path that is named as a table, the file itself or a folder it lies in; None for any other file."""
-    if not path.name.lower().endswith(_SUFFIXES) or any(part.startswith((".", "__")) for part in path.parts):
+    """Return the part of a path that is named as a table, the file itself or a folder it lies in.
+
+    None for any other file.
+    """
+    if not path.name.lower().endswith(_SUFFIXES) or any(
+        part.startswith((".", "__")) for part in path.parts
+    ):
         return None
     for place in (*reversed(path.parents), path):
         if _table_name(place.name) in _KNOWN:
@@ -162,11 +193,20 @@ def _require(root: Path, files: dict[str, list[TableFile]]) -> None:
     if "person" not in files:
         packed = sorted(path.name for path in root.glob("*.zip")) if root.is_dir() else []
         hint = f"; to read {packed[0]}, give its path" if packed else ""
-        raise RecordError(f"{root}: no table person; expected person.csv (.csv.gz, .parquet, or a folder person/) in any letter case{hint}")
+        raise RecordError(
+            f"{root}: no table person; expected person.csv (.csv.gz, .parquet, or a folder "
+            f"person/) in any letter case{hint}"
+        )
     if "concept" not in files:
-        raise RecordError(f"{root}: no table concept; the codes come from it, so export it (or download it from Athena) beside the others")
+        raise RecordError(
+            f"{root}: no table concept; the codes come from it, so export it (or download it from "
+            "Athena) beside the others"
+        )
     if not files.keys() & set(CLINICAL[1:]):
-        raise RecordError(f"{root}: person is the only clinical table; expected at least one of {', '.join(CLINICAL[1:])}")
+        raise RecordError(
+            f"{root}: person is the only clinical table; expected at least one of "
+            f"{', '.join(CLINICAL[1:])}"
+        )
 
 
 def _scan(path: Path, file: TableFile) -> pl.LazyFrame:
@@ -174,7 +214,14 @@ def _scan(path: Path, file: TableFile) -> pl.LazyFrame:
         return pl.scan_parquet(path, hive_partitioning=False)
     separator = _separator(path)
     quote = _quote(path, separator, file)
-    return pl.scan_csv(path, separator=separator, quote_char=quote, infer_schema=False, encoding="utf8-lossy", null_values=_NULLS)
+    return pl.scan_csv(
+        path,
+        separator=separator,
+        quote_char=quote,
+        infer_schema=False,
+        encoding="utf8-lossy",
+        null_values=_NULLS,
+    )
 
 
 def _separator(path: Path) -> str:
@@ -184,10 +231,11 @@ def _separator(path: Path) -> str:
 
 
 def _quote(path: Path, separator: str, file: TableFile) -> str | None:
-    """Tell whether quotation marks enclose fields (`"`) or are text, as in `5" tube`, and enclose none (None).
+    """Tell whether quotation marks enclose fields (`"`) or are text, as in `5" tube`, and enclose
+    none (None).
 
-    Taken for enclosing ones, bare marks would make one row of all that lie between two of them. The vocabulary files of Athena are
-    tab-separated, with bare marks in the names.
+    Taken for enclosing ones, bare marks would make one row of all that lie between two of them. The
+    vocabulary files of Athena are tab-separated, with bare marks in the names.
 
     Raises:
         RecordError: Both are there.
@@ -197,7 +245,8 @@ def _quote(path: Path, separator: str, file: TableFile) -> str | None:
     marks = _marks(path, separator.encode())
     if marks.bare and marks.enclosing:
         raise RecordError(
-            f"{file.name}: quotation marks enclose fields, and {marks.bare} stand(s) within one that none encloses; expected CSV "
+            f"{file.name}: quotation marks enclose fields, and {marks.bare} stand(s) within one "
+            "that none encloses; expected CSV "
             'as RFC 4180 has it: a field that holds one enclosed, "5"" tube"'
         )
     return None if marks.bare else '"'
@@ -205,14 +254,19 @@ def _quote(path: Path, separator: str, file: TableFile) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """How many quotation marks begin a field, and how many of those that would open one, if all came in pairs, stand within a field."""
+    """How many quotation marks begin a field, and how many of those that would open one, if all
+    came in pairs, stand within a field.
+    """
 
     enclosing: int
     bare: int
 
 
 def _marks(path: Path, separator: bytes) -> _Marks:
-    """Count quotation marks by what stands before them; within an enclosed field two, or one after a backslash, stand for one."""
+    """Count quotation marks by what stands before them.
+
+    Within an enclosed field two, or one after a backslash, stand for one.
+    """
     begins, escapes = (np.frombuffer(marks, np.uint8) for marks in (b"\n\r" + separator, b'"\\'))
     before, seen, enclosing, bare = b"\n", 0, 0, 0
     with path.open("rb") as stream:
@@ -223,7 +277,9 @@ def _marks(path: Path, separator: bytes) -> _Marks:
             marks = np.flatnonzero(text[1:] == ord('"')) + 1
             preceding = text[marks - 1]
             first = np.isin(preceding, begins)
-            enclosing += int(first.sum())  # of all marks: behind a bare one, those that open seem to close
+            enclosing += int(
+                first.sum()
+            )  # of all marks: behind a bare one, those that open seem to close
             bare += int((~first & ~np.isin(preceding, escapes))[seen % 2 :: 2].sum())
             seen, before = seen + len(marks), block[-1:]
     return _Marks(enclosing, bare)
@@ -233,5 +289,7 @@ def _lower_case(frame: pl.LazyFrame, file: TableFile) -> pl.LazyFrame:
     names = frame.collect_schema().names()
     lower = [name.strip().strip("\ufeff").lower() for name in names]
     if len(set(lower)) < len(lower):
-        raise RecordError(f"{file.name}: two columns have the same name but for the letter case; keep one")
+        raise RecordError(
+            f"{file.name}: two columns have the same name but for the letter case; keep one"
+        )
     return frame.rename(dict(zip(names, lower, strict=True)))

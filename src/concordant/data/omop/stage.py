@@ -1,4 +1,7 @@
-"""First pass: the rows of one file as events with concept numbers, cut into shards; every row that gives no event has its reason."""
+"""First pass: the rows of one file as events with concept numbers, cut into shards.
+
+Every row that gives no event has its reason.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,14 @@ REASONS = (
 
 
 def stage(
-    source: OmopSource, file: TableFile, kind: EventKind, *, people: pl.DataFrame, options: OmopOptions, until: date, folder: Path
+    source: OmopSource,
+    file: TableFile,
+    kind: EventKind,
+    *,
+    people: pl.DataFrame,
+    options: OmopOptions,
+    until: date,
+    folder: Path,
 ) -> Mapping[str, int]:
     """Write the events of one kind that a file gives, as `folder/shard=K/*.parquet`.
 
@@ -55,7 +65,9 @@ def stage(
     with source.opened(file) as frame:
         columns = Columns(frame.collect_schema(), file)
         _require(columns, kind)
-        staged = frame.select(**_read(columns, kind)).join(people.lazy(), on="subject_id", how="left", maintain_order="none")
+        staged = frame.select(**_read(columns, kind)).join(
+            people.lazy(), on="subject_id", how="left", maintain_order="none"
+        )
         staged = _placed(staged, kind, options, until)
         target = pl.PartitionBy(folder, key="shard", include_key=False)
         staged.sink_parquet(target, mkdir=True, compression="lz4", engine="streaming")
@@ -74,7 +86,10 @@ def _require(columns: Columns, kind: EventKind) -> None:
 
 
 def _read(columns: Columns, kind: EventKind) -> dict[str, pl.Expr]:
-    """Return what is read off a row: identifiers, concept numbers, values, and what is stated of its time."""
+    """Return what is read off a row.
+
+    Identifiers, concept numbers, values, and what is stated of its time.
+    """
     number = columns.number("value_as_number") if kind.has_value else pl.lit(None, pl.Float32)
     read = {
         "subject_id": columns.integer("person_id"),
@@ -82,11 +97,19 @@ def _read(columns: Columns, kind: EventKind) -> dict[str, pl.Expr]:
         "concept": columns.concept(kind.concept or ""),
         "source_concept": columns.concept(kind.source or ""),
         "numeric_value": number,
-        "no_number": (columns.stated("value_as_number") & number.is_null()) if kind.has_value else pl.lit(False),
+        "no_number": (columns.stated("value_as_number") & number.is_null())
+        if kind.has_value
+        else pl.lit(False),
         "text": columns.text("value_as_string") if kind.has_value else pl.lit(None, pl.String),
-        "value_concept": columns.concept("value_as_concept_id") if kind.has_value else pl.lit(0, pl.Int64),
-        "unit_concept": columns.concept("unit_concept_id") if kind.has_value else pl.lit(0, pl.Int64),
-        "unit_text": columns.text("unit_source_value") if kind.has_value else pl.lit(None, pl.String),
+        "value_concept": columns.concept("value_as_concept_id")
+        if kind.has_value
+        else pl.lit(0, pl.Int64),
+        "unit_concept": columns.concept("unit_concept_id")
+        if kind.has_value
+        else pl.lit(0, pl.Int64),
+        "unit_text": columns.text("unit_source_value")
+        if kind.has_value
+        else pl.lit(None, pl.String),
         "visit_id": columns.integer("visit_occurrence_id"),
     }
     for name, when in (("", kind.when), ("begin_", kind.not_before)):
@@ -100,15 +123,23 @@ def _moment(columns: Columns, when: When, prefix: str) -> dict[str, pl.Expr]:
     return {
         f"{prefix}stated": stated | columns.stated(when.day),
         f"{prefix}timed": stated,
-        f"{prefix}time": pl.when(stated).then(columns.time(when.moment)).otherwise(columns.time(when.day)),
+        f"{prefix}time": pl.when(stated)
+        .then(columns.time(when.moment))
+        .otherwise(columns.time(when.day)),
     }
 
 
-def _placed(staged: pl.LazyFrame, kind: EventKind, options: OmopOptions, until: date) -> pl.LazyFrame:
+def _placed(
+    staged: pl.LazyFrame, kind: EventKind, options: OmopOptions, until: date
+) -> pl.LazyFrame:
     """Add kind, time, reason and shard to what was read off the rows."""
     reasons = _reasons(kind, until)
     reason = pl.coalesce(
-        *(pl.when(reasons[name]).then(pl.lit(number, pl.UInt8)) for number, name in enumerate(REASONS, 1) if name in reasons),
+        *(
+            pl.when(reasons[name]).then(pl.lit(number, pl.UInt8))
+            for number, name in enumerate(REASONS, 1)
+            if name in reasons
+        ),
         pl.lit(0, pl.UInt8),
     )
     staged = staged.with_columns(reason=reason)
@@ -142,7 +173,10 @@ def _reasons(kind: EventKind, until: date) -> dict[str, pl.Expr]:
     dated = {"no_date": when.is_null(), "out_of_range": (day <= EARLIEST) | (day > until)}
     if kind is BIRTH:
         return person | dated
-    dated |= {"date_not_readable": pl.col("stated") & when.is_null(), "before_birth": day < pl.col("birth").dt.date()}
+    dated |= {
+        "date_not_readable": pl.col("stated") & when.is_null(),
+        "before_birth": day < pl.col("birth").dt.date(),
+    }
     if kind.not_before is not None:
         dated["end_before_start"] = day < pl.col("begin_time").dt.date()
     return person | dated
@@ -160,7 +194,10 @@ def _time(kind: EventKind, options: OmopOptions) -> pl.Expr:
 
 
 def _ruled(prefix: str, when: When, rule: DateOnly) -> pl.Expr:
-    """Apply the rule for events of which only the day is known: what has no hour is midnight here."""
+    """Apply the rule for events of which only the day is known.
+
+    What has no hour is midnight here.
+    """
     stated = pl.col(f"{prefix}time")
     if when.exact or rule == "start_of_day":
         return stated
@@ -171,35 +208,48 @@ def _ruled(prefix: str, when: When, rule: DateOnly) -> pl.Expr:
 
 
 def _counts(folder: Path) -> dict[str, int]:
-    rows = pl.scan_parquet(folder / "**/*.parquet", hive_partitioning=False, glob=True) if any(folder.rglob("*.parquet")) else None
+    rows = (
+        pl.scan_parquet(folder / "**/*.parquet", hive_partitioning=False, glob=True)
+        if any(folder.rglob("*.parquet"))
+        else None
+    )
     if rows is None:
         return {"rows": 0}
     found = dict(rows.group_by("reason").len().collect().iter_rows())
-    return {"rows": sum(found.values())} | {name: found[number] for number, name in enumerate(REASONS, 1) if number in found}
+    return {"rows": sum(found.values())} | {
+        name: found[number] for number, name in enumerate(REASONS, 1) if number in found
+    }
 
 
-def _refuse_unreadable(root: Path, file: TableFile, kind: EventKind, counts: Mapping[str, int]) -> None:
+def _refuse_unreadable(
+    root: Path, file: TableFile, kind: EventKind, counts: Mapping[str, int]
+) -> None:
     if "person_not_a_number" in counts:
         raise RecordError(
-            f"{root}: {file.name}: person_id is not an integer in {counts['person_not_a_number']} row(s); MEDS has int64 there"
+            f"{root}: {file.name}: person_id is not an integer in {counts['person_not_a_number']} "
+            "row(s); MEDS has int64 there"
         )
     if "date_not_readable" in counts and kind.when is not None:
         raise RecordError(
-            f"{root}: {file.name}: {counts['date_not_readable']} date(s) in {kind.when.moment} or {kind.when.day} cannot be read; "
-            "expected YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, as OMOP CDM has them"
+            f"{root}: {file.name}: {counts['date_not_readable']} date(s) in {kind.when.moment} or "
+            f"{kind.when.day} cannot be read; expected YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, as OMOP "
+            "CDM has them"
         )
 
 
 def refuse_shifted(root: Path, kind: EventKind, counts: Mapping[str, int], until: date) -> None:
-    """Refuse a table of which most lies out of range: its dates were shifted, and dropping it would not be what is wanted.
+    """Refuse a table of which most lies out of range.
+
+    Its dates were shifted, and dropping it would not be what is wanted.
 
     Raises:
         RecordError: More than half of 10 rows or more lie out of range.
     """
     if counts["rows"] >= _FEW and counts.get("out_of_range", 0) > counts["rows"] / 2:
         raise RecordError(
-            f"{root}: {kind.name}: {counts['out_of_range']} of {counts['rows']} rows lie on {EARLIEST} or before, or after {until}; "
-            "if the dates were shifted, give the last day there is as until"
+            f"{root}: {kind.name}: {counts['out_of_range']} of {counts['rows']} rows lie on "
+            f"{EARLIEST} or before, or after {until}; if the dates were shifted, give the last day "
+            "there is as until"
         )
 
 

@@ -5,4 +5,13 @@ from concordant.data.quality.measure import ScanQuality, measure
 from concordant.data.quality.montage import montage
 from concordant.data.quality.table import REFUSED, USABLE, quality_table
 
-__all__ = ["REFUSED", "USABLE", "Scan", "ScanQuality", "find_scans", "measure", "montage", "quality_table"]
+__all__ = [
+    "REFUSED",
+    "USABLE",
+    "Scan",
+    "ScanQuality",
+    "find_scans",
+    "measure",
+    "montage",
+    "quality_table",
+]

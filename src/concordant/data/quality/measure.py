@@ -1,7 +1,9 @@
-"""What one scan is worth: can it be read, how does it lie, do its values look like Hounsfield units.
+"""What one scan is worth.
 
-The phase of a contrast agent is not guessed: attenuation alone separates phases only where the body region is known, and headers that name
-it are free text.
+Can it be read, how does it lie, do its values look like Hounsfield units.
+
+The phase of a contrast agent is not guessed: attenuation alone separates phases only where the body
+region is known, and headers that name it are free text.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ _MAX_SLICE_DISTANCE_MM = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ScanQuality:
-    """What was measured; lengths in millimetres, values in Hounsfield units, None where it cannot be told.
+    """What was measured; lengths in millimetres, values in Hounsfield units, None where it cannot
+    be told.
 
     Attributes:
         key: The scan's key.
-        reason: Why it is quarantined: it cannot be read, or what it holds is no CT scan; None where it is usable.
+        reason: Why it is quarantined: it cannot be read, or what it holds is no CT scan; None where
+            it is usable.
         doubts: What a person should look at before using it.
         axes: Where the stored axes run to, fastest first, for example "LPS".
         obliquity_degrees: Angle between the stored grid and the body axes.
@@ -55,7 +59,8 @@ class ScanQuality:
         hu_range: Least and greatest value.
         air_peak: The commonest value of air, where there is air.
         soft_tissue_peak: The commonest value of soft tissue, where there is some.
-        content: Digest of the voxels, rounded to whole Hounsfield units: equal for copies in whatever format.
+        content: Digest of the voxels, rounded to whole Hounsfield units: equal for copies in
+            whatever format.
     """
 
     key: str
@@ -88,13 +93,19 @@ class _Findings:
 
 
 def measure(scan: Scan) -> ScanQuality:
-    """Read a scan and measure it; a scan that is refused says why in `reason`, nothing is raised."""
+    """Read a scan and measure it.
+
+    A scan that is refused says why in `reason`, nothing is raised.
+    """
     quality, _ = measure_opened(scan)
     return quality
 
 
 def measure_opened(scan: Scan) -> tuple[ScanQuality, StoredVolume | None]:
-    """Return the quality of a scan and the scan itself, so that a picture needs no second reading; None where it is refused."""
+    """Return the quality of a scan and the scan itself, so that a picture needs no second reading.
+
+    None where it is refused.
+    """
     findings = _Findings()
     volume: StoredVolume | None = None
     try:
@@ -106,7 +117,8 @@ def measure_opened(scan: Scan) -> tuple[ScanQuality, StoredVolume | None]:
         _intensity(volume, findings)
     except VolumeError as error:
         findings.reason = error.reason
-    return ScanQuality(scan.key, findings.reason, tuple(findings.doubts), **findings.facts), volume  # type: ignore[arg-type]  # facts are its fields
+    # facts are its fields
+    return ScanQuality(scan.key, findings.reason, tuple(findings.doubts), **findings.facts), volume  # type: ignore[arg-type]
 
 
 def _opened(scan: Scan) -> StoredVolume:
@@ -170,9 +182,16 @@ def _intensity(volume: StoredVolume, findings: _Findings) -> None:
     values = _sample(volume)
     low, high = float(values.min()), float(values.max())
     air, tissue = _peak(values, _AIR_HU), _peak(values, _SOFT_TISSUE_HU)
-    findings.facts |= {"hu_range": (low, high), "air_peak": air, "soft_tissue_peak": tissue, "content": _content(volume)}
+    findings.facts |= {
+        "hu_range": (low, high),
+        "air_peak": air,
+        "soft_tissue_peak": tissue,
+        "content": _content(volume),
+    }
     if low > _BODY_HU[0]:
-        findings.reason = "implausible values: no air, lung or fat (a mask, or not Hounsfield units)"
+        findings.reason = (
+            "implausible values: no air, lung or fat (a mask, or not Hounsfield units)"
+        )
     elif ((values > _BODY_HU[0]) & (values < _BODY_HU[1])).mean() < _MIN_BODY:
         findings.reason = "implausible values: no soft tissue"
     elif air is not None and not _EXPECTED_AIR_HU[0] <= air <= _EXPECTED_AIR_HU[1]:
@@ -185,12 +204,17 @@ def _sample(volume: StoredVolume) -> Float[np.ndarray, " voxel"]:
     return _hounsfield(volume, volume.stored[::step, ::step, ::step]).ravel()
 
 
-def _hounsfield(volume: StoredVolume, stored: Shaped[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
+def _hounsfield(
+    volume: StoredVolume, stored: Shaped[np.ndarray, "*size"]
+) -> Float[np.ndarray, "*size"]:
     return np.asarray(stored * np.float32(volume.slope) + np.float32(volume.intercept), np.float32)
 
 
 def _peak(values: Float[np.ndarray, " voxel"], between: tuple[float, float]) -> float | None:
-    """Return the middle of the fullest bin of 10 HU in a range; None where the range holds too few voxels, or is fullest at its end."""
+    """Return the middle of the fullest bin of 10 HU in a range.
+
+    None where the range holds too few voxels, or is fullest at its end.
+    """
     edges = np.arange(between[0], between[1] + _BIN_HU / 2, _BIN_HU)
     counts, _ = np.histogram(values, edges)
     fullest = int(counts.argmax())
@@ -204,6 +228,8 @@ def _content(volume: StoredVolume) -> str:
     step = max(_BLOCK // max(volume.stored[:1].size, 1), 1)
     for start in range(0, len(volume.stored), step):
         block = _hounsfield(volume, volume.stored[start : start + step])
-        whole = np.rint(np.clip(block, np.iinfo(np.int16).min, np.iinfo(np.int16).max)).astype("<i2")
+        whole = np.rint(np.clip(block, np.iinfo(np.int16).min, np.iinfo(np.int16).max)).astype(
+            "<i2"
+        )
         digest.update(np.ascontiguousarray(whole).data)
     return digest.hexdigest()

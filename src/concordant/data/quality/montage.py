@@ -1,4 +1,6 @@
-"""A scan at a glance: axial, coronal and sagittal slices in one grey picture, for a person to look at."""
+"""A scan at a glance: axial, coronal and sagittal slices in one grey picture, for a person to
+look at.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,39 @@ _SHARES = (0.2, 0.4, 0.6, 0.8)  # of the way through the body
 def montage(volume: StoredVolume) -> UInt8[np.ndarray, "row column"]:
     """Return three rows of four slices (axial, coronal, sagittal), as a radiologist sees them.
 
-    Anterior or superior is up; the patient's right is on the viewer's left; sagittal slices look to the left. Millimetres are equal in
-    both directions, and each slice fills its tile in its longer one.
+    Anterior or superior is up; the patient's right is on the viewer's left; sagittal slices look to
+    the left. Millimetres are equal in both directions, and each slice fills its tile in its longer
+    one.
     """
     depth, height, width = volume.spacing_mm
     rows = [
-        [_tile(volume, _at(volume.stored, 0, share)[::-1, ::-1], height, width) for share in _SHARES],
-        [_tile(volume, _at(volume.stored, 1, share)[::-1, ::-1], depth, width) for share in _SHARES],
-        [_tile(volume, _at(volume.stored, 2, share)[::-1, ::-1], depth, height) for share in _SHARES],
+        [
+            _tile(volume, _at(volume.stored, 0, share)[::-1, ::-1], height, width)
+            for share in _SHARES
+        ],
+        [
+            _tile(volume, _at(volume.stored, 1, share)[::-1, ::-1], depth, width)
+            for share in _SHARES
+        ],
+        [
+            _tile(volume, _at(volume.stored, 2, share)[::-1, ::-1], depth, height)
+            for share in _SHARES
+        ],
     ]
     return np.asarray(np.block(rows))
 
 
-def _at(stored: Shaped[np.ndarray, "depth height width"], axis: int, share: float) -> Shaped[np.ndarray, "row column"]:
+def _at(
+    stored: Shaped[np.ndarray, "depth height width"], axis: int, share: float
+) -> Shaped[np.ndarray, "row column"]:
     return np.asarray(np.take(stored, round(share * (stored.shape[axis] - 1)), axis=axis))
 
 
 def _tile(
-    volume: StoredVolume, stored: Shaped[np.ndarray, "row column"], between_rows: float, between_columns: float
+    volume: StoredVolume,
+    stored: Shaped[np.ndarray, "row column"],
+    between_rows: float,
+    between_columns: float,
 ) -> UInt8[np.ndarray, "row column"]:
     """Return a slice as grey values in the middle of a black tile, each pixel the nearest voxel."""
     high, wide = stored.shape[0] * between_rows, stored.shape[1] * between_columns

@@ -38,18 +38,35 @@ _SCHEMA: dict[str, pl.DataType] = {
     "air_peak_hu": pl.Float64(),
     "soft_tissue_peak_hu": pl.Float64(),
 }
-_PLAIN = ("axes", "obliquity_degrees", "n_slices", "n_missing", "n_copies", "n_set_aside", "even", "kernel", "thickness_mm", "content")
+_PLAIN = (
+    "axes",
+    "obliquity_degrees",
+    "n_slices",
+    "n_missing",
+    "n_copies",
+    "n_set_aside",
+    "even",
+    "kernel",
+    "thickness_mm",
+    "content",
+)
 
 
 def quality_table(scans: Sequence[Scan], qualities: Sequence[ScanQuality]) -> pl.DataFrame:
     """Return one row per scan, in order.
 
-    `duplicate_of` names the first scan with the same voxels (to whole Hounsfield units), whatever its format; the first itself has null.
-    `ct_path` is relative to the folder that was searched and may identify a patient; no other column does.
+    `duplicate_of` names the first scan with the same voxels (to whole Hounsfield units), whatever
+    its format; the first itself has null. `ct_path` is relative to the folder that was searched and
+    may identify a patient; no other column does.
     """
-    table = pl.DataFrame([_row(scan, quality) for scan, quality in zip(scans, qualities, strict=True)], schema=_SCHEMA)
+    table = pl.DataFrame(
+        [_row(scan, quality) for scan, quality in zip(scans, qualities, strict=True)],
+        schema=_SCHEMA,
+    )
     first = pl.col("scan").first().over("content")
-    same = pl.col("content").is_not_null() & (pl.int_range(pl.len()).rank("ordinal").over("content") > 1)
+    same = pl.col("content").is_not_null() & (
+        pl.int_range(pl.len()).rank("ordinal").over("content") > 1
+    )
     return table.with_columns(duplicate_of=pl.when(same).then(first).otherwise(None))
 
 
@@ -67,7 +84,11 @@ def _row(scan: Scan, quality: ScanQuality) -> dict[str, object]:
     }
     if quality.shape is not None and quality.spacing_mm is not None:
         for axis, size, spacing in zip(_AXES, quality.shape, quality.spacing_mm, strict=True):
-            row |= {f"n_{axis}": size, f"spacing_{axis}_mm": spacing, f"extent_{axis}_mm": size * spacing}
+            row |= {
+                f"n_{axis}": size,
+                f"spacing_{axis}_mm": spacing,
+                f"extent_{axis}_mm": size * spacing,
+            }
     if quality.hu_range is not None:
         row["hu_min"], row["hu_max"] = quality.hu_range
     return row

@@ -1,4 +1,6 @@
-"""Time-to-event tasks: a YAML file says who is predicted from when and what counts, and a MEDS dataset gives the cohort table."""
+"""Time-to-event tasks: a YAML file says who is predicted from when and what counts, and a MEDS
+dataset gives the cohort table.
+"""
 
 from concordant.data.flow import Flow, FlowStep
 from concordant.data.tasks.build import BuiltCohort, build_cohort

@@ -27,7 +27,16 @@ from concordant.data.tasks.tally import Tally
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
 
-_FIRST = ("sample_id", "subject_id", "prediction_time", "time_days", "event", "site", "split", "ct_path")
+_FIRST = (
+    "sample_id",
+    "subject_id",
+    "prediction_time",
+    "time_days",
+    "event",
+    "site",
+    "split",
+    "ct_path",
+)
 _FLOW = "flow.json"
 
 
@@ -36,8 +45,9 @@ class BuiltCohort:
     """A cohort and how it came about.
 
     Attributes:
-        table: `sample_id`, `subject_id`, `prediction_time`, `time_days` > 0, `event` (1 = outcome, 0 = censored, 2.. competing) and,
-            where they are known, `site`, `split`, `ct_path` and what else the index table has.
+        table: `sample_id`, `subject_id`, `prediction_time`, `time_days` > 0, `event` (1 = outcome,
+            0 = censored, 2.. competing) and, where they are known, `site`, `split`, `ct_path` and
+            what else the index table has.
         flow: How many samples each step removed.
         task: The task.
         folder: The folder against which `ct_path` resolves; None = the working directory.
@@ -49,17 +59,24 @@ class BuiltCohort:
     folder: Path | None = None
 
     def write(self, out: Path | str) -> Cohort:
-        """Write the table, and `flow.json` beside it; `ct_path` is made relative to where the table lies.
+        """Write the table, and `flow.json` beside it.
+
+        `ct_path` is made relative to where the table lies.
 
         Returns:
             The cohort as it is read back.
 
         Raises:
-            CohortError: The table breaks an invariant of cohort tables, through a column of the index table; nothing is written.
+            CohortError: The table breaks an invariant of cohort tables, through a column of the
+                index table; nothing is written.
         """
         out, table = Path(out), self.table
         if "ct_path" in table.columns:
-            table = table.with_columns(ct_path=_rebased(table["ct_path"], (self.folder or Path()).absolute(), out.parent.absolute()))
+            table = table.with_columns(
+                ct_path=_rebased(
+                    table["ct_path"], (self.folder or Path()).absolute(), out.parent.absolute()
+                )
+            )
         with atomic_path(out) as temporary:
             table.write_parquet(temporary)
             _check_readable(temporary, out)
@@ -86,15 +103,18 @@ def build_cohort(
 ) -> BuiltCohort:
     """Build the cohort of a task: who is predicted from when, and what happened first.
 
-    Only an event strictly after the prediction time is an outcome; one at it is history. At the same instant the outcome goes before
-    competing events, and these before censoring. Death ends follow-up even where the task does not name it. Who is dead at the index, or
-    has no event after it, is left out and counted. Memory is bounded by what one shard holds of the task's codes, and the samples.
+    Only an event strictly after the prediction time is an outcome; one at it is history. At the
+    same instant the outcome goes before competing events, and these before censoring. Death ends
+    follow-up even where the task does not name it. Who is dead at the index, or has no event after
+    it, is left out and counted. Memory is bounded by what one shard holds of the task's codes, and
+    the samples.
 
     Args:
         task: The task, its file, the name of a shipped one, or its content.
         meds: A MEDS dataset.
         index: The index table, in place of the task's `index`.
-        vocabulary: A folder with the OMOP tables `concept_ancestor` and `concept`, for code sets with descendants.
+        vocabulary: A folder with the OMOP tables `concept_ancestor` and `concept`, for code sets
+            with descendants.
         split: Splits to draw by subject, where neither the dataset nor the index table has any.
         columns: What the files call a column, by its name in MEDS.
         progress: Called as shards are done.
@@ -102,7 +122,8 @@ def build_cohort(
     Raises:
         ConfigError: The task is wrong, or asks for what is not there.
         RecordError: The dataset cannot be read, or a subject lies in two shards.
-        CohortError: The index table is wrong, no sample remains, or no code of the dataset can be the outcome.
+        CohortError: The index table is wrong, no sample remains, or no code of the dataset can be
+            the outcome.
     """
     meds, vocabulary = Path(meds), None if vocabulary is None else Path(vocabulary)
     index = index if index is None or isinstance(index, pl.DataFrame) else Path(index)
@@ -124,7 +145,10 @@ def _as_task(task: Task | Mapping[str, Any] | Path | str) -> Task:
 
 
 def _with_index(task: Task, index: Path | pl.DataFrame | None) -> Task:
-    """Return the task with a table in place of its own index; a table that is not a file has the path `-`."""
+    """Return the task with a table in place of its own index.
+
+    A table that is not a file has the path `-`.
+    """
     if index is None:
         return task
     path = index.absolute() if isinstance(index, Path) else Path("-")
@@ -139,12 +163,16 @@ def _report(progress: Progress | None, done: int, total: int) -> None:
 class _Building:
     """A cohort under way."""
 
-    def __init__(self, task: Task, meds: Path, table: pl.DataFrame | None, vocabulary: Path | None) -> None:
+    def __init__(
+        self, task: Task, meds: Path, table: pl.DataFrame | None, vocabulary: Path | None
+    ) -> None:
         self._task = task
         self._meds = meds
         self._table = table
         self._codes = resolve_codes(task, meds, vocabulary)
-        self._periods = None if task.censoring.periods is None else read_periods(task.censoring.periods)
+        self._periods = (
+            None if task.censoring.periods is None else read_periods(task.censoring.periods)
+        )
         self._flow = FlowCounter()
         self._tally = Tally(task)
         self._parts: list[pl.DataFrame] = []
@@ -156,7 +184,9 @@ class _Building:
         periods = self._task.censoring.at == "observation_end" and self._periods is None
         records = read_shard(shard, self._codes, periods=periods)
         self._tally.add(shard, records)
-        self._parts.append(shard_samples(self._task, records, self._table, self._periods, self._flow))
+        self._parts.append(
+            shard_samples(self._task, records, self._table, self._periods, self._flow)
+        )
 
     def finished(self, split: SplitDraw | None, *, folder: Path | None) -> BuiltCohort:
         """Put the shards' samples together, give them splits, and check that a cohort remains."""
@@ -165,13 +195,24 @@ class _Building:
         table = self._with_splits(self._with_kept_columns(pl.concat(self._parts)), stated, split)
         self._check(table)
         first = [name for name in _FIRST if name in table.columns]
-        table = table.select(*first, pl.all().exclude(first)).sort("subject_id", "prediction_time", "sample_id")
+        table = table.select(*first, pl.all().exclude(first)).sort(
+            "subject_id", "prediction_time", "sample_id"
+        )
         flow = Flow(
             steps=self._flow.steps(),
             events=events_by_name(table["event"], len(self._task.competing)),
-            counts={name: count for name, count in (self._tally.counts + self._flow.counts).items() if count},
+            counts={
+                name: count
+                for name, count in (self._tally.counts + self._flow.counts).items()
+                if count
+            },
             code_sets=self._tally.code_sets(),
-            warnings=(*self._codes.notes, *self._tally.warnings(), *_without_outcome(table), *_learned_from(table, stated)),
+            warnings=(
+                *self._codes.notes,
+                *self._tally.warnings(),
+                *_without_outcome(table),
+                *_learned_from(table, stated),
+            ),
             made_from={"meds": str(self._meds), "task": self._task.model_dump(mode="json")},
         )
         return BuiltCohort(table, flow, self._task, folder)
@@ -180,13 +221,25 @@ class _Building:
         """Add the further columns of the index table."""
         if self._table is None:
             return table
-        return table.join(self._table.drop("subject_id", "prediction_time"), on="sample_id", how="left", maintain_order="left")
+        return table.join(
+            self._table.drop("subject_id", "prediction_time"),
+            on="sample_id",
+            how="left",
+            maintain_order="left",
+        )
 
-    def _with_splits(self, table: pl.DataFrame, stated: pl.DataFrame | None, split: SplitDraw | None) -> pl.DataFrame:
+    def _with_splits(
+        self, table: pl.DataFrame, stated: pl.DataFrame | None, split: SplitDraw | None
+    ) -> pl.DataFrame:
         if split is not None and (stated is not None or "split" in table.columns):
-            where = "the index table" if "split" in table.columns else self._meds / "metadata" / "subject_splits.parquet"
+            where = (
+                "the index table"
+                if "split" in table.columns
+                else self._meds / "metadata" / "subject_splits.parquet"
+            )
             raise ConfigError(
-                f"splits are to be drawn, but {where} has them already, and encoders may be trained on its train; leave out --split"
+                f"splits are to be drawn, but {where} has them already, and encoders may be "
+                "trained on its train; leave out --split"
             )
         if "split" in table.columns:
             return table
@@ -194,18 +247,25 @@ class _Building:
             stated = drawn_splits(table["subject_id"].to_list(), split)
         if stated is None:
             return table
-        return self._flow.passed("in a split", table.join(stated, on="subject_id", how="inner", maintain_order="left"))
+        return self._flow.passed(
+            "in a split", table.join(stated, on="subject_id", how="inner", maintain_order="left")
+        )
 
     def _check(self, table: pl.DataFrame) -> None:
         if table.is_empty():
             steps = self._flow.steps()
             last = next((step for step in steps if not step.samples), steps[-1])
-            raise CohortError(f"no sample remains after the step {last.name!r}, which removed {last.removed_samples}; {self._hint()}")
+            raise CohortError(
+                f"no sample remains after the step {last.name!r}, which removed "
+                f"{last.removed_samples}; {self._hint()}"
+            )
         if not (table["event"] == 1).any() and not self._tally.outcome_is_possible():
             raise CohortError(f"no sample of {table.height} has the outcome; {self._hint()}")
 
     def _hint(self) -> str:
-        return "; ".join((*self._codes.notes, *self._tally.warnings())) or self._tally.vocabularies()
+        return (
+            "; ".join((*self._codes.notes, *self._tally.warnings())) or self._tally.vocabularies()
+        )
 
 
 def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
@@ -216,19 +276,28 @@ def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
         with_outcome = set(table.filter(pl.col("event") == 1)["split"])
         absent = [name for name in SPLITS if name not in with_outcome]
         if absent:
-            yield f"no sample in {', '.join(absent)} has the outcome; a study needs one in each split, or cross_validation"
+            yield (
+                f"no sample in {', '.join(absent)} has the outcome; a study needs one in each "
+                "split, or cross_validation"
+            )
 
 
 def _learned_from(table: pl.DataFrame, stated: pl.DataFrame | None) -> Iterator[str]:
-    """Say how many subjects are tested here from whom the dataset's own splits let an encoder learn."""
+    """Say how many subjects are tested here from whom the dataset's own splits let an encoder
+    learn.
+    """
     if stated is None:
         return
-    held_out = table.filter(pl.col("split").cast(pl.String) == "held_out").select("subject_id").unique()
-    seen = held_out.join(stated.filter(pl.col("split") != "held_out"), on="subject_id", how="semi").height
+    held_out = (
+        table.filter(pl.col("split").cast(pl.String) == "held_out").select("subject_id").unique()
+    )
+    seen = held_out.join(
+        stated.filter(pl.col("split") != "held_out"), on="subject_id", how="semi"
+    ).height
     if seen:
         yield (
-            f"{seen} subject(s) are held_out in the index table but train or tuning in metadata/subject_splits.parquet: an encoder "
-            "trained by the latter has seen them"
+            f"{seen} subject(s) are held_out in the index table but train or tuning in "
+            "metadata/subject_splits.parquet: an encoder trained by the latter has seen them"
         )
 
 
@@ -236,5 +305,10 @@ def _rebased(paths: pl.Series, before: Path, now: Path) -> pl.Series:
     """Make paths that are relative to one folder relative to another; absolute ones stay."""
     if before == now:
         return paths
-    moved = [path if path is None or Path(path).is_absolute() else Path(os.path.relpath(before / path, now)).as_posix() for path in paths]
+    moved = [
+        path
+        if path is None or Path(path).is_absolute()
+        else Path(os.path.relpath(before / path, now)).as_posix()
+        for path in paths
+    ]
     return pl.Series(paths.name, moved, pl.String)

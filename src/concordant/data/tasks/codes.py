@@ -1,4 +1,6 @@
-"""Code sets of a task, with what an ontology puts below them, held against the codes that the records use."""
+"""Code sets of a task, with what an ontology puts below them, held against the codes that the
+records use.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,12 @@ class TaskCodes:
     def causes(self, deaths: pl.Series) -> pl.DataFrame:
         """Split codes of death: `code` and `cause`, null where it states none."""
         cause = pl.coalesce(
-            *(pl.when(pl.col("code").str.starts_with(start)).then(pl.col("code").str.slice(len(start))) for start in self.death_beginnings),
+            *(
+                pl.when(pl.col("code").str.starts_with(start)).then(
+                    pl.col("code").str.slice(len(start))
+                )
+                for start in self.death_beginnings
+            ),
             pl.lit(None, pl.String),
         )
         return pl.DataFrame({"code": deaths}).with_columns(cause=pl.when(cause != "").then(cause))
@@ -59,14 +66,23 @@ def resolve_codes(task: Task, meds: Path, vocabulary: Path | None) -> TaskCodes:
     """
     used = {name: task.code_sets[name] for name in task.sets_used}
     asking = [name for name, one in used.items() if one.descendants]
-    roots = CodeMatcher.of(pattern for name in asking for pattern in (*used[name].codes, *used[name].without))
+    roots = CodeMatcher.of(
+        pattern for name in asking for pattern in (*used[name].codes, *used[name].without)
+    )
     ontology = read_ontology(meds, vocabulary, roots) if asking else None
-    notes = [] if ontology is None else [_check_ontology(used, ontology, meds), _unknown_to(ontology, used)]
+    notes = (
+        []
+        if ontology is None
+        else [_check_ontology(used, ontology, meds), _unknown_to(ontology, used)]
+    )
     sets = {name: _matcher(one, ontology) for name, one in used.items()}
     visits = task.visits_used
     return TaskCodes(
         sets=sets,
-        starts={kind: sets[kind] if kind in task.sets_as_visits else CodeMatcher.of(one.start) for kind, one in visits.items()},
+        starts={
+            kind: sets[kind] if kind in task.sets_as_visits else CodeMatcher.of(one.start)
+            for kind, one in visits.items()
+        },
         ends={kind: CodeMatcher.of(one.end) for kind, one in visits.items()},
         birth=CodeMatcher.of(task.birth_codes),
         death=CodeMatcher.of(task.death_codes),
@@ -91,22 +107,38 @@ def _widened(patterns: tuple[str, ...], ontology: Ontology | None) -> CodeMatche
 
 
 def _check_ontology(used: Mapping[str, CodeSet], ontology: Ontology | None, meds: Path) -> str:
-    """Refuse a set that needs an ontology where there is none; return a note where it can do without."""
+    """Refuse a set that needs an ontology where there is none.
+
+    Return a note where it can do without.
+    """
     if ontology:
         return ""
     needing = [name for name, one in used.items() if one.descendants is True]
     where = f"{meds} has no parent_codes in metadata/codes.parquet, and no vocabulary is given"
     if needing:
         raise ConfigError(
-            f"code_sets.{needing[0]}.descendants: {where}; give --vocabulary FOLDER with the OMOP tables concept_ancestor and concept, "
-            "or set descendants: where_known to do without"
+            f"code_sets.{needing[0]}.descendants: {where}; give --vocabulary FOLDER with the OMOP "
+            "tables concept_ancestor and concept, or set descendants: where_known to do without"
         )
     asking = ", ".join(name for name, one in used.items() if one.descendants)
     return f"the descendants of {asking} are not known here ({where}): only the listed codes count"
 
 
 def _unknown_to(ontology: Ontology, used: Mapping[str, CodeSet]) -> str:
-    """Return a note on the sets that ask for descendants of codes that the ontology does not have."""
-    asking = {name: CodeMatcher.of(one.codes) for name, one in used.items() if one.descendants is True and ontology}
-    unknown = ", ".join(name for name, one in asking.items() if one.among(ontology.codes).is_empty())
-    return f"{' and '.join(ontology.names)} has none of the codes of {unknown}: only the listed codes count" if unknown else ""
+    """Return a note on the sets that ask for descendants of codes that the ontology does not
+    have.
+    """
+    asking = {
+        name: CodeMatcher.of(one.codes)
+        for name, one in used.items()
+        if one.descendants is True and ontology
+    }
+    unknown = ", ".join(
+        name for name, one in asking.items() if one.among(ontology.codes).is_empty()
+    )
+    return (
+        f"{' and '.join(ontology.names)} has none of the codes of {unknown}: only the listed codes "
+        "count"
+        if unknown
+        else ""
+    )

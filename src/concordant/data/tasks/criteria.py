@@ -9,12 +9,17 @@ from concordant.data.tasks.records import ShardRecords
 from concordant.data.tasks.times import DAY, EVER, YEAR, first_from, is_among, microseconds
 
 
-def meets(criterion: Criterion, samples: pl.DataFrame, records: ShardRecords, look_back_days: float | None) -> pl.Series:
-    """Tell for each sample whether it meets a criterion; one of whom the age or the history is not known does not.
+def meets(
+    criterion: Criterion, samples: pl.DataFrame, records: ShardRecords, look_back_days: float | None
+) -> pl.Series:
+    """Tell for each sample whether it meets a criterion.
+
+    One of whom the age or the history is not known does not.
 
     Args:
         criterion: The criterion.
-        samples: `subject_id`, `index` (prediction time), `birth` and `first` (event other than birth), in microseconds.
+        samples: `subject_id`, `index` (prediction time), `birth` and `first` (event other than
+            birth), in microseconds.
         records: The records of the samples' subjects.
         look_back_days: Codes longer ago than this are not seen; None = all are.
     """
@@ -33,14 +38,25 @@ def _has_age(years: tuple[float | None, float | None], samples: pl.DataFrame) ->
     return (old_enough if high is None else old_enough & (age <= high * YEAR)).fill_null(False)
 
 
-def _has_codes(criterion: Criterion, samples: pl.DataFrame, records: ShardRecords, look_back_days: float | None) -> pl.Series:
-    """Look for an event in the window, ends inclusive; a static fact lies in every window that is open to the past."""
+def _has_codes(
+    criterion: Criterion, samples: pl.DataFrame, records: ShardRecords, look_back_days: float | None
+) -> pl.Series:
+    """Look for an event in the window, ends inclusive.
+
+    A static fact lies in every window that is open to the past.
+    """
     events = records.of_sets(criterion.codes or (), criterion.within)
     low, high = criterion.window_days
-    bounds = [-days for days in (look_back_days,) if days is not None] + [days for days in (low,) if days is not None]
+    bounds = [-days for days in (look_back_days,) if days is not None] + [
+        days for days in (low,) if days is not None
+    ]
     start = pl.col("index") + microseconds(max(bounds)) if bounds else pl.lit(EVER)
     found = first_from(events, samples, start)
     inside = found.is_not_null()
     if high is not None:
         inside &= (found <= samples["index"] + microseconds(high)).fill_null(False)
-    return inside | is_among(samples, events.filter(pl.col("time").is_null())) if low is None else inside
+    return (
+        inside | is_among(samples, events.filter(pl.col("time").is_null()))
+        if low is None
+        else inside
+    )

@@ -33,14 +33,18 @@ class _Frozen(BaseModel):
 
 def _pattern(code: str) -> str:
     if not code or "*" in code[:-1]:
-        raise complaint(f"given {code!r}, expected a code, or the beginning of codes with * at its end")
+        raise complaint(
+            f"given {code!r}, expected a code, or the beginning of codes with * at its end"
+        )
     return code
 
 
 def _ordered(ends: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     low, high = ends
     if low is not None and high is not None and low > high:
-        raise complaint(f"given {list(ends)}, expected [from, to] with from <= to, null where there is no bound")
+        raise complaint(
+            f"given {list(ends)}, expected [from, to] with from <= to, null where there is no bound"
+        )
     return ends
 
 
@@ -58,8 +62,10 @@ class CodeSet(_Frozen):
 
     Attributes:
         codes: Codes as they stand in the records; `*` at the end: all that begin so.
-        descendants: Whether what an ontology puts below them counts too; true is an error where there is no ontology, `where_known` is not.
-        without: Codes that do not count all the same, written like `codes`; under `descendants`, nor does what lies below them.
+        descendants: Whether what an ontology puts below them counts too; true is an error where
+            there is no ontology, `where_known` is not.
+        without: Codes that do not count all the same, written like `codes`; under `descendants`,
+            nor does what lies below them.
     """
 
     codes: Patterns
@@ -72,7 +78,8 @@ class Visits(_Frozen):
 
     Attributes:
         start: Codes of the event that begins one.
-        end: Codes of the event that ends one; a code that matches both ends it, and so does a starting code with `/end` after it.
+        end: Codes of the event that ends one; a code that matches both ends it, and so does a
+            starting code with `/end` after it.
     """
 
     start: Patterns
@@ -80,9 +87,23 @@ class Visits(_Frozen):
 
 
 INPATIENT = Visits(
-    start=("Visit/IP", "Visit/ERIP", "VISIT//9201*", "VISIT//262*", "HOSPITAL_ADMISSION//*", "HOSPITAL_ADMISSION"),
+    start=(
+        "Visit/IP",
+        "Visit/ERIP",
+        "VISIT//9201*",
+        "VISIT//262*",
+        "HOSPITAL_ADMISSION//*",
+        "HOSPITAL_ADMISSION",
+    ),
     end=(
-        *("Visit/IP/end", "Visit/ERIP/end", "VISIT//9201//end*", "VISIT//9201/end*", "VISIT//262//end*", "VISIT//262/end*"),
+        *(
+            "Visit/IP/end",
+            "Visit/ERIP/end",
+            "VISIT//9201//end*",
+            "VISIT//9201/end*",
+            "VISIT//262//end*",
+            "VISIT//262/end*",
+        ),
         *("VISIT_END//9201*", "VISIT_END//262*", "HOSPITAL_DISCHARGE//*", "HOSPITAL_DISCHARGE"),
     ),
 )
@@ -94,7 +115,8 @@ class Index(_Frozen):
     """Where prediction starts: a table of samples, or events.
 
     Attributes:
-        table: Parquet with `subject_id`, `prediction_time` and columns to keep (`ct_path`, `site`, ...).
+        table: Parquet with `subject_id`, `prediction_time` and columns to keep (`ct_path`, `site`,
+            ...).
         codes: Names of code sets; the time of such an event is the prediction time.
         occurrence: Which event of a subject: its first, its last, or all of them (one sample each).
         within: Kinds of visits of which the event must be part, any of them.
@@ -113,7 +135,10 @@ class Index(_Frozen):
             raise complaint("expected either table: index.parquet or codes: [a code set, ...]")
         beside = sorted(self.model_fields_set - {"table", "codes"})
         if self.table is not None and beside:
-            raise complaint(f"{', '.join(beside)} stand(s) beside table, whose rows are all samples; leave it out")
+            raise complaint(
+                f"{', '.join(beside)} stand(s) beside table, whose rows are all samples; leave it "
+                "out"
+            )
         return self
 
     def __str__(self) -> str:
@@ -144,7 +169,9 @@ class Criterion(_Frozen):
     @model_validator(mode="after")
     def _one_thing(self) -> Criterion:
         if sum(value is not None for value in (self.age_years, self.history_days, self.codes)) != 1:
-            raise complaint("expected one of age_years, history_days, codes; give each its own item of the list")
+            raise complaint(
+                "expected one of age_years, history_days, codes; give each its own item of the list"
+            )
         if self.codes is None and self.model_fields_set & {"window_days", "within"}:
             raise complaint("window_days and within belong to codes, which this item does not give")
         return self
@@ -160,7 +187,10 @@ class Criterion(_Frozen):
             return f"age {_span(self.age_years)} years"
         if self.history_days is not None:
             return f"at least {self.history_days:g} days of history"
-        return f"{' or '.join(self.codes or ())}{_within(self.within)}, days {_span(self.window_days)} from the index"
+        return (
+            f"{' or '.join(self.codes or ())}{_within(self.within)}, days "
+            f"{_span(self.window_days)} from the index"
+        )
 
 
 class Causes(_Frozen):
@@ -191,7 +221,10 @@ class Endpoint(_Frozen):
     @model_validator(mode="after")
     def _something(self) -> Endpoint:
         if self.codes is None and self.death is False and not self.any_of:
-            raise complaint("expected codes: [a code set, ...], death: true, death: {causes: [a code set, ...]} or any_of: [...]")
+            raise complaint(
+                "expected codes: [a code set, ...], death: true, death: {causes: [a code set, "
+                "...]} or any_of: [...]"
+            )
         if self.codes is None and self.within is not None:
             raise complaint("within belongs to codes, which are not given")
         return self
@@ -210,7 +243,8 @@ def _instant(given: Any) -> Any:
             given = datetime.fromisoformat(given)
         except ValueError:
             raise complaint(
-                f"given {given!r}, expected {', '.join(words)} or a date such as 2020-12-31.{did_you_mean(given, words)}"
+                f"given {given!r}, expected {', '.join(words)} or a date such as "
+                f"2020-12-31.{did_you_mean(given, words)}"
             ) from None
     if isinstance(given, datetime) and given.tzinfo is not None:
         raise complaint(f"given {given}, expected a date without time zone, as MEDS times are")
@@ -221,13 +255,18 @@ class Censoring(_Frozen):
     """Where follow-up ends for those to whom nothing happens.
 
     Attributes:
-        at: The subject's last event, the end of the observation period that holds the index, or an instant (a date: its midnight).
+        at: The subject's last event, the end of the observation period that holds the index, or an
+            instant (a date: its midnight).
         horizon_days: No follow-up beyond this; None = without bound.
-        periods: Parquet with `subject_id`, `start` and `end`, in place of the events OBSERVATION_PERIOD_START and OBSERVATION_PERIOD_END.
-        require_event: Whether samples without any event after the index are left out; where `at` is `last_event` they always are.
+        periods: Parquet with `subject_id`, `start` and `end`, in place of the events
+            OBSERVATION_PERIOD_START and OBSERVATION_PERIOD_END.
+        require_event: Whether samples without any event after the index are left out; where `at` is
+            `last_event` they always are.
     """
 
-    at: Annotated[Literal["last_event", "observation_end"] | datetime, BeforeValidator(_instant)] = "last_event"
+    at: Annotated[
+        Literal["last_event", "observation_end"] | datetime, BeforeValidator(_instant)
+    ] = "last_event"
     horizon_days: Days | None = None
     periods: Path | None = None
     require_event: StrictBool = True
@@ -237,7 +276,10 @@ class Censoring(_Frozen):
         if self.periods is not None and self.at != "observation_end":
             raise complaint("periods belongs to at: observation_end")
         if not self.require_event and self.at == "last_event":
-            raise complaint("require_event: false needs at: observation_end or a date; after the last event nothing is known")
+            raise complaint(
+                "require_event: false needs at: observation_end or a date; after the last event "
+                "nothing is known"
+            )
         return self
 
 
@@ -247,7 +289,8 @@ class Task(_Frozen):
     Attributes:
         name: What it is called.
         code_sets: Codes by name.
-        visits: Kinds of visits by name, beyond `inpatient` or in its place. A code set may stand for one too: its codes begin a visit.
+        visits: Kinds of visits by name, beyond `inpatient` or in its place. A code set may stand
+            for one too: its codes begin a visit.
         index: Where prediction starts.
         include: Who takes part: all of these must hold.
         exclude: Who does not: any of these.
@@ -256,7 +299,8 @@ class Task(_Frozen):
         censoring: Where follow-up ends.
         look_back_days: No criterion looks at codes longer ago than this; None = the whole history.
         birth_codes: Codes of the birth event.
-        death_codes: Codes of the death event; what follows the beginning that `*` ends is the cause.
+        death_codes: Codes of the death event; what follows the beginning that `*` ends is the
+            cause.
     """
 
     name: Text
@@ -286,7 +330,10 @@ class Task(_Frozen):
             for name in names or ():
                 if name not in known:
                     what = "kind of visit" if place.endswith("within") else "code set"
-                    raise complaint(f"{place}: no {what} is called {name!r}.{did_you_mean(name, known) or ' Define it under code_sets'}")
+                    raise complaint(
+                        f"{place}: no {what} is called "
+                        f"{name!r}.{did_you_mean(name, known) or ' Define it under code_sets'}"
+                    )
         return self
 
     def _references(self) -> Iterator[tuple[str, tuple[str, ...] | None, Mapping[str, Any]]]:
@@ -311,19 +358,33 @@ class Task(_Frozen):
 
     @property
     def all_visits(self) -> dict[str, Visits]:
-        """Every kind of visit by name: `inpatient`, the code sets as such, and the visits defined; the later in place of the earlier."""
-        as_visits = {name: Visits(start=one.codes, end=INPATIENT.end if name == _INPATIENT else ()) for name, one in self.code_sets.items()}
+        """Every kind of visit by name: `inpatient`, the code sets as such, and the visits defined.
+
+        The later in place of the earlier.
+        """
+        as_visits = {
+            name: Visits(start=one.codes, end=INPATIENT.end if name == _INPATIENT else ())
+            for name, one in self.code_sets.items()
+        }
         return {_INPATIENT: INPATIENT} | as_visits | self.visits
 
     @property
     def visits_used(self) -> dict[str, Visits]:
         """The kinds of visits that a criterion or an event asks for."""
-        return {name: visits for name, visits in self.all_visits.items() if name in self._named(within=True)}
+        return {
+            name: visits
+            for name, visits in self.all_visits.items()
+            if name in self._named(within=True)
+        }
 
     @property
     def sets_as_visits(self) -> tuple[str, ...]:
         """The code sets that stand for a kind of visit."""
-        return tuple(name for name in self.code_sets if name in self._named(within=True) and name not in self.visits)
+        return tuple(
+            name
+            for name in self.code_sets
+            if name in self._named(within=True) and name not in self.visits
+        )
 
     @property
     def sets_used(self) -> tuple[str, ...]:
@@ -333,7 +394,12 @@ class Task(_Frozen):
 
     def _named(self, *, within: bool) -> set[str]:
         """List the names of visits (`within`), or those of code sets, that anything asks for."""
-        return {name for place, names, _ in self._references() if place.endswith("within") == within for name in names or ()}
+        return {
+            name
+            for place, names, _ in self._references()
+            if place.endswith("within") == within
+            for name in names or ()
+        }
 
     @property
     def asks_causes(self) -> bool:
@@ -342,8 +408,9 @@ class Task(_Frozen):
 
 
 NO_ENTRY_TIMES = (
-    "entry times (left truncation) are not supported: no metric here corrects for them; let follow-up begin at prediction_time, "
-    "and take as the index the moment from which the subject is observed"
+    "entry times (left truncation) are not supported: no metric here corrects for them; let "
+    "follow-up begin at prediction_time, and take as the index the moment from which the subject "
+    "is observed"
 )
 
 

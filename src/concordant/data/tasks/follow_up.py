@@ -1,4 +1,7 @@
-"""What happened to each sample, and when: the earliest of outcome, competing events, death, end of follow-up and horizon."""
+"""What happened to each sample, and when.
+
+The earliest of outcome, competing events, death, end of follow-up and horizon.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,14 @@ class FollowUp:
 
 
 def follow(task: Task, samples: pl.DataFrame, records: ShardRecords) -> FollowUp:
-    """Find what happens first to each sample; at the same instant the outcome goes first, then competing events, then censoring.
+    """Find what happens first to each sample.
+
+    At the same instant the outcome goes first, then competing events, then censoring.
 
     Args:
         task: The task.
-        samples: `subject_id`, `index`, `death` and `end` (of follow-up) in microseconds; nobody is dead at the index, every end is later.
+        samples: `subject_id`, `index`, `death` and `end` (of follow-up) in microseconds; nobody is
+            dead at the index, every end is later.
         records: The records of the samples' subjects.
     """
     index = samples["index"].to_numpy()
@@ -44,11 +50,15 @@ def follow(task: Task, samples: pl.DataFrame, records: ShardRecords) -> FollowUp
     stacked = np.stack(times, axis=1)
     which = stacked.argmin(axis=1)  # the first of equals
     earliest = stacked[np.arange(len(index)), which]
-    return FollowUp((earliest - index) / DAY, np.where(which < len(endings), which + 1, 0).astype(np.int8))
+    return FollowUp(
+        (earliest - index) / DAY, np.where(which < len(endings), which + 1, 0).astype(np.int8)
+    )
 
 
 def first_time(endpoint: Endpoint, samples: pl.DataFrame, records: ShardRecords) -> pl.Series:
-    """Return when an endpoint is first met strictly after the prediction time, null where it is not."""
+    """Return when an endpoint is first met strictly after the prediction time, null where it is
+    not.
+    """
     found = []
     for _, part in endpoint.parts(""):
         if part.codes is not None:
@@ -59,11 +69,18 @@ def first_time(endpoint: Endpoint, samples: pl.DataFrame, records: ShardRecords)
             found.append(samples.select(pl.when(died_so).then("death"))["death"])
         elif part.death:
             found.append(samples["death"])
-    return pl.DataFrame([one.alias(str(number)) for number, one in enumerate(found)]).select(pl.min_horizontal(pl.all())).to_series()
+    return (
+        pl.DataFrame([one.alias(str(number)) for number, one in enumerate(found)])
+        .select(pl.min_horizontal(pl.all()))
+        .to_series()
+    )
 
 
-def end_of_follow_up(task: Task, samples: pl.DataFrame, records: ShardRecords, periods: pl.DataFrame | None) -> pl.Series:
-    """Return when each sample's follow-up ends if nothing happens, null where the index lies in no observation period.
+def end_of_follow_up(
+    task: Task, samples: pl.DataFrame, records: ShardRecords, periods: pl.DataFrame | None
+) -> pl.Series:
+    """Return when each sample's follow-up ends if nothing happens, null where the index lies in no
+    observation period.
 
     Args:
         task: The task.
@@ -79,5 +96,9 @@ def end_of_follow_up(task: Task, samples: pl.DataFrame, records: ShardRecords, p
         return instant.new_from_index(0, samples.height)
     bounded = records.periods if periods is None else periods
     numbered = samples.select("subject_id", "index").with_row_index("row")
-    holding = numbered.join(bounded, on="subject_id").filter((pl.col("start") <= pl.col("index")) & (pl.col("index") <= pl.col("end")))
-    return numbered.join(holding.group_by("row").agg(pl.col("end").max()), on="row", how="left").sort("row")["end"]
+    holding = numbered.join(bounded, on="subject_id").filter(
+        (pl.col("start") <= pl.col("index")) & (pl.col("index") <= pl.col("end"))
+    )
+    return numbered.join(
+        holding.group_by("row").agg(pl.col("end").max()), on="row", how="left"
+    ).sort("row")["end"]

@@ -27,7 +27,10 @@ class CodeMatcher:
     def of(cls, patterns: Iterable[str]) -> CodeMatcher:
         """Sort patterns by whether `*` ends them."""
         patterns = tuple(patterns)
-        return cls(frozenset(one for one in patterns if not one.endswith("*")), tuple(one[:-1] for one in patterns if one.endswith("*")))
+        return cls(
+            frozenset(one for one in patterns if not one.endswith("*")),
+            tuple(one[:-1] for one in patterns if one.endswith("*")),
+        )
 
     def matches(self, code: pl.Expr) -> pl.Expr:
         """Tell for each code whether it belongs to the set."""

@@ -27,21 +27,28 @@ def read_task(source: Path | str) -> Task:
     """Read a task file.
 
     Args:
-        source: A YAML file, against whose folder relative paths resolve, or the name of a shipped task (`mace`).
+        source: A YAML file, against whose folder relative paths resolve, or the name of a shipped
+            task (`mace`).
 
     Raises:
-        ConfigError: Anything wrong with the file: the message names the file, the key, what was given and what is expected.
+        ConfigError: Anything wrong with the file: the message names the file, the key, what was
+            given and what is expected.
     """
     path = Path(source)
     if not path.is_file():
         shipped = shipped_tasks()
         if str(source) not in shipped:
-            raise ConfigError(f"{source}: no such task file, and no shipped task of that name.{did_you_mean(str(source), shipped)}")
+            raise ConfigError(
+                f"{source}: no such task file, and no shipped task of that "
+                f"name.{did_you_mean(str(source), shipped)}"
+            )
         path = shipped[str(source)]
     try:
         return parse_task(read_mapping(path, kind="task", keys=_KEYS), folder=path.parent)
     except ConfigError as error:
-        raise error if str(error).startswith(str(path)) else ConfigError(f"{path}: {error}") from None
+        raise (
+            error if str(error).startswith(str(path)) else ConfigError(f"{path}: {error}")
+        ) from None
 
 
 def parse_task(given: Mapping[str, Any], *, folder: Path | None = None) -> Task:
@@ -61,5 +68,7 @@ def parse_task(given: Mapping[str, Any], *, folder: Path | None = None) -> Task:
     folder = (folder or Path()).absolute()
     table, periods = task.index.table, task.censoring.periods
     index = task.index.model_copy(update={"table": None if table is None else folder / table})
-    censoring = task.censoring.model_copy(update={"periods": None if periods is None else folder / periods})
+    censoring = task.censoring.model_copy(
+        update={"periods": None if periods is None else folder / periods}
+    )
     return task.model_copy(update={"index": index, "censoring": censoring})

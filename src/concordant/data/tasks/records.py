@@ -1,4 +1,7 @@
-"""What a task needs of one shard: a line per subject, and the events whose codes the task looks for."""
+"""What a task needs of one shard.
+
+A line per subject, and the events whose codes the task looks for.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ class ShardRecords:
     """One shard as a task sees it; times are microseconds since 1970.
 
     Attributes:
-        subjects: `subject_id`, `birth`, `first` (event other than birth), `last`, `death` (null where there is none): each subject once.
-        events: `subject_id`, `time` (null = static), `code`, `visit_id`, `end` of the events that the task looks for.
+        subjects: `subject_id`, `birth`, `first` (event other than birth), `last`, `death` (null
+            where there is none): each subject once.
+        events: `subject_id`, `time` (null = static), `code`, `visit_id`, `end` of the events that
+            the task looks for.
         sets: By name, the codes of the shard that belong to a code set.
-        causes: By name of a code set, the codes of death that state such a cause, or belong to it themselves.
+        causes: By name of a code set, the codes of death that state such a cause, or belong to it
+            themselves.
         death: The codes of death.
         visits: By kind, the visits.
         periods: `subject_id`, `start`, `end` of the observation periods.
@@ -42,8 +48,12 @@ class ShardRecords:
     codes: pl.DataFrame
     n_deaths_with_cause: int
 
-    def of_sets(self, names: tuple[str, ...], within: tuple[str, ...] | None = None) -> pl.DataFrame:
-        """Return the events of code sets, of those only the ones that are part of a visit of one of the kinds `within`."""
+    def of_sets(
+        self, names: tuple[str, ...], within: tuple[str, ...] | None = None
+    ) -> pl.DataFrame:
+        """Return the events of code sets, of those only the ones that are part of a visit of one
+        of the kinds `within`.
+        """
         codes = pl.concat([self.sets[name] for name in names]).unique()
         found = self.events.filter(pl.col("code").is_in(codes.implode()))
         if within is None:
@@ -53,7 +63,9 @@ class ShardRecords:
     def who_died_of(self, names: tuple[str, ...]) -> pl.DataFrame:
         """Return `subject_id` of those of whom a death states a cause in the code sets."""
         codes = pl.concat([self.causes[name] for name in names]).unique()
-        return self.events.filter(pl.col("code").is_in(codes.implode())).select("subject_id").unique()
+        return (
+            self.events.filter(pl.col("code").is_in(codes.implode())).select("subject_id").unique()
+        )
 
 
 def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecords:
@@ -68,15 +80,23 @@ def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecord
         RecordError: The shard cannot be read, or an event has no subject or no code.
     """
     try:
-        codes = shard.frame.group_by("code").agg(pl.len(), no_subject=pl.col("subject_id").null_count()).collect(engine="streaming")
+        codes = (
+            shard.frame.group_by("code")
+            .agg(pl.len(), no_subject=pl.col("subject_id").null_count())
+            .collect(engine="streaming")
+        )
         _check_complete(codes, shard)
         present = codes["code"]
         birth, death = wanted.birth.among(present), wanted.death.among(present)
         sets = {name: one.among(present) for name, one in wanted.sets.items()}
         starts = {kind: one.among(present) for kind, one in wanted.starts.items()}
-        ends = {kind: _ending(wanted.starts[kind], one, present) for kind, one in wanted.ends.items()}
+        ends = {
+            kind: _ending(wanted.starts[kind], one, present) for kind, one in wanted.ends.items()
+        }
         marks = _PERIOD_CODES if periods else _PERIOD_CODES.clear()
-        looked_for = pl.concat([death, marks, *sets.values(), *starts.values(), *ends.values()]).unique()
+        looked_for = pl.concat(
+            [death, marks, *sets.values(), *starts.values(), *ends.values()]
+        ).unique()
         subjects, events = _collected(shard, birth, death, looked_for, with_visits=bool(starts))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(shard.path, error) from None
@@ -96,7 +116,10 @@ def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecord
 
 
 def _ending(starts: CodeMatcher, ends: CodeMatcher, present: pl.Series) -> pl.Series:
-    """Return the codes that end a visit; where the starting one has a name, its end may have the same and `/end`."""
+    """Return the codes that end a visit.
+
+    Where the starting one has a name, its end may have the same and `/end`.
+    """
     code = pl.col("code")
     named = code.str.ends_with("/end") & starts.matches(code.str.strip_suffix("/end"))
     return present.to_frame("code").filter(ends.matches(code) | named)["code"]
@@ -104,7 +127,9 @@ def _ending(starts: CodeMatcher, ends: CodeMatcher, present: pl.Series) -> pl.Se
 
 def _with_cause(stated: pl.DataFrame, wanted: CodeMatcher, death: pl.Series) -> pl.Series:
     """Return the codes of death whose cause belongs to a code set, or which belong to it whole."""
-    return pl.concat([stated.filter(wanted.matches(pl.col("cause")))["code"], wanted.among(death)]).unique()
+    return pl.concat(
+        [stated.filter(wanted.matches(pl.col("cause")))["code"], wanted.among(death)]
+    ).unique()
 
 
 def _check_complete(codes: pl.DataFrame, shard: Shard) -> None:
@@ -112,7 +137,9 @@ def _check_complete(codes: pl.DataFrame, shard: Shard) -> None:
     without_code = int(codes.filter(pl.col("code").is_null())["len"].sum())
     for name, count in (("subject_id", without_subject), ("code", without_code)):
         if count:
-            raise RecordError(f"{shard.path}: {count} event(s) have no {name}; every MEDS event needs one")
+            raise RecordError(
+                f"{shard.path}: {count} event(s) have no {name}; every MEDS event needs one"
+            )
 
 
 def _collected(
@@ -133,7 +160,10 @@ def _collected(
 
 
 def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
-    """Add `visit_id` (text) and `end` (microseconds), which some datasets have beyond MEDS; null where they do not."""
+    """Add `visit_id` (text) and `end` (microseconds), which some datasets have beyond MEDS.
+
+    Null where they do not.
+    """
     frame = shard.frame.select("subject_id", "time", "code")
     absent = {"visit_id": pl.lit(None, pl.String), "end": pl.lit(None, pl.Int64)}
     if not wanted:
@@ -142,10 +172,16 @@ def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
     schema = stored.collect_schema()
     found = {}
     if not is_nested(schema) and "visit_id" in schema:
-        number = pl.col("visit_id").fill_nan(None) if schema["visit_id"].is_float() else pl.col("visit_id")
+        number = (
+            pl.col("visit_id").fill_nan(None)
+            if schema["visit_id"].is_float()
+            else pl.col("visit_id")
+        )
         found["visit_id"] = number.cast(pl.String)
     if not is_nested(schema) and isinstance(schema.get("end"), pl.Datetime):
         found["end"] = pl.col("end").dt.epoch("us")
     if found:
         frame = pl.concat([frame, stored.select(**found)], how="horizontal")
-    return frame.with_columns(**{name: empty for name, empty in absent.items() if name not in found})
+    return frame.with_columns(
+        **{name: empty for name, empty in absent.items() if name not in found}
+    )

@@ -20,9 +20,15 @@ SAMPLE = ("sample_id", "subject_id", "prediction_time")
 
 
 def shard_samples(
-    task: Task, records: ShardRecords, table: pl.DataFrame | None, periods: pl.DataFrame | None, flow: FlowCounter
+    task: Task,
+    records: ShardRecords,
+    table: pl.DataFrame | None,
+    periods: pl.DataFrame | None,
+    flow: FlowCounter,
 ) -> pl.DataFrame:
-    """Return the samples of one shard that take part: `sample_id`, `subject_id`, `prediction_time`, `time_days`, `event`.
+    """Return the samples of one shard that take part.
+
+    `sample_id`, `subject_id`, `prediction_time`, `time_days`, `event`.
 
     Args:
         task: The task.
@@ -32,14 +38,22 @@ def shard_samples(
         flow: Notes what remains after each step.
     """
     given = index_events(task.index, records) if table is None else table
-    samples = given.select(SAMPLE).join(records.subjects, on="subject_id", how="inner", maintain_order="left")
+    samples = given.select(SAMPLE).join(
+        records.subjects, on="subject_id", how="inner", maintain_order="left"
+    )
     samples = samples.with_columns(index=pl.col("prediction_time").dt.epoch("us"))
     samples = flow.passed(first_step(task, table), samples)
-    samples = flow.passed("alive at the index", samples.filter((pl.col("death") > pl.col("index")).fill_null(True)))
+    samples = flow.passed(
+        "alive at the index", samples.filter((pl.col("death") > pl.col("index")).fill_null(True))
+    )
     samples = _eligible(task, samples, records, flow)
     samples = _followed(task, samples, records, periods, flow)
     result = follow(task, samples, records)
-    return samples.select(*SAMPLE, time_days=pl.Series(result.time_days, dtype=pl.Float64), event=pl.Series(result.event, dtype=pl.Int8))
+    return samples.select(
+        *SAMPLE,
+        time_days=pl.Series(result.time_days, dtype=pl.Float64),
+        event=pl.Series(result.event, dtype=pl.Int8),
+    )
 
 
 def first_step(task: Task, table: pl.DataFrame | None) -> str:
@@ -49,13 +63,21 @@ def first_step(task: Task, table: pl.DataFrame | None) -> str:
     return f"index: {task.index}"
 
 
-def _eligible(task: Task, samples: pl.DataFrame, records: ShardRecords, flow: FlowCounter) -> pl.DataFrame:
+def _eligible(
+    task: Task, samples: pl.DataFrame, records: ShardRecords, flow: FlowCounter
+) -> pl.DataFrame:
     for criterion in task.include:
         samples = _counted(criterion.age_years is not None, samples, flow)
-        samples = flow.passed(f"include: {criterion}", samples.filter(meets(criterion, samples, records, task.look_back_days)))
+        samples = flow.passed(
+            f"include: {criterion}",
+            samples.filter(meets(criterion, samples, records, task.look_back_days)),
+        )
     for criterion in task.exclude:
         samples = _counted(criterion.age_years is not None, samples, flow)
-        samples = flow.passed(f"exclude: {criterion}", samples.filter(~meets(criterion, samples, records, task.look_back_days)))
+        samples = flow.passed(
+            f"exclude: {criterion}",
+            samples.filter(~meets(criterion, samples, records, task.look_back_days)),
+        )
     return samples
 
 
@@ -65,15 +87,26 @@ def _counted(asks_age: bool, samples: pl.DataFrame, flow: FlowCounter) -> pl.Dat
     return samples
 
 
-def _followed(task: Task, samples: pl.DataFrame, records: ShardRecords, periods: pl.DataFrame | None, flow: FlowCounter) -> pl.DataFrame:
+def _followed(
+    task: Task,
+    samples: pl.DataFrame,
+    records: ShardRecords,
+    periods: pl.DataFrame | None,
+    flow: FlowCounter,
+) -> pl.DataFrame:
     """Keep who is followed after the index, and add `end`."""
     if task.censoring.require_event:
-        samples = flow.passed("with an event after the index", samples.filter((pl.col("last") > pl.col("index")).fill_null(False)))
+        samples = flow.passed(
+            "with an event after the index",
+            samples.filter((pl.col("last") > pl.col("index")).fill_null(False)),
+        )
     samples = samples.with_columns(end=end_of_follow_up(task, samples, records, periods))
     if task.censoring.at == "observation_end":
         samples = flow.passed("index in an observation period", samples.drop_nulls("end"))
     if task.censoring.at != "last_event":
-        samples = flow.passed("follow-up ends after the index", samples.filter(pl.col("end") > pl.col("index")))
+        samples = flow.passed(
+            "follow-up ends after the index", samples.filter(pl.col("end") > pl.col("index"))
+        )
     return samples
 
 
@@ -87,6 +120,9 @@ def read_periods(path: Path) -> pl.DataFrame:
     for name in ("start", "end"):
         kind = table[name].dtype
         if kind != pl.Date and not (isinstance(kind, pl.Datetime) and kind.time_zone is None):
-            raise RecordError(f"{path}: column {name} is {kind}; expected a date or a timestamp without time zone, as MEDS times are")
+            raise RecordError(
+                f"{path}: column {name} is {kind}; expected a date or a timestamp without time "
+                "zone, as MEDS times are"
+            )
     times = [pl.col(name).cast(pl.Datetime("us")).dt.epoch("us") for name in ("start", "end")]
     return table.select("subject_id", *times).drop_nulls()

@@ -31,16 +31,22 @@ class SplitDraw:
 
     def __post_init__(self) -> None:
         """Check the shares."""
-        if len(self.shares) != len(SPLITS) or min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+        if (
+            len(self.shares) != len(SPLITS)
+            or min(self.shares) <= 0
+            or abs(sum(self.shares) - 1) > 1e-9
+        ):
             raise ConfigError(
-                f"split is {list(self.shares)}; expected three shares > 0 for {', '.join(SPLITS)} that add up to 1: 0.7,0.15,0.15"
+                f"split is {list(self.shares)}; expected three shares > 0 for {', '.join(SPLITS)} "
+                "that add up to 1: 0.7,0.15,0.15"
             )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; expected 0 or more")
 
 
 def read_splits(meds: Path) -> pl.DataFrame | None:
-    """Read `subject_id` and `split` from `metadata/subject_splits.parquet`, None where there is no such file.
+    """Read `subject_id` and `split` from `metadata/subject_splits.parquet`, None where there is no
+    such file.
 
     Raises:
         RecordError: The file breaks its format.
@@ -50,22 +56,38 @@ def read_splits(meds: Path) -> pl.DataFrame | None:
 
 
 def split_table(path: Path) -> pl.DataFrame:
-    """Read `subject_id` and `split` from a parquet file; a subject may stand in several rows, and rows without a split count for nothing.
+    """Read `subject_id` and `split` from a parquet file.
+
+    A subject may stand in several rows, and rows without a split count for nothing.
 
     Raises:
-        RecordError: The file cannot be read, lacks a column, or gives an unknown split, or one subject two.
+        RecordError: The file cannot be read, lacks a column, or gives an unknown split, or one
+            subject two.
     """
-    table = read_table(path, ("split",)).with_columns(pl.col("split").cast(pl.String)).drop_nulls().unique()
+    table = (
+        read_table(path, ("split",))
+        .with_columns(pl.col("split").cast(pl.String))
+        .drop_nulls()
+        .unique()
+    )
     unknown = table.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort()
     if len(unknown):
-        raise RecordError(f"{path}: split is {unknown[0]!r}; MEDS has {', '.join(SPLITS)}.{did_you_mean(unknown[0], SPLITS)}")
+        raise RecordError(
+            f"{path}: split is {unknown[0]!r}; MEDS has "
+            f"{', '.join(SPLITS)}.{did_you_mean(unknown[0], SPLITS)}"
+        )
     if table["subject_id"].is_duplicated().any():
-        raise RecordError(f"{path}: {int(table['subject_id'].is_duplicated().sum())} rows give a subject more than one split")
+        raise RecordError(
+            f"{path}: {int(table['subject_id'].is_duplicated().sum())} rows give a subject more "
+            "than one split"
+        )
     return table
 
 
 def drawn_splits(subjects: Sequence[int], draw: SplitDraw) -> pl.DataFrame:
-    """Draw a split for every subject: `subject_id`, `split`. The same subjects and seed give the same splits, whatever their order.
+    """Draw a split for every subject: `subject_id`, `split`.
+
+    The same subjects and seed give the same splits, whatever their order.
 
     Raises:
         CohortError: There are too few subjects to give each split one.
@@ -74,6 +96,9 @@ def drawn_splits(subjects: Sequence[int], draw: SplitDraw) -> pl.DataFrame:
     bounds = np.round(np.cumsum(draw.shares) * len(ids)).astype(int)
     sizes = np.diff(bounds, prepend=0)
     if sizes.min() < 1:
-        raise CohortError(f"{len(ids)} subjects cannot be split into {', '.join(SPLITS)} by {list(draw.shares)}: one would have none")
+        raise CohortError(
+            f"{len(ids)} subjects cannot be split into {', '.join(SPLITS)} by {list(draw.shares)}: "
+            "one would have none"
+        )
     shuffled = np.random.default_rng(draw.seed).permutation(ids)
     return pl.DataFrame({"subject_id": shuffled, "split": np.repeat(np.array(SPLITS), sizes)})

@@ -40,8 +40,12 @@ class Tally:
         for name, found in records.sets.items():
             found = pl.concat([found, records.causes[name]]).unique()
             self._codes[name] |= set(found)
-            self._events[name] += int(codes.join(found.to_frame("code"), on="code", how="semi")["len"].sum())
-        vocabulary = codes.group_by(pl.col("code").str.splitn("/", 2).struct.field("field_0").alias("name")).agg(pl.col("len").sum())
+            self._events[name] += int(
+                codes.join(found.to_frame("code"), on="code", how="semi")["len"].sum()
+            )
+        vocabulary = codes.group_by(
+            pl.col("code").str.splitn("/", 2).struct.field("field_0").alias("name")
+        ).agg(pl.col("len").sum())
         self._vocabularies.update(dict(vocabulary.iter_rows()))
         self._count(records)
 
@@ -53,10 +57,14 @@ class Tally:
         self.counts["subjects who died"] += records.subjects["death"].count()
         self.counts["deaths with a cause"] += records.n_deaths_with_cause
         self.counts["deaths without a time, passed over"] += died.height
-        self.counts["events of the task without a time, never an index or an outcome"] += static.height - died.height
+        self.counts["events of the task without a time, never an index or an outcome"] += (
+            static.height - died.height
+        )
         for kind, visits in records.visits.items():
             self.counts[f"visits: {kind}"] += visits.n_visits
-            self.counts[f"visits without an end, taken as an instant: {kind}"] += visits.n_without_end
+            self.counts[f"visits without an end, taken as an instant: {kind}"] += (
+                visits.n_without_end
+            )
 
     def check_shards(self) -> None:
         """Check that no subject lies in two shards.
@@ -71,35 +79,61 @@ class Tally:
         order = np.argsort(subjects, kind="stable")
         twice = np.flatnonzero(subjects[order][1:] == subjects[order][:-1])
         if len(twice):
-            first, second = (self._shards[owner[order[place]]].path for place in (twice[0], twice[0] + 1))
+            first, second = (
+                self._shards[owner[order[place]]].path for place in (twice[0], twice[0] + 1)
+            )
             raise RecordError(
-                f"{second}: {len(twice)} subject_id(s) lie in two shards (also in {first}, for one); MEDS has each subject in one shard: "
-                "write all events of a subject to the same file"
+                f"{second}: {len(twice)} subject_id(s) lie in two shards (also in {first}, for "
+                "one); MEDS has each subject in one shard: write all events of a subject to the "
+                "same file"
             )
 
     def code_sets(self) -> dict[str, dict[str, int]]:
         """Return how many codes and events of each code set there are."""
-        return {name: {"codes": len(codes), "events": self._events[name]} for name, codes in self._codes.items()}
+        return {
+            name: {"codes": len(codes), "events": self._events[name]}
+            for name, codes in self._codes.items()
+        }
 
     def warnings(self) -> tuple[str, ...]:
         """Say what a user should look at."""
         unmet = ", ".join(name for name, codes in self._codes.items() if not codes)
-        found = [f"no code of the dataset belongs to {unmet}; {self.vocabularies()}"] if unmet else []
+        found = (
+            [f"no code of the dataset belongs to {unmet}; {self.vocabularies()}"] if unmet else []
+        )
         if self._task.asks_causes and not self.counts["deaths with a cause"]:
-            found.append("no death in the dataset states a cause (MEDS_DEATH//CAUSE), so no death by cause can be found")
+            found.append(
+                "no death in the dataset states a cause (MEDS_DEATH//CAUSE), so no death by cause "
+                "can be found"
+            )
         for part in ("include", "exclude"):
-            ahead = [str(criterion) for criterion in getattr(self._task, part) if criterion.looks_ahead]
-            found += [f"{part}: {one}: the window reaches beyond the index, so who takes part depends on the future" for one in ahead]
+            ahead = [
+                str(criterion) for criterion in getattr(self._task, part) if criterion.looks_ahead
+            ]
+            found += [
+                f"{part}: {one}: the window reaches beyond the index, so who takes part depends on "
+                "the future"
+                for one in ahead
+            ]
         return tuple(found)
 
     def outcome_is_possible(self) -> bool:
         """Tell whether any code of the dataset could be the outcome; a death always could."""
         parts = [part for _, part in self._task.outcome.parts("")]
-        named = [name for part in parts for name in (*(part.codes or ()), *(part.death.causes if isinstance(part.death, Causes) else ()))]
+        named = [
+            name
+            for part in parts
+            for name in (
+                *(part.codes or ()),
+                *(part.death.causes if isinstance(part.death, Causes) else ()),
+            )
+        ]
         return any(part.death is True for part in parts) or any(self._codes[name] for name in named)
 
     def vocabularies(self) -> str:
         """Say how the codes of the dataset begin, the most frequent first."""
-        names = sorted(self._vocabularies, key=lambda name: (-self._vocabularies[name], name))[:_SHOWN]
+        names = sorted(self._vocabularies, key=lambda name: (-self._vocabularies[name], name))[
+            :_SHOWN
+        ]
         more = ", ..." if len(self._vocabularies) > _SHOWN else ""
         return f"its codes begin with {', '.join(names) or 'nothing'}{more}"

@@ -15,8 +15,11 @@ def microseconds(days: float) -> int:
     return round(days * DAY)
 
 
-def first_from(events: pl.DataFrame, samples: pl.DataFrame, start: pl.Expr, *, strictly_after: bool = False) -> pl.Series:
-    """Return for each sample, in order, the time of its subject's first event at or after a start, null where there is none.
+def first_from(
+    events: pl.DataFrame, samples: pl.DataFrame, start: pl.Expr, *, strictly_after: bool = False
+) -> pl.Series:
+    """Return for each sample, in order, the time of its subject's first event at or after a start,
+    null where there is none.
 
     Args:
         events: `subject_id` and `time`; static events (null) are passed over.
@@ -24,7 +27,11 @@ def first_from(events: pl.DataFrame, samples: pl.DataFrame, start: pl.Expr, *, s
         start: From when on.
         strictly_after: Whether an event at the start is passed over too.
     """
-    asked = samples.select("subject_id", start.cast(pl.Int64).alias("start")).with_row_index("row").sort("start")
+    asked = (
+        samples.select("subject_id", start.cast(pl.Int64).alias("start"))
+        .with_row_index("row")
+        .sort("start")
+    )
     times = events.select("subject_id", "time").drop_nulls("time").sort("time")
     found = asked.join_asof(
         times.with_columns(found="time"),

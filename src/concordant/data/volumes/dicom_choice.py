@@ -1,11 +1,14 @@
-"""Which of several series in one folder is the scan: a stated preference, and a refusal where it does not decide.
+"""Which of several series in one folder is the scan.
 
-1. Series that cover less than half as much of the body (along the stack) as the longest one are no candidates.
-2. ORIGINAL before images that lossy compression derived.
-3. A soft-tissue kernel before an unknown one before a sharp one (lung, bone).
-4. The smallest distance of slices, to a tenth of a millimetre.
+A stated preference, and a refusal where it does not decide.
 
-Two that are equal in all of this (two contrast phases, say), or series of two studies or patients, are refused.
+1. Series that cover less than half as much of the body (along the stack) as the longest one are no
+candidates. 2. ORIGINAL before images that lossy compression derived. 3. A soft-tissue kernel before
+an unknown one before a sharp one (lung, bone). 4. The smallest distance of slices, to a tenth of a
+millimetre.
+
+Two that are equal in all of this (two contrast phases, say), or series of two studies or patients,
+are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +23,21 @@ from concordant.data.volumes.dicom_series import Series
 SOFT, UNKNOWN, SHARP = 0, 1, 2
 _MIN_COVERAGE = 0.5  # of the longest series
 _SOFT_NAMES = {"SOFT", "STANDARD", "STND", "A", "B", "C"}  # GE; Philips
-_SHARP_NAMES = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "CHST", "D", "E", "L", "YA", "YB", "YC", "YD"}
+_SHARP_NAMES = {
+    "LUNG",
+    "BONE",
+    "BONEPLUS",
+    "EDGE",
+    "ULTRA",
+    "CHST",
+    "D",
+    "E",
+    "L",
+    "YA",
+    "YB",
+    "YC",
+    "YD",
+}
 _FIRST_SHARP_SIEMENS = 50  # B50, Br54, I70
 _FIRST_SHARP_TOSHIBA = 30  # FC30, FC52
 
@@ -34,11 +51,17 @@ def choose(series: Sequence[Series]) -> Series:
     usable = [one for one in series if one.reason is None]
     if not usable:
         reasons = Counter(one.reason or "" for one in series for _ in one.images)
-        raise VolumeError(reasons.most_common(1)[0][0] if reasons else "no DICOM images in this folder")
+        raise VolumeError(
+            reasons.most_common(1)[0][0] if reasons else "no DICOM images in this folder"
+        )
     if len({one.images[0].study for one in usable}) > 1:
         raise VolumeError("series of several studies in one folder; name one of them")
     coverage = [coverage_mm(one) for one in usable]
-    candidates = [one for one, length in zip(usable, coverage, strict=True) if length >= _MIN_COVERAGE * max(coverage)]
+    candidates = [
+        one
+        for one, length in zip(usable, coverage, strict=True)
+        if length >= _MIN_COVERAGE * max(coverage)
+    ]
     ranked = sorted(candidates, key=_preference)
     if len(ranked) > 1 and _preference(ranked[0]) == _preference(ranked[1]):
         raise VolumeError("several series are equally good to read; name one of them")
@@ -57,7 +80,9 @@ def _preference(series: Series) -> tuple[bool, int, float]:
 
 
 def kernel_sharpness(name: str) -> int:
-    """Return 0 for a soft-tissue kernel, 1 for one that is not known, 2 for a sharp one (lung, bone)."""
+    """Return 0 for a soft-tissue kernel, 1 for one that is not known, 2 for a sharp one (lung,
+    bone).
+    """
     name = name.upper()
     if name in _SOFT_NAMES:
         return SOFT

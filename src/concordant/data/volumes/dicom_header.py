@@ -1,4 +1,7 @@
-"""The header of one DICOM file: what it shows, where each of its planes lies, and how its pixels are stored."""
+"""The header of one DICOM file.
+
+What it shows, where each of its planes lies, and how its pixels are stored.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ from concordant.core.errors import ConcordantError, VolumeError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+CT_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+)
 """CT images: classic, enhanced multi-frame, and classic ones converted to multi-frame."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -34,10 +41,39 @@ _META_REGION = 2048  # bytes in which the transfer syntax stands
 _RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 
 _TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID"),
-    *("Modality", "ImageType", "LossyImageCompression", "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "RescaleType"),
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "PatientID",
+    ),
+    *(
+        "Modality",
+        "ImageType",
+        "LossyImageCompression",
+        "ConvolutionKernel",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+    ),
+    *(
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+    ),
+    *(
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "BitsAllocated",
+        "BitsStored",
+    ),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
@@ -45,7 +81,9 @@ _TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """One plane of voxels; body axes are (right, anterior, superior), millimetres. What a header lacks is NaN.
+    """One plane of voxels; body axes are (right, anterior, superior), millimetres.
+
+    What a header lacks is NaN.
 
     Attributes:
         position: Centre of the first voxel.
@@ -116,7 +154,8 @@ class Image:
         study: Patient and study.
         series: Series Instance UID; may be empty.
         instance: SOP Instance UID; may be empty.
-        frame_of_reference: Planes of one frame of reference can be compared in position; may be empty.
+        frame_of_reference: Planes of one frame of reference can be compared in position; may be
+            empty.
         sop_class: UID of the kind of object; may be empty.
         modality: For example CT.
         lossy: Lossy compression is declared.
@@ -144,7 +183,8 @@ class Image:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Let pydicom read malformed values (UIDs, above all) without an error, a warning or a log line, which would quote them.
+    """Let pydicom read malformed values (UIDs, above all) without an error, a warning or a log
+    line, which would quote them.
 
     Raises:
         ConcordantError: The extra is not installed.
@@ -152,7 +192,10 @@ def quiet_pydicom() -> Iterator[None]:
     try:
         from pydicom import config
     except ImportError:
-        raise ConcordantError("reading DICOM needs pydicom and python-gdcm; install them with: pip install 'concordant[dicom]'") from None
+        raise ConcordantError(
+            "reading DICOM needs pydicom and python-gdcm; install them with: pip install "
+            "'concordant[dicom]'"
+        ) from None
     before = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.IGNORE
     log = logging.getLogger("pydicom")
@@ -167,8 +210,15 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Say whether the first bytes of a file are those of DICOM, with its preamble or (old files) without."""
-    return start[128:132] == b"DICM" or start[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x02\x00\x00\x00")
+    """Say whether the first bytes of a file are those of DICOM, with its preamble or (old files)
+    without.
+    """
+    return start[128:132] == b"DICM" or start[:4] in (
+        b"\x08\x00\x00\x00",
+        b"\x08\x00\x05\x00",
+        b"\x08\x00\x08\x00",
+        b"\x02\x00\x00\x00",
+    )
 
 
 def read_header(path: Path) -> Image:
@@ -182,7 +232,9 @@ def read_header(path: Path) -> Image:
     try:
         with path.open("rb") as stream:
             if _DEFLATED in stream.read(_META_REGION):
-                raise VolumeError("deflated DICOM is not read; store it with another transfer syntax")
+                raise VolumeError(
+                    "deflated DICOM is not read; store it with another transfer syntax"
+                )
             stream.seek(0)
             dataset = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _image(path, dataset, stream)
@@ -196,7 +248,9 @@ def read_header(path: Path) -> Image:
 
 def _image(path: Path, dataset: Dataset, stream: BinaryIO) -> Image:
     pixels = _pixels(path, dataset, stream)
-    if pixels.offset is None and any(known.startswith(_sop_class(dataset)) for known in CT_CLASSES):  # the file may end within its class
+    if pixels.offset is None and any(
+        known.startswith(_sop_class(dataset)) for known in CT_CLASSES
+    ):  # the file may end within its class
         raise VolumeError("truncated file (no pixels)")
     measures = _groups(dataset)[0]
     return Image(
@@ -210,7 +264,9 @@ def _image(path: Path, dataset: Dataset, stream: BinaryIO) -> Image:
         lossy=_text(dataset, "LossyImageCompression") == "01",
         kernel=_words(_group_value(measures, "CTReconstructionSequence", "ConvolutionKernel"))[0],
         thickness_mm=_number(_group_value(measures, "PixelMeasuresSequence", "SliceThickness")),
-        distance_mm=_number(_group_value(measures, "PixelMeasuresSequence", "SpacingBetweenSlices")),
+        distance_mm=_number(
+            _group_value(measures, "PixelMeasuresSequence", "SpacingBetweenSlices")
+        ),
         pixels=pixels,
         planes=tuple(_plane(groups) for groups in _groups(dataset)),
     )
@@ -221,14 +277,19 @@ def _sop_class(dataset: Dataset) -> str:
 
 
 def _groups(dataset: Dataset) -> list[list[Dataset]]:
-    """Return, for each plane, the datasets to look a value up in: its own functional groups, the shared ones, the header itself."""
+    """Return, for each plane, the datasets to look a value up in.
+
+    Its own functional groups, the shared ones, the header itself.
+    """
     frames = dataset.get("PerFrameFunctionalGroupsSequence")
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
     return [[frame, *shared, dataset] for frame in frames] if frames else [[*shared, dataset]]
 
 
 def _group_value(groups: list[Dataset], group: str, name: str) -> Any:
-    """Return the first value found of an attribute, within its functional group or in the header itself."""
+    """Return the first value found of an attribute, within its functional group or in the header
+    itself.
+    """
     for dataset in groups:
         items = dataset.get(group)
         found = (items[0] if items else dataset).get(name)
@@ -238,30 +299,49 @@ def _group_value(groups: list[Dataset], group: str, name: str) -> Any:
 
 
 def _plane(groups: list[Dataset]) -> Plane:
-    along_row, along_column = _numbers(_group_value(groups, "PlaneOrientationSequence", "ImageOrientationPatient"), 6).reshape(2, 3)
-    between_rows, between_columns = _numbers(_group_value(groups, "PixelMeasuresSequence", "PixelSpacing"), 2)
-    kind = [*_words(groups[-1].get("ImageType")), *_words(_group_value(groups, "CTImageFrameTypeSequence", "FrameType"))]
+    along_row, along_column = _numbers(
+        _group_value(groups, "PlaneOrientationSequence", "ImageOrientationPatient"), 6
+    ).reshape(2, 3)
+    between_rows, between_columns = _numbers(
+        _group_value(groups, "PixelMeasuresSequence", "PixelSpacing"), 2
+    )
+    kind = [
+        *_words(groups[-1].get("ImageType")),
+        *_words(_group_value(groups, "CTImageFrameTypeSequence", "FrameType")),
+    ]
     return Plane(
-        position=_numbers(_group_value(groups, "PlanePositionSequence", "ImagePositionPatient"), 3) * _RAS_FROM_LPS,
+        position=_numbers(_group_value(groups, "PlanePositionSequence", "ImagePositionPatient"), 3)
+        * _RAS_FROM_LPS,
         along_row=_direction(along_row),
         along_column=_direction(along_column),
         spacing_mm=(float(between_rows), float(between_columns)),
         slope=_number(_group_value(groups, "PixelValueTransformationSequence", "RescaleSlope")),
-        intercept=_number(_group_value(groups, "PixelValueTransformationSequence", "RescaleIntercept")),
+        intercept=_number(
+            _group_value(groups, "PixelValueTransformationSequence", "RescaleIntercept")
+        ),
         kind=frozenset(word for word in kind if word),
-        rescale_type=_words(_group_value(groups, "PixelValueTransformationSequence", "RescaleType"))[0],
+        rescale_type=_words(
+            _group_value(groups, "PixelValueTransformationSequence", "RescaleType")
+        )[0],
     )
 
 
 def _direction(lps: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
-    """Return a direction in body axes (right, anterior, superior), its length corrected where the header's decimals were too few."""
+    """Return a direction in body axes (right, anterior, superior), its length corrected where
+    the header's decimals were too few.
+    """
     length = float(np.linalg.norm(lps))
     return np.asarray(lps * _RAS_FROM_LPS / (length if abs(length - 1) < _ROUNDING else 1.0))
 
 
 def _pixels(path: Path, dataset: Dataset, stream: BinaryIO) -> Pixels:
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or ("1.2.840.10008.1.2.1" if not dataset.original_encoding[0] else _IMPLICIT))
-    offset, length = _pixel_data(stream, implicit=bool(dataset.original_encoding[0]), big_endian=syntax == BIG_ENDIAN)
+    syntax = str(
+        dataset.file_meta.get("TransferSyntaxUID")
+        or ("1.2.840.10008.1.2.1" if not dataset.original_encoding[0] else _IMPLICIT)
+    )
+    offset, length = _pixel_data(
+        stream, implicit=bool(dataset.original_encoding[0]), big_endian=syntax == BIG_ENDIAN
+    )
     bits = int(dataset.get("BitsAllocated") or 0)
     signed = int(dataset.get("PixelRepresentation") or 0) == 1
     return Pixels(
@@ -282,20 +362,31 @@ def _pixels(path: Path, dataset: Dataset, stream: BinaryIO) -> Pixels:
 
 
 def _pixel_data(stream: BinaryIO, *, implicit: bool, big_endian: bool) -> tuple[int | None, int]:
-    """Return where the value of Pixel Data starts and how long it is; the stream stands at its tag, or at the end of the file."""
+    """Return where the value of Pixel Data starts and how long it is.
+
+    The stream stands at its tag, or at the end of the file.
+    """
     order = ">" if big_endian else "<"
     start = stream.read(8 if implicit else 12)
-    if len(start) < (8 if implicit else 12) or struct.unpack(f"{order}HH", start[:4]) != _PIXEL_DATA:
+    if (
+        len(start) < (8 if implicit else 12)
+        or struct.unpack(f"{order}HH", start[:4]) != _PIXEL_DATA
+    ):
         return None, 0
     return stream.tell(), int(struct.unpack(f"{order}L", start[-4:])[0])
 
 
 def _padding(dataset: Dataset, bits: int, *, signed: bool) -> tuple[int, int] | None:
-    """Return the range of stored values that stand for no measurement, read with the sign that the pixels have."""
+    """Return the range of stored values that stand for no measurement, read with the sign that
+    the pixels have.
+    """
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or value == "" or not bits:
         return None
-    ends = [_signed(one, bits, signed=signed) for one in (value, value if limit in (None, "") else limit)]
+    ends = [
+        _signed(one, bits, signed=signed)
+        for one in (value, value if limit in (None, "") else limit)
+    ]
     return min(ends), max(ends)
 
 
@@ -324,5 +415,9 @@ def _number(value: Any) -> float:
 
 
 def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"]:
-    values = [] if value is None or isinstance(value, str | float | int) else [_number(one) for one in value]
+    values = (
+        []
+        if value is None or isinstance(value, str | float | int)
+        else [_number(one) for one in value]
+    )
     return np.array(values if len(values) == count else [math.nan] * count)

@@ -1,4 +1,7 @@
-"""The pixels of one DICOM file: native ones straight from the file, compressed ones through pydicom and GDCM."""
+"""The pixels of one DICOM file.
+
+Native ones straight from the file, compressed ones through pydicom and GDCM.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,26 @@ from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, UNDEFINED_LENG
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _J2K_START = b"\xff\x4f\xff\x51"
 _JPEG_START = b"\xff\xd8"
-_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # start-of-frame markers, 0xF7 that of JPEG-LS
+_JPEG_FRAMES = frozenset(
+    {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+)  # start-of-frame markers, 0xF7 that of JPEG-LS
 
 
 def decode(pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
     """Return a file's stored values, decoded but not rescaled. Call it within `quiet_pydicom`.
 
     Raises:
-        VolumeError: Truncated or damaged pixels, or a transfer syntax that no installed decoder reads.
+        VolumeError: Truncated or damaged pixels, or a transfer syntax that no installed decoder
+            reads.
     """
     if pixels.offset is None:
         raise VolumeError("truncated file (no pixels)")
     try:
-        return _native(pixels, pixels.offset) if pixels.syntax in NATIVE_SYNTAXES else _compressed(pixels, pixels.offset)
+        return (
+            _native(pixels, pixels.offset)
+            if pixels.syntax in NATIVE_SYNTAXES
+            else _compressed(pixels, pixels.offset)
+        )
     except OSError as error:
         raise VolumeError("unreadable file") from error
 
@@ -41,22 +51,34 @@ def _native(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column
         raise VolumeError("truncated file")
     if pixels.length < count * pixels.dtype.itemsize:
         raise VolumeError("absurd header: fewer pixels than rows times columns")
-    return _used_bits(np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape), pixels)
+    return _used_bits(
+        np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape), pixels
+    )
 
 
-def _used_bits(stored: Shaped[np.ndarray, "frame row column"], pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
-    """Clear the bits above the stored ones, which may hold anything (an overlay, no sign), and extend the sign. Source: DICOM PS3.5, 8.1.1.
+def _used_bits(
+    stored: Shaped[np.ndarray, "frame row column"], pixels: Pixels
+) -> Shaped[np.ndarray, "frame row column"]:
+    """Clear the bits above the stored ones, which may hold anything (an overlay, no sign), and
+    extend the sign. Source: DICOM PS3.5, 8.1.1.
 
-    Declared padding stays as it is: it may need more bits, and what is left of it without them would be a measurement.
+    Declared padding stays as it is: it may need more bits, and what is left of it without them
+    would be a measurement.
     """
     unused = pixels.bits_allocated - pixels.bits_stored
     if not unused:
         return stored
     used = stored << unused >> unused
-    return used if pixels.padding is None else np.where(is_padding(stored, pixels.padding), stored, used)
+    return (
+        used
+        if pixels.padding is None
+        else np.where(is_padding(stored, pixels.padding), stored, used)
+    )
 
 
-def is_padding(stored: Shaped[np.ndarray, "*size"], padding: tuple[int, int]) -> Bool[np.ndarray, "*size"]:
+def is_padding(
+    stored: Shaped[np.ndarray, "*size"], padding: tuple[int, int]
+) -> Bool[np.ndarray, "*size"]:
     """Say which stored values stand for no measurement."""
     low, high = padding
     if low == high:
@@ -107,9 +129,18 @@ class _Coded:
 
 
 def _check_image(fragment: bytes, pixels: Pixels) -> None:
-    """Refuse an image whose own header disagrees with the DICOM header: decoders ask for that much memory, or end the process."""
+    """Refuse an image whose own header disagrees with the DICOM header.
+
+    Decoders ask for that much memory, or end the process.
+    """
     try:
-        coded = _j2k(fragment) if fragment[:4] == _J2K_START else _jpeg(fragment) if fragment[:2] == _JPEG_START else None
+        coded = (
+            _j2k(fragment)
+            if fragment[:4] == _J2K_START
+            else _jpeg(fragment)
+            if fragment[:2] == _JPEG_START
+            else None
+        )
     except struct.error as error:
         raise VolumeError("damaged pixels") from error
     if coded is None:
@@ -148,7 +179,10 @@ def _decoded(encoded: bytes, pixels: Pixels) -> Shaped[np.ndarray, "frame row co
     if not decoder.is_available:
         if find_spec("gdcm") is not None:
             raise VolumeError("unknown transfer syntax")
-        raise ConcordantError("reading compressed DICOM needs python-gdcm; install it with: pip install 'concordant[dicom]'")
+        raise ConcordantError(
+            "reading compressed DICOM needs python-gdcm; install it with: pip install "
+            "'concordant[dicom]'"
+        )
     options: dict[str, Any] = {
         "rows": pixels.rows,
         "columns": pixels.columns,

@@ -1,4 +1,6 @@
-"""What makes a DICOM image an axial CT image in Hounsfield units, and the reason where it is none."""
+"""What makes a DICOM image an axial CT image in Hounsfield units, and the reason where it is
+none.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,16 @@ def refusal(image: Image, *, derived_too: bool = False) -> str | None:
 
     Args:
         image: The header.
-        derived_too: Accept derived images that are axial and in Hounsfield units: a person has chosen them.
+        derived_too: Accept derived images that are axial and in Hounsfield units: a person has
+            chosen them.
     """
     return (
         _wrong_object(image)
         or _wrong_pixels(image)
-        or next((why for plane in image.planes if (why := _wrong_plane(plane, image, derived_too))), None)
+        or next(
+            (why for plane in image.planes if (why := _wrong_plane(plane, image, derived_too))),
+            None,
+        )
     )
 
 
@@ -80,7 +86,10 @@ def _wrong_pixels(image: Image) -> str | None:
         return "truncated file (no pixels)"
     if not (1 <= pixels.rows <= _MAX_SIDE and 1 <= pixels.columns <= _MAX_SIDE):
         return f"absurd header: rows and columns outside 1 to {_MAX_SIDE}"
-    if pixels.bits_allocated not in (8, 16, 32) or not 1 <= pixels.bits_stored <= pixels.bits_allocated:
+    if (
+        pixels.bits_allocated not in (8, 16, 32)
+        or not 1 <= pixels.bits_stored <= pixels.bits_allocated
+    ):
         return "absurd header: bits per pixel"
     if pixels.n_frames != len(image.planes):
         return "absurd header: number of frames"
@@ -88,18 +97,26 @@ def _wrong_pixels(image: Image) -> str | None:
 
 
 def _wrong_plane(plane: Plane, image: Image, derived_too: bool) -> str | None:
-    return _not_hounsfield(plane) or _wrong_kind(plane, image, derived_too) or _wrong_geometry(plane)
+    return (
+        _not_hounsfield(plane) or _wrong_kind(plane, image, derived_too) or _wrong_geometry(plane)
+    )
 
 
 def _not_hounsfield(plane: Plane) -> str | None:
     named = next((name for word, name in _NOT_HU.items() if word in plane.kind), None)
     if named is not None:
         return f"not HU: {named}"
-    if plane.rescale_type not in ("", "HU", "US"):  # US, unspecified, is what some scanners write for plain CT
+    if plane.rescale_type not in (
+        "",
+        "HU",
+        "US",
+    ):  # US, unspecified, is what some scanners write for plain CT
         return "not HU: another unit is declared"
     if not (math.isfinite(plane.slope) and math.isfinite(plane.intercept)):
         return "not HU: no rescale slope or intercept"
-    if not (1 / _MAX_SLOPE <= abs(plane.slope) <= _MAX_SLOPE and abs(plane.intercept) <= _MAX_INTERCEPT):
+    if not (
+        1 / _MAX_SLOPE <= abs(plane.slope) <= _MAX_SLOPE and abs(plane.intercept) <= _MAX_INTERCEPT
+    ):
         return "absurd header: rescale slope or intercept"
     return None
 
@@ -108,7 +125,9 @@ def _wrong_kind(plane: Plane, image: Image, derived_too: bool) -> str | None:
     if "LOCALIZER" in plane.kind:
         return _LOCALIZER
     reformatted = _REFORMATTED & plane.kind
-    derived = "DERIVED" in plane.kind and not image.lossy  # compressing with loss derives an image, and changes no geometry
+    derived = (
+        "DERIVED" in plane.kind and not image.lossy
+    )  # compressing with loss derives an image, and changes no geometry
     if not derived_too and (reformatted or derived or "SECONDARY" in plane.kind):
         return _DERIVED
     return None

@@ -39,11 +39,14 @@ class Series:
 
 
 def group_series(images: Iterable[Image], *, derived_too: bool = False) -> list[Series]:
-    """Group images by Series Instance UID, in whatever folders they lie; where it is empty, by folder, frame of reference and orientation.
+    """Group images by Series Instance UID, in whatever folders they lie.
+
+    Where it is empty, by folder, frame of reference and orientation.
 
     Args:
         images: Headers.
-        derived_too: Accept derived images that are axial and in Hounsfield units: a person has chosen them.
+        derived_too: Accept derived images that are axial and in Hounsfield units: a person has
+            chosen them.
     """
     groups: dict[tuple[str, ...], list[Image]] = {}
     for image in images:
@@ -55,26 +58,40 @@ def _identity(image: Image) -> tuple[str, ...]:
     if image.series:
         return (*image.study, image.series)
     plane = image.planes[0]
-    directions = np.round([*plane.along_row, *plane.along_column], 2) + 0.0  # -0 and 0 are one direction
-    return (*image.study, str(image.path.parent), image.frame_of_reference, *(f"{cosine:.2f}" for cosine in directions))
+    directions = (
+        np.round([*plane.along_row, *plane.along_column], 2) + 0.0
+    )  # -0 and 0 are one direction
+    return (
+        *image.study,
+        str(image.path.parent),
+        image.frame_of_reference,
+        *(f"{cosine:.2f}" for cosine in directions),
+    )
 
 
 def check_series(images: Sequence[Image], *, derived_too: bool = False) -> Series:
     """Check the images of one series: each on its own, then against each other.
 
-    Localizers, screenshots and derived images among CT slices are set aside and counted; anything else that is wrong with one image
-    refuses the series, since a slice of the scan would be missing.
+    Localizers, screenshots and derived images among CT slices are set aside and counted; anything
+    else that is wrong with one image refuses the series, since a slice of the scan would be
+    missing.
     """
     key = _key(images[0])
     reasons = [refusal(image, derived_too=derived_too) for image in images]
     usable = tuple(image for image, reason in zip(images, reasons, strict=True) if reason is None)
-    fatal = [reason for reason in reasons if reason is not None and (not usable or reason not in SET_ASIDE)]
+    fatal = [
+        reason
+        for reason in reasons
+        if reason is not None and (not usable or reason not in SET_ASIDE)
+    ]
     if fatal:
         return Series(key, tuple(images), None, _worst(fatal, mixed=bool(usable)))
     try:
         _refuse_mixture(usable)
         stack = stack_planes(
-            [plane for image in usable for plane in image.planes], distance_mm=usable[0].distance_mm, thickness_mm=usable[0].thickness_mm
+            [plane for image in usable for plane in image.planes],
+            distance_mm=usable[0].distance_mm,
+            thickness_mm=usable[0].thickness_mm,
         )
     except VolumeError as error:
         return Series(key, tuple(images), None, error.reason)
@@ -82,7 +99,11 @@ def check_series(images: Sequence[Image], *, derived_too: bool = False) -> Serie
 
 
 def _key(image: Image) -> str:
-    identity = (*image.study, image.series) if image.series else (*image.study, image.frame_of_reference, image.instance)
+    identity = (
+        (*image.study, image.series)
+        if image.series
+        else (*image.study, image.frame_of_reference, image.instance)
+    )
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -94,7 +115,10 @@ def _worst(reasons: Sequence[str], *, mixed: bool) -> str:
 def _refuse_mixture(images: Sequence[Image]) -> None:
     """Refuse slices that cannot belong to one grid."""
     first, planes = images[0], [plane for image in images for plane in image.planes]
-    if any((image.pixels.rows, image.pixels.columns) != (first.pixels.rows, first.pixels.columns) for image in images):
+    if any(
+        (image.pixels.rows, image.pixels.columns) != (first.pixels.rows, first.pixels.columns)
+        for image in images
+    ):
         raise VolumeError("mixed series: two image sizes")
     if len({image.frame_of_reference for image in images}) > 1:
         raise VolumeError("mixed series: two frames of reference")

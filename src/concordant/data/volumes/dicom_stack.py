@@ -1,12 +1,16 @@
-"""From planes in any order to a regular stack: sorted by position along their normal, copies found, gaps measured.
+"""From planes in any order to a regular stack.
+
+Sorted by position along their normal, copies found, gaps measured.
 
 The rules:
 
 * Planes nearer than 0.01 mm are copies of one slice; the pixels have to agree.
-* Positions that lie within 0.1 mm of a lattice (every slice of it, or some missing) are that lattice. Missing slices are interpolated
-  linearly between their neighbours where the gap is at most 10 mm, or one slice; a wider gap is refused.
+* Positions that lie within 0.1 mm of a lattice (every slice of it, or some missing) are that
+  lattice. Missing slices are interpolated linearly between their neighbours where the gap is at
+  most 10 mm, or one slice; a wider gap is refused.
 * Other positions are resampled linearly to their median distance, under the same limit for gaps.
-* Slices that move sideways from one to the next, evenly, are a sheared grid (a tilted gantry); unevenly, they are refused.
+* Slices that move sideways from one to the next, evenly, are a sheared grid (a tilted gantry);
+  unevenly, they are refused.
 """
 
 from __future__ import annotations
@@ -33,8 +37,10 @@ class Stack:
     """A regular stack and how the planes fill it.
 
     Attributes:
-        slot: For each plane given, its place among the distinct positions in order; copies share one.
-        at: For each distinct position, its index on the regular stack, 0 first; whole where no interpolation is needed.
+        slot: For each plane given, its place among the distinct positions in order; copies share
+            one.
+        at: For each distinct position, its index on the regular stack, 0 first; whole where no
+            interpolation is needed.
         n_slices: Number of slices of the regular stack.
         affine_mm: From (column, row, slice, 1) to millimetres (right, anterior, superior, 1).
         even: Whether every position lies on the lattice.
@@ -59,20 +65,30 @@ class Stack:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance of slices, rows and columns."""
-        between_columns, between_rows, between_slices = (float(step) for step in np.linalg.norm(self.affine_mm[:3, :3], axis=0))
+        between_columns, between_rows, between_slices = (
+            float(step) for step in np.linalg.norm(self.affine_mm[:3, :3], axis=0)
+        )
         return between_slices, between_rows, between_columns
 
 
-def stack_planes(planes: Sequence[Plane], *, distance_mm: float = float("nan"), thickness_mm: float = float("nan")) -> Stack:
+def stack_planes(
+    planes: Sequence[Plane],
+    *,
+    distance_mm: float = float("nan"),
+    thickness_mm: float = float("nan"),
+) -> Stack:
     """Sort planes of one orientation along their normal and find the regular stack they fill.
 
     Args:
         planes: In any order.
-        distance_mm: Declared distance of slices; used for a single slice only, whose neighbours are unknown.
-        thickness_mm: Used in its place where no distance is declared; without either a single slice counts as 1 mm.
+        distance_mm: Declared distance of slices; used for a single slice only, whose neighbours are
+            unknown.
+        thickness_mm: Used in its place where no distance is declared; without either a single slice
+            counts as 1 mm.
 
     Raises:
-        VolumeError: A gap too wide to be filled, slices shifted against each other, or a distance that cannot be right.
+        VolumeError: A gap too wide to be filled, slices shifted against each other, or a distance
+            that cannot be right.
     """
     positions = np.stack([plane.position for plane in planes])
     along_normal = positions @ planes[0].normal
@@ -83,38 +99,60 @@ def stack_planes(planes: Sequence[Plane], *, distance_mm: float = float("nan"), 
     distinct = order[is_new]
     if len(distinct) == 1:
         return Stack(
-            slot, np.zeros(1), 1, _affine(planes[distinct[0]], planes[0].normal * _lone_step(distance_mm, thickness_mm)), even=True
+            slot,
+            np.zeros(1),
+            1,
+            _affine(planes[distinct[0]], planes[0].normal * _lone_step(distance_mm, thickness_mm)),
+            even=True,
         )
     height = along_normal[distinct] - along_normal[distinct[0]]
     direction = (positions[distinct[-1]] - positions[distinct[0]]) / height[-1]
     _refuse_shifts(positions[order], along_normal[order] - along_normal[order[0]], direction)
     at, step, even = _lattice(height)
     refuse_spacing(np.array([step * np.linalg.norm(direction)]))
-    return Stack(slot, at, int(at[-1] + 1e-6) + 1, _affine(planes[distinct[0]], direction * step), even=even)
+    return Stack(
+        slot, at, int(at[-1] + 1e-6) + 1, _affine(planes[distinct[0]], direction * step), even=even
+    )
 
 
 def _lone_step(distance_mm: float, thickness_mm: float) -> float:
-    plausible = [step for step in (distance_mm, thickness_mm) if MIN_SPACING_MM <= step <= MAX_SPACING_MM]
+    plausible = [
+        step for step in (distance_mm, thickness_mm) if MIN_SPACING_MM <= step <= MAX_SPACING_MM
+    ]
     return plausible[0] if plausible else 1.0
 
 
 def _affine(first: Plane, step_mm: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
     between_rows, between_columns = first.spacing_mm
     affine = np.eye(4)
-    affine[:3] = np.stack([first.along_row * between_columns, first.along_column * between_rows, step_mm, first.position], axis=1)
+    affine[:3] = np.stack(
+        [
+            first.along_row * between_columns,
+            first.along_column * between_rows,
+            step_mm,
+            first.position,
+        ],
+        axis=1,
+    )
     return affine
 
 
 def _refuse_shifts(
-    positions: Float[np.ndarray, "plane 3"], height: Float[np.ndarray, " plane"], direction: Float[np.ndarray, " 3"]
+    positions: Float[np.ndarray, "plane 3"],
+    height: Float[np.ndarray, " plane"],
+    direction: Float[np.ndarray, " 3"],
 ) -> None:
     expected = positions[0] + height[:, None] * direction
     if np.abs(positions - expected).max() > POSITION_TOLERANCE_MM:
         raise VolumeError("slices are shifted sideways against each other")
 
 
-def _lattice(height: Float[np.ndarray, " position"]) -> tuple[Float[np.ndarray, " position"], float, bool]:
-    """Return each position in steps of the regular stack, the step in millimetres, and whether all lie on the lattice."""
+def _lattice(
+    height: Float[np.ndarray, " position"],
+) -> tuple[Float[np.ndarray, " position"], float, bool]:
+    """Return each position in steps of the regular stack, the step in millimetres, and whether
+    all lie on the lattice.
+    """
     gaps = np.diff(height)
     median = float(np.percentile(gaps, 50, method="lower"))
     if gaps.max() > max(MAX_FILLED_GAP_MM, MAX_FILLED_STEPS * median + POSITION_TOLERANCE_MM):
@@ -128,8 +166,14 @@ def _lattice(height: Float[np.ndarray, " position"]) -> tuple[Float[np.ndarray, 
     return at, step, even
 
 
-def regular(slices: Shaped[np.ndarray, "position row column"], stack: Stack) -> Shaped[np.ndarray, "slice row column"]:
-    """Return the regular stack: the slices themselves where all are there, else linearly interpolated along the stack, as float32."""
+def regular(
+    slices: Shaped[np.ndarray, "position row column"], stack: Stack
+) -> Shaped[np.ndarray, "slice row column"]:
+    """Return the regular stack.
+
+    The slices themselves where all are there, else linearly interpolated along the stack, as
+    float32.
+    """
     if len(slices) == stack.n_slices and stack.even:
         return slices
     filled = np.empty((stack.n_slices, *slices.shape[1:]), np.float32)
@@ -140,5 +184,7 @@ def regular(slices: Shaped[np.ndarray, "position row column"], stack: Stack) -> 
         if share >= 1.0:
             filled[index] = slices[after]
         else:
-            filled[index] = slices[before] * np.float32(1 - share) + slices[after] * np.float32(share)
+            filled[index] = slices[before] * np.float32(1 - share) + slices[after] * np.float32(
+                share
+            )
     return filled

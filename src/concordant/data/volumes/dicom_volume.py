@@ -1,4 +1,7 @@
-"""The planes of one series as a stored volume: decoded once each, put in their place, padding turned into air."""
+"""The planes of one series as a stored volume.
+
+Decoded once each, put in their place, padding turned into air.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,17 @@ class _Rescale:
 def open_stack(images: Sequence[Image], stack: Stack) -> StoredVolume:
     """Decode the images of a series into one stored volume.
 
-    Where all slices share slope and intercept, the values stay integers as stored. A tilted or uneven stack is float32. A single slice
-    keeps its plane, however it is turned: one plane cannot be resampled to another.
+    Where all slices share slope and intercept, the values stay integers as stored. A tilted or
+    uneven stack is float32. A single slice keeps its plane, however it is turned: one plane cannot
+    be resampled to another.
 
     Args:
         images: Checked images of one series, with `stack.slot` over all their planes in order.
         stack: Where the planes lie.
 
     Raises:
-        VolumeError: Truncated or damaged pixels, different slices at one position, or voxels that cannot be Hounsfield units.
+        VolumeError: Truncated or damaged pixels, different slices at one position, or voxels that
+            cannot be Hounsfield units.
     """
     pixels = images[0].pixels
     dtype = np.result_type(*{image.pixels.dtype.newbyteorder("=") for image in images})
@@ -59,9 +64,15 @@ def open_stack(images: Sequence[Image], stack: Stack) -> StoredVolume:
 
 
 def _refuse_large(images: Sequence[Image], stack: Stack, dtype: np.dtype[Any]) -> None:
-    n_voxels = max(stack.n_slices, len(stack.slot)) * images[0].pixels.rows * images[0].pixels.columns
+    n_voxels = (
+        max(stack.n_slices, len(stack.slot)) * images[0].pixels.rows * images[0].pixels.columns
+    )
     refuse_size(n_voxels)
-    compressed = [image.pixels.path.stat().st_size for image in images if image.pixels.syntax not in NATIVE_SYNTAXES]
+    compressed = [
+        image.pixels.path.stat().st_size
+        for image in images
+        if image.pixels.syntax not in NATIVE_SYNTAXES
+    ]
     if compressed:
         refuse_bomb(n_voxels * dtype.itemsize, sum(compressed))
 
@@ -78,7 +89,12 @@ def _with_air(dtype: np.dtype[Any], images: Sequence[Image], rescale: _Rescale) 
     return np.result_type(dtype, np.min_scalar_type(rescale.air))
 
 
-def _fill(slices: Shaped[np.ndarray, "position row column"], images: Sequence[Image], stack: Stack, rescale: _Rescale | None) -> None:
+def _fill(
+    slices: Shaped[np.ndarray, "position row column"],
+    images: Sequence[Image],
+    stack: Stack,
+    rescale: _Rescale | None,
+) -> None:
     filled = np.zeros(len(slices), np.bool_)
     slots = iter(stack.slot)
     for image in images:
@@ -89,13 +105,23 @@ def _fill(slices: Shaped[np.ndarray, "position row column"], images: Sequence[Im
                 slices[slot] = values
                 filled[slot] = True
             elif not np.array_equal(slices[slot], values):
-                raise VolumeError("different slices at one position (two acquisitions, phases or kernels in one series)")
+                raise VolumeError(
+                    "different slices at one position (two acquisitions, phases or kernels in one "
+                    "series)"
+                )
 
 
 def _converted(
-    stored: Shaped[np.ndarray, "row column"], padding: tuple[int, int] | None, plane: Plane, rescale: _Rescale | None, dtype: np.dtype[Any]
+    stored: Shaped[np.ndarray, "row column"],
+    padding: tuple[int, int] | None,
+    plane: Plane,
+    rescale: _Rescale | None,
+    dtype: np.dtype[Any],
 ) -> Shaped[np.ndarray, "row column"]:
-    """Return stored values, or Hounsfield units where slices differ in slope and intercept; padding becomes air in either."""
+    """Return stored values, or Hounsfield units where slices differ in slope and intercept.
+
+    Padding becomes air in either.
+    """
     if rescale is not None and not np.can_cast(stored.dtype, dtype):
         raise VolumeError("damaged pixels")  # more bits than the header announced
     values = stored.astype(dtype, copy=False)

@@ -31,8 +31,8 @@ class Found:
 
     Attributes:
         images: Headers of the DICOM images.
-        refused: Files that are DICOM or claim to be and cannot be read, links that leave the folder, and folders that cannot be read, each
-            with its reason.
+        refused: Files that are DICOM or claim to be and cannot be read, links that leave the
+            folder, and folders that cannot be read, each with its reason.
         others: Files that are something else.
     """
 
@@ -44,16 +44,25 @@ class Found:
 def files_below(folder: Path) -> list[Path]:
     """Return all files below a folder, and the folders that cannot be read, sorted.
 
-    Folders that are links are not entered, what macOS leaves beside files is no file; pipes, sockets and devices are among the files.
+    Folders that are links are not entered, what macOS leaves beside files is no file; pipes,
+    sockets and devices are among the files.
     """
     unread: list[Path] = []
     walk = os.walk(folder, onerror=lambda error: unread.append(Path(error.filename)))
-    files = [Path(parent, name) for parent, _, names in walk for name in names if not name.startswith(_APPLE_DOUBLE)]
+    files = [
+        Path(parent, name)
+        for parent, _, names in walk
+        for name in names
+        if not name.startswith(_APPLE_DOUBLE)
+    ]
     return sorted(files + unread)
 
 
 def not_to_be_read(file: Path, root: Path) -> str | None:
-    """Return why a file is not even opened, or None: a link that leaves the folder, a folder, a pipe whose other end may never speak."""
+    """Return why a file is not even opened, or None.
+
+    A link that leaves the folder, a folder, a pipe whose other end may never speak.
+    """
     try:
         if file.is_symlink() and not file.resolve().is_relative_to(root):
             return LEAVES_FOLDER
@@ -125,10 +134,13 @@ def first_bytes(file: Path) -> bytes:
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """Return the files that an index file lists: one path a line, relative to the index's folder; empty lines and # comments are skipped.
+    """Return the files that an index file lists: one path a line, relative to the index's folder.
+
+    Empty lines and # comments are skipped.
 
     Raises:
-        VolumeError: Not text, no path at all, a path that leaves the folder, is listed twice or does not exist.
+        VolumeError: Not text, no path at all, a path that leaves the folder, is listed twice or
+            does not exist.
     """
     try:
         if index.stat().st_size > _MAX_INDEX_BYTES:

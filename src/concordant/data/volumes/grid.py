@@ -1,4 +1,7 @@
-"""From any grid of voxels to axes (superior, anterior, right): by a view where the grid lies straight, else by resampling."""
+"""From any grid of voxels to axes (superior, anterior, right).
+
+By a view where the grid lies straight, else by resampling.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from concordant.data.volumes.limits import refuse_size
 
 MAX_OBLIQUITY_DEGREES = 0.1
 _EDGE = 1e-6  # of a voxel
-MIN_VOLUME_OF_DIRECTIONS = 1e-3  # of the box that the three unit axes span; 1 for a grid without shear
+MIN_VOLUME_OF_DIRECTIONS = (
+    1e-3  # of the box that the three unit axes span; 1 for a grid without shear
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,17 @@ class Grid:
     spacing_mm: tuple[float, float, float]
 
 
-def straightened(stored: Shaped[np.ndarray, "i j k"], affine_mm: Float[np.ndarray, "4 4"], *, resample: bool = True) -> Grid:
+def straightened(
+    stored: Shaped[np.ndarray, "i j k"],
+    affine_mm: Float[np.ndarray, "4 4"],
+    *,
+    resample: bool = True,
+) -> Grid:
     """Bring a grid to axes (superior, anterior, right).
 
-    A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values stay exact. One that is more oblique, or
-    sheared (a tilted gantry), is resampled linearly to a straight grid of the same spacing that holds all of it, filled outside with the
-    least value.
+    A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values
+    stay exact. One that is more oblique, or sheared (a tilted gantry), is resampled linearly to a
+    straight grid of the same spacing that holds all of it, filled outside with the least value.
 
     Args:
         stored: The values.
@@ -76,7 +86,9 @@ def _flipped(
 
 
 def obliquity_degrees(affine_mm: Float[np.ndarray, "4 4"]) -> float:
-    """Return the greatest angle between an axis of a grid and the body axis it is closest to (a shear tilts at least one)."""
+    """Return the greatest angle between an axis of a grid and the body axis it is closest to (a
+    shear tilts at least one).
+    """
     order = _closest_order(affine_mm)
     directions = np.abs(_directions(affine_mm)[:, list(order)])
     along = np.diag(directions)
@@ -85,7 +97,10 @@ def obliquity_degrees(affine_mm: Float[np.ndarray, "4 4"]) -> float:
 
 
 def axis_code(affine_mm: Float[np.ndarray, "4 4"]) -> str:
-    """Return where the axes (i, j, k) of a grid run to, by their closest body axes: "LPS" is left, posterior, superior."""
+    """Return where the axes (i, j, k) of a grid run to, by their closest body axes.
+
+    "LPS" is left, posterior, superior.
+    """
     order = _closest_order(affine_mm)
     letters = [""] * 3
     for body, axis in enumerate(order):
@@ -94,9 +109,15 @@ def axis_code(affine_mm: Float[np.ndarray, "4 4"]) -> str:
 
 
 def _closest_order(affine_mm: Float[np.ndarray, "4 4"]) -> tuple[int, ...]:
-    """Return which axis of the grid runs along right, anterior, superior: the assignment with the largest product of cosines."""
+    """Return which axis of the grid runs along right, anterior, superior.
+
+    The assignment with the largest product of cosines.
+    """
     cosines = _directions(affine_mm)
-    return max(permutations(range(3)), key=lambda axes: abs(cosines[0, axes[0]] * cosines[1, axes[1]] * cosines[2, axes[2]]))
+    return max(
+        permutations(range(3)),
+        key=lambda axes: abs(cosines[0, axes[0]] * cosines[1, axes[1]] * cosines[2, axes[2]]),
+    )
 
 
 def _directions(affine_mm: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "3 3"]:
@@ -104,16 +125,26 @@ def _directions(affine_mm: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "3 3"]
 
 
 def _resample(
-    values: Shaped[np.ndarray, "x y z"], affine_mm: Float[np.ndarray, "4 4"], spacing: Float[np.ndarray, " 3"]
+    values: Shaped[np.ndarray, "x y z"],
+    affine_mm: Float[np.ndarray, "4 4"],
+    spacing: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "x y z"]:
-    ends = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape], indexing="ij")).reshape(3, -1)
+    ends = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape], indexing="ij")).reshape(
+        3, -1
+    )
     corners = affine_mm[:3, :3] @ ends + affine_mm[:3, 3:]
     origin = corners.min(1)
     shape = np.floor((corners.max(1) - origin) / spacing + 1e-6).astype(np.int64) + 1
     refuse_size(math.prod(int(size) for size in shape))
     to_index = np.linalg.inv(affine_mm[:3, :3])
     resampled = np.empty(tuple(int(size) for size in shape[::-1]), np.float32)
-    trilinear(values, to_index * spacing, to_index @ (origin - affine_mm[:3, 3]), np.float32(values.min()), resampled)
+    trilinear(
+        values,
+        to_index * spacing,
+        to_index @ (origin - affine_mm[:3, 3]),
+        np.float32(values.min()),
+        resampled,
+    )
     return resampled.transpose(2, 1, 0)
 
 
@@ -125,34 +156,43 @@ def trilinear(
     fill: np.float32,
     out: Float[np.ndarray, "depth height width"],
 ) -> None:
-    """Fill `out[z, y, x]` with the values at index `matrix @ (x, y, z) + offset`, linear between voxels, `fill` outside the grid."""
+    """Fill `out[z, y, x]` with the values at index `matrix @ (x, y, z) + offset`, linear between
+    voxels, `fill` outside the grid.
+    """
     last_x, last_y, last_z = values.shape[0] - 1, values.shape[1] - 1, values.shape[2] - 1
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                at_x = _snapped(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0], last_x)
-                at_y = _snapped(matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1], last_y)
-                at_z = _snapped(matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + offset[2], last_z)
+                at_x = _snapped(
+                    matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0], last_x
+                )
+                at_y = _snapped(
+                    matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1], last_y
+                )
+                at_z = _snapped(
+                    matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + offset[2], last_z
+                )
                 if at_x < 0.0 or at_y < 0.0 or at_z < 0.0:
                     out[z, y, x] = fill
                     continue
                 i, j, k = int(at_x), int(at_y), int(at_z)
                 right, front, up = min(i + 1, last_x), min(j + 1, last_y), min(k + 1, last_z)
                 share_x, share_y, share_z = at_x - i, at_y - j, at_z - k
-                low = (
-                    (values[i, j, k] * (1.0 - share_x) + values[right, j, k] * share_x) * (1.0 - share_y)
-                    + (values[i, front, k] * (1.0 - share_x) + values[right, front, k] * share_x) * share_y
-                )  # fmt: skip
-                high = (
-                    (values[i, j, up] * (1.0 - share_x) + values[right, j, up] * share_x) * (1.0 - share_y)
-                    + (values[i, front, up] * (1.0 - share_x) + values[right, front, up] * share_x) * share_y
-                )  # fmt: skip
+                left_x, left_y = 1.0 - share_x, 1.0 - share_y
+                low = (values[i, j, k] * left_x + values[right, j, k] * share_x) * left_y + (
+                    values[i, front, k] * left_x + values[right, front, k] * share_x
+                ) * share_y
+                high = (values[i, j, up] * left_x + values[right, j, up] * share_x) * left_y + (
+                    values[i, front, up] * left_x + values[right, front, up] * share_x
+                ) * share_y
                 out[z, y, x] = low * (1.0 - share_z) + high * share_z
 
 
 @njit(cache=True, inline="always")
 def _snapped(index: float, last: int) -> float:
-    """Return an index within the grid, one that rounding put just outside on its edge, and -1 for one that is outside."""
+    """Return an index within the grid, one that rounding put just outside on its edge, and -1
+    for one that is outside.
+    """
     if index < 0.0:
         return 0.0 if index > -_EDGE else -1.0
     if index > last:

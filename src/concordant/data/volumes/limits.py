@@ -22,7 +22,9 @@ def refuse_spacing(spacing_mm: Float[np.ndarray, " axis"]) -> None:
         VolumeError: Outside 0.01 to 50 mm, or NaN.
     """
     if not ((spacing_mm >= MIN_SPACING_MM) & (spacing_mm <= MAX_SPACING_MM)).all():
-        raise VolumeError(f"absurd header: spacing outside {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm")
+        raise VolumeError(
+            f"absurd header: spacing outside {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm"
+        )
 
 
 def refuse_size(n_voxels: int) -> None:

@@ -1,7 +1,8 @@
 """NIfTI files, plain or compressed.
 
-Orientation follows nibabel's rule: the sform where its code is above 0, else the qform where its code is above 0. A file with neither
-says nothing about left and right (readers disagree on what to assume) and is refused.
+Orientation follows nibabel's rule: the sform where its code is above 0, else the qform where its
+code is above 0. A file with neither says nothing about left and right (readers disagree on what to
+assume) and is refused.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -33,7 +34,12 @@ from concordant.data.volumes.stored import on_grid
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes: unknown, metre, millimetre, micron
+_MILLIMETRES = {
+    0: 1.0,
+    1: 1000.0,
+    2: 1.0,
+    3: 0.001,
+}  # NIfTI's codes: unknown, metre, millimetre, micron
 _GREATEST_DEFLATE_RATIO = 1032
 _GREATEST_TRAILER = 1 << 20
 _NO_STREAM = "Not a gzipped file"  # how the standard library begins to say so
@@ -57,11 +63,12 @@ class _Layout:
 
 
 def open_nifti(path: Path) -> StoredVolume:
-    """Open a NIfTI file: a compressed one is inflated whole and its checksum compared, a plain one is mapped into memory.
+    """Open a NIfTI file: a compressed one is inflated whole and its checksum compared, a plain one
+    is mapped into memory.
 
     Raises:
-        VolumeError: Damaged, truncated, not three-dimensional, no orientation, a header that cannot be right, or voxels that cannot be
-            Hounsfield units.
+        VolumeError: Damaged, truncated, not three-dimensional, no orientation, a header that cannot
+            be right, or voxels that cannot be Hounsfield units.
     """
     with _readable(path) as raw:
         compressed = raw.read(2) == _GZIP_MAGIC
@@ -71,7 +78,9 @@ def open_nifti(path: Path) -> StoredVolume:
 
 
 def nifti_affine(path: Path) -> Float[np.ndarray, "4 4"]:
-    """Return the affine of a file's header: from index (i, j, k, 1) to millimetres (right, anterior, superior, 1).
+    """Return the affine of a file's header.
+
+    From index (i, j, k, 1) to millimetres (right, anterior, superior, 1).
 
     Raises:
         VolumeError: A header that cannot be read or used.
@@ -93,7 +102,8 @@ def _readable(path: Path) -> Iterator[BinaryIO]:
             yield raw
     except EOFError as error:
         raise VolumeError("truncated file") from error
-    except (gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]  # isal's annotations name no base class
+    # isal's annotations name no base class
+    except (gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]
         raise VolumeError("damaged compression (wrong checksum or corrupt stream)") from error
     except OSError as error:
         raise VolumeError("unreadable file") from error
@@ -115,7 +125,9 @@ def _inflated(raw: BinaryIO, path: Path) -> tuple[_Layout, Shaped[np.ndarray, "x
 
 @contextmanager
 def _gunzip(raw: BinaryIO) -> Iterator[BinaryIO]:
-    """Inflate a file; as for gzip itself, zeros may pad its end, and further streams may follow the first."""
+    """Inflate a file; as for gzip itself, zeros may pad its end, and further streams may follow
+    the first.
+    """
     try:
         with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
             yield cast(BinaryIO, stream)
@@ -126,7 +138,10 @@ def _gunzip(raw: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _ends_in_other_bytes(raw: BinaryIO) -> bool:
-    """Say whether whole streams are followed by what is none; the standard reader, which is slower, tells that from one cut short."""
+    """Say whether whole streams are followed by what is none.
+
+    The standard reader, which is slower, tells that from one cut short.
+    """
     n_file = raw.seek(0, os.SEEK_END)
     raw.seek(0)
     n_inflated = 0
@@ -145,7 +160,8 @@ def _ends_in_other_bytes(raw: BinaryIO) -> bool:
 def _fill(stream: BinaryIO, buffer: memoryview) -> None:
     filled = 0
     while filled < len(buffer):
-        got = stream.readinto(buffer[filled : filled + _BLOCK])  # type: ignore[attr-defined]  # a buffered reader has it
+        # a buffered reader has it
+        got = stream.readinto(buffer[filled : filled + _BLOCK])  # type: ignore[attr-defined]
         if not got:
             raise EOFError("fewer voxels than the header promises")
         filled += got
@@ -161,11 +177,16 @@ def _mapped(raw: BinaryIO, path: Path) -> tuple[_Layout, Shaped[np.ndarray, "x y
     layout = _read_layout(raw)
     if layout.offset + layout.n_bytes > path.stat().st_size:
         raise EOFError("fewer voxels than the header promises")
-    return layout, np.memmap(path, layout.dtype, mode="r", offset=layout.offset, shape=layout.shape, order="F")
+    return layout, np.memmap(
+        path, layout.dtype, mode="r", offset=layout.offset, shape=layout.shape, order="F"
+    )
 
 
 def _plain(stored: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:
-    """Return an array that any kernel takes: of the machine's byte order, aligned, at most 8 bytes a voxel."""
+    """Return an array that any kernel takes.
+
+    Of the machine's byte order, aligned, at most 8 bytes a voxel.
+    """
     native = stored.dtype.newbyteorder("=")
     if native.itemsize > 8:
         native = np.dtype(np.float64)
@@ -177,7 +198,15 @@ def _read_layout(stream: BinaryIO) -> _Layout:
     start = stream.read(max(_HEADERS))
     if not start:
         raise VolumeError("empty file")
-    size = next((size for size in _HEADERS for order in ("little", "big") if int.from_bytes(start[:4], order) == size), None)
+    size = next(
+        (
+            size
+            for size in _HEADERS
+            for order in ("little", "big")
+            if int.from_bytes(start[:4], order) == size
+        ),
+        None,
+    )
     if size is None:
         raise VolumeError("not a NIfTI file")
     if len(start) < size:

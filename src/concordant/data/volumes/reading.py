@@ -12,14 +12,25 @@ from concordant.data.volumes.dicom_choice import choose
 from concordant.data.volumes.dicom_header import is_dicom, quiet_pydicom
 from concordant.data.volumes.dicom_series import Series, group_series
 from concordant.data.volumes.dicom_volume import open_stack
-from concordant.data.volumes.folder import CHOSEN, INDEX_SUFFIX, NOT_A_FILE, Found, files_below, find_images, first_bytes, indexed_files
+from concordant.data.volumes.folder import (
+    CHOSEN,
+    INDEX_SUFFIX,
+    NOT_A_FILE,
+    Found,
+    files_below,
+    find_images,
+    first_bytes,
+    indexed_files,
+)
 from concordant.data.volumes.nifti import open_nifti
 
 logger = logging.getLogger(__name__)
 
 
 def read_volume(path: Path | str) -> Volume:
-    """Read a scan as a volume with axes (superior, anterior, right); see `open_volume` for what is read, and how.
+    """Read a scan as a volume with axes (superior, anterior, right).
+
+    See `open_volume` for what is read, and how.
 
     Returns:
         Hounsfield units as contiguous float32, spacing in millimetres as (depth, height, width).
@@ -32,27 +43,32 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def open_volume(path: Path | str) -> StoredVolume:
-    """Open a scan as it is stored, with axes (superior, anterior, right), to be resampled or converted from there.
+    """Open a scan as it is stored, with axes (superior, anterior, right), to be resampled or
+    converted from there.
 
-    A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values stay exact. A grid that is more oblique, or
-    sheared (a tilted gantry), is resampled linearly to a straight grid of the same spacing that holds all of it, filled outside with its
-    least value.
+    A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values
+    stay exact. A grid that is more oblique, or sheared (a tilted gantry), is resampled linearly to
+    a straight grid of the same spacing that holds all of it, filled outside with its least value.
 
-    NIfTI (`.nii`, `.nii.gz`, versions 1 and 2): orientation by the sform, else the qform, by their codes; metre and micron units become
-    millimetres; trailing axes of length 1 are dropped; the whole stream and its checksum are read.
+    NIfTI (`.nii`, `.nii.gz`, versions 1 and 2): orientation by the sform, else the qform, by their
+    codes; metre and micron units become millimetres; trailing axes of length 1 are dropped; the
+    whole stream and its checksum are read.
 
-    DICOM: axial CT images in Hounsfield units; localizers and derived images are left out. Slices are sorted by position, rescaled each
-    with its own slope and intercept, and brought to a regular stack by the rules of `dicom_stack`; padding becomes -1024 HU.
+    DICOM: axial CT images in Hounsfield units; localizers and derived images are left out. Slices
+    are sorted by position, rescaled each with its own slope and intercept, and brought to a regular
+    stack by the rules of `dicom_stack`; padding becomes -1024 HU.
 
     Args:
-        path: One of: a NIfTI file (recognised by content, not by name). A DICOM file, which is that file alone: all frames of a
-            multi-frame image, else one slice, which is never resampled. A folder with DICOM files at any depth: of several series one is
-            chosen by the rules of `dicom_choice`, or by a file `chosen.series` in the folder. An index file `NAME.series`, which lists
-            the DICOM files of one series.
+        path: One of: a NIfTI file (recognised by content, not by name). A DICOM file, which is that
+            file alone: all frames of a multi-frame image, else one slice, which is never resampled.
+            A folder with DICOM files at any depth: of several series one is chosen by the rules of
+            `dicom_choice`, or by a file `chosen.series` in the folder. An index file `NAME.series`,
+            which lists the DICOM files of one series.
 
     Raises:
-        VolumeError: What is damaged, truncated, no three-dimensional CT, without orientation, or ambiguous; a header that cannot be
-            right; NaN or infinite voxels, or the same value everywhere. `reason` names neither path nor patient.
+        VolumeError: What is damaged, truncated, no three-dimensional CT, without orientation, or
+            ambiguous; a header that cannot be right; NaN or infinite voxels, or the same value
+            everywhere. `reason` names neither path nor patient.
         ConcordantError: DICOM without the extra `dicom`.
     """
     path = Path(path)
@@ -72,12 +88,16 @@ def _open(path: Path) -> StoredVolume:
     if path.suffix == INDEX_SUFFIX:
         return _open_index(path)
     if is_dicom(first_bytes(path)):
-        return _open_files([path], path.resolve().parent)  # a link that is named itself may lead anywhere
+        return _open_files(
+            [path], path.resolve().parent
+        )  # a link that is named itself may lead anywhere
     return open_nifti(path)
 
 
 def source_files(path: Path) -> list[Path]:
-    """Return all files that the volume at a path may depend on: the file; a folder's files; an index file and those it lists.
+    """Return all files that the volume at a path may depend on: the file; a folder's files.
+
+    An index file and those it lists.
 
     An index file that cannot be used stands alone; reading it says why.
     """
@@ -106,7 +126,12 @@ def _open_folder(folder: Path) -> StoredVolume:
     chosen = choose(series)
     n_usable = sum(one.reason is None for one in series)
     if n_usable > 1:
-        logger.info("%d usable series in one folder: series %s is read (%d slices)", n_usable, chosen.key, len(chosen.images))
+        logger.info(
+            "%d usable series in one folder: series %s is read (%d slices)",
+            n_usable,
+            chosen.key,
+            len(chosen.images),
+        )
     return open_series(chosen)
 
 

@@ -1,4 +1,7 @@
-"""From stored values on any grid to a checked `StoredVolume`: finite, not constant, with axes (superior, anterior, right)."""
+"""From stored values on any grid to a checked `StoredVolume`.
+
+Finite, not constant, with axes (superior, anterior, right).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ def on_grid(
     *,
     resample: bool = True,
 ) -> StoredVolume:
-    """Check values that can be Hounsfield units, and bring them to axes (superior, anterior, right).
+    """Check values that can be Hounsfield units, and bring them to axes (superior, anterior,
+    right).
 
     Args:
         stored: The values; made read-only.
@@ -31,7 +35,8 @@ def on_grid(
         resample: False leaves an oblique grid as it is, with its axes in the closest order.
 
     Raises:
-        VolumeError: NaN or infinite voxels, the same value everywhere, or what `straightened` refuses.
+        VolumeError: NaN or infinite voxels, the same value everywhere, or what `straightened`
+            refuses.
     """
     low, high = _range(stored)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -40,7 +45,11 @@ def on_grid(
         raise VolumeError("NaN or infinite voxels")
     if low == high:
         raise VolumeError("constant volume")
-    if slope < 0:  # the least value fills what resampling leaves outside: it has to be the least in Hounsfield units
+    if (
+        slope < 0
+        # the least value fills what resampling leaves outside: it has to be the least in Hounsfield
+        # units
+    ):
         stored, slope = -stored.astype(np.float32), -slope
     grid = straightened(stored, affine_mm, resample=resample)
     grid.stored.flags.writeable = False
@@ -48,7 +57,10 @@ def on_grid(
 
 
 def _range(stored: Shaped[np.ndarray, "i j k"]) -> tuple[float, float]:
-    """Return the least and the greatest value, read once in the order of memory; NaN where there is one."""
+    """Return the least and the greatest value, read once in the order of memory.
+
+    NaN where there is one.
+    """
     flat = in_memory_order(stored)
     lows, highs = [], []
     planes = max(_BLOCK // max(flat[:1].size, 1), 1)
@@ -60,6 +72,11 @@ def _range(stored: Shaped[np.ndarray, "i j k"]) -> tuple[float, float]:
 
 
 def in_memory_order(values: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "slow middle fast"]:
-    """Return the same values as a view whose axes lie as memory does: slowest first, none running backwards."""
-    forward = values[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in values.strides)]
+    """Return the same values as a view whose axes lie as memory does.
+
+    Slowest first, none running backwards.
+    """
+    forward = values[
+        tuple(slice(None, None, -1) if step < 0 else slice(None) for step in values.strides)
+    ]
     return forward.transpose(np.argsort([-step for step in forward.strides], kind="stable"))

@@ -1,4 +1,7 @@
-"""CLMBR, a foundation model of health records: its checkpoints, vocabulary, network and encoder, without femr."""
+"""CLMBR, a foundation model of health records.
+
+Its checkpoints, vocabulary, network and encoder, without femr.
+"""
 
 from concordant.encoders.clmbr.checkpoint import Checkpoint, load_clmbr, read_checkpoint
 from concordant.encoders.clmbr.encoder import Clmbr

@@ -1,4 +1,6 @@
-"""Causal attention to a window of the last events, in memory that grows with the length and not with its square."""
+"""Causal attention to a window of the last events, in memory that grows with the length and not
+with its square.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def local_attention(
     span: int,
     block: int = _BLOCK,
 ) -> Float[Tensor, "batch event head dim"]:
-    """Let every event attend to itself and the `span - 1` events before it, with softmax scale dim^-1/2.
+    """Let every event attend to itself and the `span - 1` events before it, with softmax scale
+    dim^-1/2.
 
     Args:
         query: Queries.
@@ -29,25 +32,35 @@ def local_attention(
     """
     if query.shape[1] <= span:
         by_head = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        return functional.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], is_causal=True).transpose(1, 2)
+        return functional.scaled_dot_product_attention(
+            by_head[0], by_head[1], by_head[2], is_causal=True
+        ).transpose(1, 2)
     batch, length, n_heads, dim = query.shape
     n_blocks = -(-length // block)
     before = -(-(span - 1) // block) * block
     after = n_blocks * block - length
-    queries = functional.pad(query, (0, 0, 0, 0, 0, after)).reshape(batch * n_blocks, block, n_heads, dim).transpose(1, 2)
+    queries = (
+        functional.pad(query, (0, 0, 0, 0, 0, after))
+        .reshape(batch * n_blocks, block, n_heads, dim)
+        .transpose(1, 2)
+    )
     keys, values = (_pieces(part, before, after, block) for part in (key, value))
     mask = _band(n_blocks, block, before, span, query.device).repeat(batch, 1, 1, 1)
     attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return attended.transpose(1, 2).reshape(batch, n_blocks * block, n_heads, dim)[:, :length]
 
 
-def _pieces(part: Float[Tensor, "batch event head dim"], before: int, after: int, block: int) -> Float[Tensor, "piece head key dim"]:
+def _pieces(
+    part: Float[Tensor, "batch event head dim"], before: int, after: int, block: int
+) -> Float[Tensor, "piece head key dim"]:
     """Return, for every block, its own events and the `before` events before it."""
     padded = functional.pad(part, (0, 0, 0, 0, before, after))
     return padded.unfold(1, before + block, block).flatten(0, 1).transpose(2, 3)
 
 
-def _band(n_blocks: int, block: int, before: int, span: int, device: torch.device) -> Bool[Tensor, "piece 1 query key"]:
+def _band(
+    n_blocks: int, block: int, before: int, span: int, device: torch.device
+) -> Bool[Tensor, "piece 1 query key"]:
     """Return which keys of its piece a query sees: those of its window that exist."""
     key = torch.arange(before + block, device=device)
     distance = before + torch.arange(block, device=device)[:, None] - key

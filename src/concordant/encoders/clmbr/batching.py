@@ -34,11 +34,14 @@ class Batch:
     def to(self, device: str) -> Batch:
         """Return the batch on a device."""
         weights = None if self.weights is None else self.weights.to(device)
-        return Batch(self.tokens.to(device), self.age_days.to(device), self.valid.to(device), weights)
+        return Batch(
+            self.tokens.to(device), self.age_days.to(device), self.valid.to(device), weights
+        )
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group sequences, longest first, so that a batch has at most `batch_tokens` places and at most 15 % of it is padding.
+    """Group sequences, longest first, so that a batch has at most `batch_tokens` places and at most
+    15 % of it is padding.
 
     Args:
         lengths: Events of each sequence, > 0.
@@ -51,7 +54,9 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[lis
     filled = longest = 0
     for number in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
         places = (len(batch) + 1) * longest
-        if batch and (places > batch_tokens or filled + lengths[number] < (1 - MAX_PADDING) * places):
+        if batch and (
+            places > batch_tokens or filled + lengths[number] < (1 - MAX_PADDING) * places
+        ):
             yield batch
             batch, filled = [], 0
         if not batch:
@@ -78,11 +83,17 @@ def padded(sequences: Sequence[TokenSequence], *, bags: bool) -> Batch:
     for row, one in enumerate(sequences):
         tokens[row, : len(one)] = _table([bag.tokens for bag in one.bags], size, torch.int64)
         if bags:
-            weights[row, : len(one)] = _table([bag.weights for bag in one.bags], size, torch.float32)
+            weights[row, : len(one)] = _table(
+                [bag.weights for bag in one.bags], size, torch.float32
+            )
         age_days[row, : len(one)] = torch.from_numpy(one.age_days)
         valid[row, : len(one)] = True
-    return Batch(tokens, age_days, valid, weights) if bags else Batch(tokens[..., 0], age_days, valid)
+    return (
+        Batch(tokens, age_days, valid, weights) if bags else Batch(tokens[..., 0], age_days, valid)
+    )
 
 
 def _table(rows: Sequence[Sequence[float]], size: int, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([[*row, *[0] * (size - len(row))] for row in rows], dtype=dtype).reshape(-1, size)
+    return torch.tensor([[*row, *[0] * (size - len(row))] for row in rows], dtype=dtype).reshape(
+        -1, size
+    )

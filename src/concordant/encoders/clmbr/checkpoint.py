@@ -1,4 +1,7 @@
-"""Checkpoints of CLMBR and MOTOR on disk: `config.json`, `model.safetensors` and, beside them, the tokeniser's `dictionary.msgpack`."""
+"""Checkpoints of CLMBR and MOTOR on disk.
+
+`config.json`, `model.safetensors` and, beside them, the tokeniser's `dictionary.msgpack`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ import torch
 from torch import Tensor
 
 from concordant.core.errors import WeightsError
-from concordant.encoders.clmbr.config import CONFIG, DICTIONARY, MODEL, CheckpointConfig, read_config
+from concordant.encoders.clmbr.config import (
+    CONFIG,
+    DICTIONARY,
+    MODEL,
+    CheckpointConfig,
+    read_config,
+)
 from concordant.encoders.clmbr.layout import Layout, layout_of, to_new
 from concordant.encoders.clmbr.network import AgeScale, ClmbrNetwork
 from concordant.encoders.clmbr.vocabulary import read_dictionary
@@ -30,7 +39,8 @@ class Checkpoint:
         config: Its `config.json`.
         layout: Its layout, told by the names of its tensors.
         network: The network with its weights, float32, in evaluation mode.
-        head: Tensors of the task that it was trained for, by their names without the prefix `task_model`.
+        head: Tensors of the task that it was trained for, by their names without the prefix
+            `task_model`.
     """
 
     config: CheckpointConfig
@@ -43,15 +53,16 @@ def load_clmbr(folder: Path | str) -> ClmbrNetwork:
     """Load the network of a CLMBR or MOTOR checkpoint, in whichever of the two layouts it has.
 
     Args:
-        folder: The folder with `config.json` and `model.safetensors` (and `dictionary.msgpack`, where the age is a channel of its own), or
-            `hf:OWNER/NAME@REVISION`.
+        folder: The folder with `config.json` and `model.safetensors` (and `dictionary.msgpack`,
+            where the age is a channel of its own), or `hf:OWNER/NAME@REVISION`.
 
     Returns:
-        A module: `forward(tokens, age_days, valid)`, int64 (batch, event), float32 days (batch, event), bool (batch, event), to hidden
-        states (batch, event, dim).
+        A module: `forward(tokens, age_days, valid)`, int64 (batch, event), float32 days (batch,
+        event), bool (batch, event), to hidden states (batch, event, dim).
 
     Raises:
-        WeightsError: A file is missing or damaged, holds another network, or has a layout that is not read.
+        WeightsError: A file is missing or damaged, holds another network, or has a layout that is
+            not read.
     """
     return read_checkpoint(folder).network
 
@@ -63,31 +74,53 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         WeightsError: As for `load_clmbr`.
     """
     config = read_config(open_weights(folder, files=(CONFIG,)).path(CONFIG))
-    files = open_weights(folder, files=(CONFIG, MODEL, *((DICTIONARY,) if config.transformer.use_normed_ages else ())))
+    files = open_weights(
+        folder,
+        files=(CONFIG, MODEL, *((DICTIONARY,) if config.transformer.use_normed_ages else ())),
+    )
     path = files.path(MODEL)
     tensors = read_tensors(path)
     layout = layout_of(path, tensors)
     strange = [name for name in tensors if not name.startswith((TRUNK, HEAD))]
     if strange:
-        raise WeightsError(f"{path}: {len(strange)} tensor(s) of another network (first: {strange[0]}). Check which model the folder holds")
+        raise WeightsError(
+            f"{path}: {len(strange)} tensor(s) of another network (first: {strange[0]}). Check "
+            "which model the folder holds"
+        )
     network = _filled(path, config, layout, _part(tensors, TRUNK), _age_scale(files, config))
     return Checkpoint(config, layout, network, _part(tensors, HEAD))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _age_scale(files: WeightsFolder, config: CheckpointConfig) -> AgeScale | None:
-    return read_dictionary(files.path(DICTIONARY)).age_scale if config.transformer.use_normed_ages else None
+    return (
+        read_dictionary(files.path(DICTIONARY)).age_scale
+        if config.transformer.use_normed_ages
+        else None
+    )
 
 
-def _filled(path: Path, config: CheckpointConfig, layout: Layout, given: Mapping[str, Tensor], age_scale: AgeScale | None) -> ClmbrNetwork:
+def _filled(
+    path: Path,
+    config: CheckpointConfig,
+    layout: Layout,
+    given: Mapping[str, Tensor],
+    age_scale: AgeScale | None,
+) -> ClmbrNetwork:
     sizes = config.transformer
     with torch.device("meta"):
         network = ClmbrNetwork(sizes, layout, age_scale)
     embedding = _BAG if sizes.is_hierarchical else _TOKEN
-    as_in_file = {name: value.shape for name, value in network.state_dict().items() if name != _TOKEN}
+    as_in_file = {
+        name: value.shape for name, value in network.state_dict().items() if name != _TOKEN
+    }
     expected = {_old_name(name, layout): shape for name, shape in as_in_file.items()}
     check_shapes(path, expected | {embedding: (sizes.vocab_size, sizes.hidden_size)}, given)
     state = to_new(given, layout, sizes.hidden_size)
@@ -97,4 +130,8 @@ def _filled(path: Path, config: CheckpointConfig, layout: Layout, given: Mapping
 
 
 def _old_name(name: str, layout: Layout) -> str:
-    return f"{name.removesuffix('.weight')}.{layout.norm_key}" if name.endswith("norm.weight") else name
+    return (
+        f"{name.removesuffix('.weight')}.{layout.norm_key}"
+        if name.endswith("norm.weight")
+        else name
+    )

@@ -1,4 +1,7 @@
-"""What `config.json` says of a CLMBR or MOTOR checkpoint: the sizes of the network and the task that it was trained for."""
+"""What `config.json` says of a CLMBR or MOTOR checkpoint.
+
+The sizes of the network and the task that it was trained for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ MOTOR = "motor"
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """Sizes of the network, by their names in `transformer_config`; where the file is silent, the defaults hold.
+    """Sizes of the network, by their names in `transformer_config`.
+
+    Where the file is silent, the defaults hold.
 
     Attributes:
         hidden_size: Width of a hidden state.
@@ -32,7 +37,8 @@ class TransformerConfig:
         hidden_act: Activation of the feed-forward part.
         use_bias: Whether the projections have a bias.
         use_normed_ages: Whether the age takes the place of the last two channels.
-        is_hierarchical: Whether an event is a weighted bag of tokens (a code and its ancestors) instead of one.
+        is_hierarchical: Whether an event is a weighted bag of tokens (a code and its ancestors)
+            instead of one.
     """
 
     hidden_size: int
@@ -61,7 +67,8 @@ class CheckpointConfig:
         task: "clmbr", "motor", or None where the checkpoint does not say.
         task_options: Options of the task, as they stand in the file.
         licence: Of weights that say so; None for the released ones.
-        training_data: Names of what the weights were trained on; empty for the released ones, which do not say.
+        training_data: Names of what the weights were trained on; empty for the released ones, which
+            do not say.
     """
 
     transformer: TransformerConfig
@@ -81,15 +88,22 @@ def read_config(path: Path) -> CheckpointConfig:
         content = json.loads(path.read_text(encoding="utf-8"))
         given = dict(content["transformer_config"])
         task = content.get("task_config") or {}
-        transformer = TransformerConfig(**{one.name: given[one.name] for one in fields(TransformerConfig) if one.name in given})
+        transformer = TransformerConfig(
+            **{one.name: given[one.name] for one in fields(TransformerConfig) if one.name in given}
+        )
         own = content.get("concordant") or {}
         config = CheckpointConfig(
-            transformer, task.get("task_type"), task.get("task_kwargs") or {}, own.get("licence"), tuple(own.get("training_data") or ())
+            transformer,
+            task.get("task_type"),
+            task.get("task_kwargs") or {},
+            own.get("licence"),
+            tuple(own.get("training_data") or ()),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise WeightsError(
-            f"{path}: no readable CLMBR or MOTOR configuration ({type(error).__name__}: {str(error).partition(chr(10))[0]}); expected JSON "
-            "with transformer_config and its sizes. Restore the file that came with the weights"
+            f"{path}: no readable CLMBR or MOTOR configuration ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}); expected JSON with transformer_config and its "
+            "sizes. Restore the file that came with the weights"
         ) from None
     _check(path, transformer)
     return config
@@ -99,22 +113,37 @@ def config_content(config: CheckpointConfig) -> dict[str, Any]:
     """Return the content of `config.json`, as `read_config` reads it."""
     return {
         "architectures": ["FEMRModel"],
-        "task_config": None if config.task is None else {"task_type": config.task, "task_kwargs": dict(config.task_options)},
+        "task_config": None
+        if config.task is None
+        else {"task_type": config.task, "task_kwargs": dict(config.task_options)},
         "transformer_config": asdict(config.transformer),
         "concordant": {"licence": config.licence, "training_data": list(config.training_data)},
     }
 
 
 def _check(path: Path, sizes: TransformerConfig) -> None:
-    counts = ("hidden_size", "intermediate_size", "n_heads", "n_layers", "vocab_size", "attention_width")
+    counts = (
+        "hidden_size",
+        "intermediate_size",
+        "n_heads",
+        "n_layers",
+        "vocab_size",
+        "attention_width",
+    )
     for name in counts:
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
-            raise WeightsError(f"{path}: {name} is {value!r}; expected a whole number of at least 1. Restore the file of the weights")
+            raise WeightsError(
+                f"{path}: {name} is {value!r}; expected a whole number of at least 1. Restore the "
+                "file of the weights"
+            )
     if sizes.hidden_size % sizes.n_heads or sizes.head_dim % 2:
         raise WeightsError(
-            f"{path}: hidden_size {sizes.hidden_size} does not divide into {sizes.n_heads} heads of an even width; "
-            "restore the file that came with the weights"
+            f"{path}: hidden_size {sizes.hidden_size} does not divide into {sizes.n_heads} heads "
+            "of an even width; restore the file that came with the weights"
         )
     if sizes.hidden_act not in ("gelu", "swiglu"):
-        raise WeightsError(f"{path}: hidden_act is {sizes.hidden_act!r}; gelu and swiglu are known, so this is another network")
+        raise WeightsError(
+            f"{path}: hidden_act is {sizes.hidden_act!r}; gelu and swiglu are known, so this is "
+            "another network"
+        )

@@ -1,4 +1,7 @@
-"""Encoders of records with the network of CLMBR: the hidden states of the last events, and the very last as the pooled vector."""
+"""Encoders of records with the network of CLMBR.
+
+The hidden states of the last events, and the very last as the pooled vector.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,32 @@ from concordant.core.events import Events
 from concordant.encoders.base import ENCODERS, EncoderCard, RecordEncoder
 from concordant.encoders.clmbr.batching import batches_by_length, padded
 from concordant.encoders.clmbr.checkpoint import load_clmbr
-from concordant.encoders.clmbr.config import CLMBR, CONFIG, DICTIONARY, MODEL, MOTOR, CheckpointConfig, read_config
+from concordant.encoders.clmbr.config import (
+    CLMBR,
+    CONFIG,
+    DICTIONARY,
+    MODEL,
+    MOTOR,
+    CheckpointConfig,
+    read_config,
+)
 from concordant.encoders.clmbr.network import ClmbrNetwork
 from concordant.encoders.clmbr.tokenizer import TokenSequence, bags_of, tokenize
-from concordant.encoders.clmbr.vocabulary import Dictionary, Flat, Hierarchical, Vocabulary, read_dictionary
+from concordant.encoders.clmbr.vocabulary import (
+    Dictionary,
+    Flat,
+    Hierarchical,
+    Vocabulary,
+    read_dictionary,
+)
 from concordant.encoders.code_terms import read_ontology
 from concordant.encoders.network import Device
 from concordant.encoders.weights import WeightsFolder, WeightsOption, open_weights
 
 _RELEASED_LICENCE = "CC-BY-NC-4.0"
-_RELEASED_DATA = ("STARR-OMOP",)  # of Stanford Medicine, where INSPECT and EHRSHOT come from as well
+_RELEASED_DATA = (
+    "STARR-OMOP",
+)  # of Stanford Medicine, where INSPECT and EHRSHOT come from as well
 _REQUIRED_COVERAGE = 0.1
 
 
@@ -35,18 +54,21 @@ class RecordTransformer(RecordEncoder):
 
     Besides the contract of every encoder:
 
-    * A process loads the same weights once, when the first record is encoded; the encoder itself can be sent to another process.
-    * A record longer than the network can look back (all layers together) is cut to what its last `max_tokens` states depend on; they are
-      the same as of the whole record.
-    * On a GPU the network runs in bfloat16 (autocast), on a CPU in float32; what it returns is float32.
+    * A process loads the same weights once, when the first record is encoded; the encoder itself
+      can be sent to another process.
+    * A record longer than the network can look back (all layers together) is cut to what its last
+      `max_tokens` states depend on; they are the same as of the whole record.
+    * On a GPU the network runs in bfloat16 (autocast), on a CPU in float32; what it returns is
+      float32.
 
     Args:
-        weights: The folder with `config.json`, `dictionary.msgpack` and `model.safetensors`: released ones, those of
-            `concordant pretrain`, or a reference to the hub.
+        weights: The folder with `config.json`, `dictionary.msgpack` and `model.safetensors`:
+            released ones, those of `concordant pretrain`, or a reference to the hub.
         max_tokens: Hidden states kept, the last of the record.
         batch_tokens: Events that go through the network together.
         device: "auto" takes a GPU where there is one.
-        ontology: Codes and their parents, for a hierarchical vocabulary; a parquet file with the columns code and parent_codes.
+        ontology: Codes and their parents, for a hierarchical vocabulary; a parquet file with the
+            columns code and parent_codes.
         force: Encode even where the vocabulary has less than a tenth of the cohort's events.
 
     Attributes:
@@ -71,7 +93,9 @@ class RecordTransformer(RecordEncoder):
     ) -> None:
         for name, value in (("max_tokens", max_tokens), ("batch_tokens", batch_tokens)):
             if value < 1:
-                raise ConfigError(f"encoder {self.task!r}, option {name}: {value} given, expected at least 1")
+                raise ConfigError(
+                    f"encoder {self.task!r}, option {name}: {value} given, expected at least 1"
+                )
         self.weights = weights
         self.max_tokens = max_tokens
         self.batch_tokens = batch_tokens
@@ -104,12 +128,16 @@ class RecordTransformer(RecordEncoder):
         """The configuration beside the weights.
 
         Raises:
-            WeightsError: It is missing or damaged, or of a checkpoint that was trained for another task.
+            WeightsError: It is missing or damaged, or of a checkpoint that was trained for another
+                task.
         """
         path = open_weights(self.weights, files=(CONFIG,)).path(CONFIG)
         config = read_config(path)
         if config.task in (CLMBR, MOTOR) and config.task != self.task:
-            raise WeightsError(f"{path}: task_type is {config.task!r}; give these weights to the encoder {config.task!r}")
+            raise WeightsError(
+                f"{path}: task_type is {config.task!r}; give these weights to the encoder "
+                f"{config.task!r}"
+            )
         return config
 
     @cached_property
@@ -132,7 +160,9 @@ class RecordTransformer(RecordEncoder):
         return sum(1 for bag in bags_of(record, self._vocabulary) if bag.tokens)
 
     def encode(self, records: Sequence[Events]) -> list[TokenEmbedding]:
-        """Encode records in batches of like length; one without any event of the vocabulary has no token.
+        """Encode records in batches of like length.
+
+        One without any event of the vocabulary has no token.
 
         Raises:
             RecordError: A record without a birth event.
@@ -142,7 +172,10 @@ class RecordTransformer(RecordEncoder):
         vocabulary = self._vocabulary
         sequences = [tokenize(record, vocabulary) for record in records]
         states = iter(self.states([sequence for sequence in sequences if len(sequence)]))
-        return [_embedding(next(states)) if len(sequence) else TokenEmbedding(nothing) for sequence in sequences]
+        return [
+            _embedding(next(states)) if len(sequence) else TokenEmbedding(nothing)
+            for sequence in sequences
+        ]
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Float32[np.ndarray, "event dim"]]:
         """Return the hidden states of the last `max_tokens` events of each sequence.
@@ -154,12 +187,19 @@ class RecordTransformer(RecordEncoder):
         cut = [sequence.last(network.reach + self.max_tokens) for sequence in sequences]
         states: dict[int, Float32[np.ndarray, "event dim"]] = {}
         for batch in batches_by_length([len(sequence) for sequence in cut], self.batch_tokens):
-            states.update(zip(batch, self._of_batch(network, [cut[number] for number in batch]), strict=True))
+            states.update(
+                zip(batch, self._of_batch(network, [cut[number] for number in batch]), strict=True)
+            )
         return [states[number] for number in range(len(sequences))]
 
-    def _of_batch(self, network: ClmbrNetwork, sequences: Sequence[TokenSequence]) -> Iterator[Float32[np.ndarray, "event dim"]]:
+    def _of_batch(
+        self, network: ClmbrNetwork, sequences: Sequence[TokenSequence]
+    ) -> Iterator[Float32[np.ndarray, "event dim"]]:
         batch = padded(sequences, bags=network.sizes.is_hierarchical).to(self.device)
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"),
+        ):
             hidden = network(batch.tokens, batch.age_days, batch.valid, weights=batch.weights)
         for row, sequence in enumerate(sequences):
             start = max(0, len(sequence) - self.max_tokens)
@@ -172,7 +212,13 @@ class RecordTransformer(RecordEncoder):
     @property
     def _vocabulary(self) -> Vocabulary:
         sizes = self._network.sizes  # the network first: what is no CLMBR at all is refused as such
-        return _read(self.folder.path(DICTIONARY), self.folder.digest, sizes.vocab_size, sizes.is_hierarchical, self.ontology)
+        return _read(
+            self.folder.path(DICTIONARY),
+            self.folder.digest,
+            sizes.vocab_size,
+            sizes.is_hierarchical,
+            self.ontology,
+        )
 
 
 def _embedding(states: Float32[np.ndarray, "event dim"]) -> TokenEmbedding:
@@ -181,20 +227,25 @@ def _embedding(states: Float32[np.ndarray, "event dim"]) -> TokenEmbedding:
 
 @lru_cache(maxsize=1)  # a process encodes with one network at a time
 def _loaded(folder: WeightsFolder, digest: str, device: str) -> ClmbrNetwork:
-    """Load a network; `digest` is there to tell weights that were replaced from those that were loaded."""
+    """Load a network; `digest` is there to tell weights that were replaced from those that were
+    loaded.
+    """
     return load_clmbr(folder.folder).requires_grad_(requires_grad=False).to(device)
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, digest: str, vocab_size: int, is_hierarchical: bool, ontology: Path | None) -> Vocabulary:
+def _read(
+    path: Path, digest: str, vocab_size: int, is_hierarchical: bool, ontology: Path | None
+) -> Vocabulary:
     dictionary = read_dictionary(path)
     _check_fit(path, dictionary, vocab_size, is_hierarchical)
     if not is_hierarchical:
         return Flat(dictionary)
     if ontology is None:
         raise WeightsError(
-            f"{path}: the vocabulary is hierarchical, so codes are looked up with their ancestors: give the option `ontology`, a parquet "
-            "file with the columns code and parent_codes, such as metadata/codes.parquet of a MEDS dataset"
+            f"{path}: the vocabulary is hierarchical, so codes are looked up with their ancestors: "
+            "give the option `ontology`, a parquet file with the columns code and parent_codes, "
+            "such as metadata/codes.parquet of a MEDS dataset"
         )
     return Hierarchical(dictionary, read_ontology(ontology, None))
 
@@ -204,16 +255,20 @@ def _check_fit(path: Path, dictionary: Dictionary, vocab_size: int, is_hierarchi
     if len(dictionary.entries) > vocab_size or dictionary.is_hierarchical != is_hierarchical:
         kinds = {True: "hierarchical", False: "flat"}
         raise WeightsError(
-            f"{path}: {len(dictionary.entries)} entries, {kinds[dictionary.is_hierarchical]}; the network beside it takes {vocab_size}, "
-            f"{kinds[is_hierarchical]}. The files are not of the same model"
+            f"{path}: {len(dictionary.entries)} entries, {kinds[dictionary.is_hierarchical]}; the "
+            f"network beside it takes {vocab_size}, {kinds[is_hierarchical]}. The files are not of "
+            "the same model"
         )
 
 
 @ENCODERS.register("clmbr")
 class Clmbr(RecordTransformer):
-    """Encode a record with CLMBR (Steinberg et al. 2021): a token per event, the last of them, and the very last as the pooled vector.
+    """Encode a record with CLMBR (Steinberg et al. 2021).
 
-    Options are those of `RecordTransformer`; weights on the hub: `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).
+    A token per event, the last of them, and the very last as the pooled vector.
+
+    Options are those of `RecordTransformer`; weights on the hub:
+    `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).
     """
 
     task = CLMBR

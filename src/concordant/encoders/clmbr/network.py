@@ -1,7 +1,10 @@
-"""The network of CLMBR and MOTOR: a causal transformer over a record's events, whose positions are ages in days.
+"""The network of CLMBR and MOTOR.
 
-CLMBR: Steinberg et al. 2021, J Biomed Inform 113:103637; CLMBR-T: Wornow et al. 2023 (arXiv:2307.02028); MOTOR: Steinberg et al. 2023
-(arXiv:2301.03150). Each layer runs attention and feed-forward beside each other, x + W [attention(norm x), gelu(norm x)].
+A causal transformer over a record's events, whose positions are ages in days.
+
+CLMBR: Steinberg et al. 2021, J Biomed Inform 113:103637; CLMBR-T: Wornow et al. 2023
+(arXiv:2307.02028); MOTOR: Steinberg et al. 2023 (arXiv:2301.03150). Each layer runs attention and
+feed-forward beside each other, x + W [attention(norm x), gelu(norm x)].
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ _IN_ROOT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class AgeScale:
-    """Mean and standard deviation of the age at an event, in days, over the records that the network was trained on."""
+    """Mean and standard deviation of the age at an event, in days, over the records that the
+    network was trained on.
+    """
 
     mean_days: float
     std_days: float
@@ -38,7 +43,8 @@ class Rotation:
 
 
 class ClmbrNetwork(nn.Module):
-    """The transformer; its parameters are named as in the new layout of released files, without the prefix `transformer`.
+    """The transformer; its parameters are named as in the new layout of released files, without the
+    prefix `transformer`.
 
     Args:
         sizes: Of the network.
@@ -46,7 +52,9 @@ class ClmbrNetwork(nn.Module):
         age_scale: Needed where the age is a channel of its own (`use_normed_ages`).
     """
 
-    def __init__(self, sizes: TransformerConfig, layout: Layout = NEW, age_scale: AgeScale | None = None) -> None:
+    def __init__(
+        self, sizes: TransformerConfig, layout: Layout = NEW, age_scale: AgeScale | None = None
+    ) -> None:
         super().__init__()
         self.sizes = sizes
         self.layout = layout
@@ -76,18 +84,30 @@ class ClmbrNetwork(nn.Module):
             tokens: Token of each event, or, with weights, a bag of tokens.
             age_days: Age at each event, in days, float32.
             valid: Where there is an event. What stands elsewhere is never read, wherever it stands.
-            weights: Weight of each token of a bag, 0 where a bag is shorter; None = one token per event.
+            weights: Weight of each token of a bag, 0 where a bag is shorter; None = one token per
+                event.
 
         Returns:
             Hidden states; 0 where there is no event.
         """
-        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)  # events first, so that a gap takes no place in a window
+        order = (
+            (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+        )  # events first, so that a gap takes no place in a window
         bag_weights = None if weights is None else _ordered(weights, order, valid)
-        packed = self._packed(_ordered(tokens, order, valid), _ordered(age_days, order, valid), bag_weights)
-        return packed.take_along_dim(order.argsort(dim=1)[..., None], dim=1).masked_fill(~valid[..., None], 0)
+        packed = self._packed(
+            _ordered(tokens, order, valid), _ordered(age_days, order, valid), bag_weights
+        )
+        return packed.take_along_dim(order.argsort(dim=1)[..., None], dim=1).masked_fill(
+            ~valid[..., None], 0
+        )
 
-    def _packed(self, tokens: Tensor, age_days: Tensor, weights: Tensor | None) -> Float[Tensor, "batch event dim"]:
-        """Run over rows whose events come first; what follows them is after them, so that they do not see it."""
+    def _packed(
+        self, tokens: Tensor, age_days: Tensor, weights: Tensor | None
+    ) -> Float[Tensor, "batch event dim"]:
+        """Run over rows whose events come first.
+
+        What follows them is after them, so that they do not see it.
+        """
         hidden = self.in_norm(self._embedded(tokens, weights))
         rotation = rotation_of(age_days, self.sizes.head_dim)
         normed_ages = self._normed(age_days) if self.sizes.use_normed_ages else None
@@ -98,7 +118,12 @@ class ClmbrNetwork(nn.Module):
     def _embedded(self, tokens: Tensor, weights: Tensor | None) -> Float[Tensor, "batch event dim"]:
         if weights is None:
             return torch.as_tensor(self.embed(tokens))
-        bags = functional.embedding_bag(tokens.flatten(0, 1), self.embed.weight, per_sample_weights=weights.flatten(0, 1), mode="sum")
+        bags = functional.embedding_bag(
+            tokens.flatten(0, 1),
+            self.embed.weight,
+            per_sample_weights=weights.flatten(0, 1),
+            mode="sum",
+        )
         return bags.reshape(*tokens.shape[:2], -1)
 
     def _normed(self, age_days: Tensor) -> Float[Tensor, "batch event 2"]:
@@ -115,13 +140,18 @@ def _ordered(values: Tensor, order: Tensor, valid: Tensor) -> Tensor:
 
 
 def rotation_of(age_days: Float[Tensor, "batch event"], head_dim: int) -> Rotation:
-    """Return the rotation of each age: angle = age in days x 10000^-e, the exponents e evenly spaced from 0 to 2."""
+    """Return the rotation of each age.
+
+    Angle = age in days x 10000^-e, the exponents e evenly spaced from 0 to 2.
+    """
     exponents = torch.linspace(0, 2, head_dim // 2, dtype=torch.float32, device=age_days.device)
     angles = (age_days.float()[..., None] * (1.0 / 10000**exponents))[:, :, None]
     return Rotation(angles.sin(), angles.cos())
 
 
-def rotate(values: Float[Tensor, "batch event head dim"], by: Rotation) -> Float[Tensor, "batch event head dim"]:
+def rotate(
+    values: Float[Tensor, "batch event head dim"], by: Rotation
+) -> Float[Tensor, "batch event head dim"]:
     """Rotate each pair of neighbouring channels by its angle."""
     first, second = values[..., 0::2], values[..., 1::2]
     turned = torch.stack((first * by.cos - second * by.sin, second * by.cos + first * by.sin), -1)
@@ -129,7 +159,10 @@ def rotate(values: Float[Tensor, "batch event head dim"], by: Rotation) -> Float
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square of the channels; where the small constant stands is the layout's own."""
+    """Divide by the root mean square of the channels.
+
+    Where the small constant stands is the layout's own.
+    """
 
     def __init__(self, width: int, layout: Layout) -> None:
         super().__init__()
@@ -140,7 +173,11 @@ class RMSNorm(nn.Module):
         """Return the normed values, in the given type; the mean is taken in float32."""
         exact = values.float()
         square = exact.square().mean(-1, keepdim=True)
-        normed = exact / (square.sqrt() + _AFTER_ROOT) if self.after_root else exact * torch.rsqrt(square + _IN_ROOT)
+        normed = (
+            exact / (square.sqrt() + _AFTER_ROOT)
+            if self.after_root
+            else exact * torch.rsqrt(square + _IN_ROOT)
+        )
         return (self.weight * normed).to(values.dtype)
 
 
@@ -151,21 +188,38 @@ class _Layer(nn.Module):
         self.span = span
         gates = 2 if sizes.hidden_act == "swiglu" else 1
         self.norm = RMSNorm(sizes.hidden_size, layout)
-        self.input_proj = nn.Linear(sizes.hidden_size, gates * sizes.intermediate_size + 3 * sizes.hidden_size, bias=sizes.use_bias)
-        self.output_proj = nn.Linear(sizes.hidden_size + sizes.intermediate_size, sizes.hidden_size, bias=sizes.use_bias)
+        self.input_proj = nn.Linear(
+            sizes.hidden_size,
+            gates * sizes.intermediate_size + 3 * sizes.hidden_size,
+            bias=sizes.use_bias,
+        )
+        self.output_proj = nn.Linear(
+            sizes.hidden_size + sizes.intermediate_size, sizes.hidden_size, bias=sizes.use_bias
+        )
 
     def forward(
-        self, hidden: Float[Tensor, "batch event dim"], rotation: Rotation, normed_ages: Float[Tensor, "batch event 2"] | None
+        self,
+        hidden: Float[Tensor, "batch event dim"],
+        rotation: Rotation,
+        normed_ages: Float[Tensor, "batch event 2"] | None,
     ) -> Float[Tensor, "batch event dim"]:
         values = self.norm(hidden)
         if normed_ages is not None:
             values = torch.cat((values[..., :-2], normed_ages.to(values.dtype)), -1)
         projected = self.input_proj(values)
         width = 3 * self.sizes.hidden_size
-        heads = projected[..., -width:].reshape(*projected.shape[:2], 3, self.sizes.n_heads, self.sizes.head_dim)
+        heads = projected[..., -width:].reshape(
+            *projected.shape[:2], 3, self.sizes.n_heads, self.sizes.head_dim
+        )
         query, key, value = heads.unbind(2)
-        attended = local_attention(rotate(query, rotation), rotate(key, rotation), value, span=self.span)
-        return torch.as_tensor(self.output_proj(torch.cat((attended.flatten(2), self._activated(projected[..., :-width])), -1)))
+        attended = local_attention(
+            rotate(query, rotation), rotate(key, rotation), value, span=self.span
+        )
+        return torch.as_tensor(
+            self.output_proj(
+                torch.cat((attended.flatten(2), self._activated(projected[..., :-width])), -1)
+            )
+        )
 
     def _activated(self, values: Tensor) -> Tensor:
         if self.sizes.hidden_act == "swiglu":

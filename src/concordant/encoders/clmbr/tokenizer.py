@@ -13,7 +13,10 @@ from concordant.encoders.clmbr.vocabulary import Bag, Vocabulary
 
 _MICROSECONDS_PER_DAY = 86_400_000_000
 
-NO_BIRTH = f"no dated birth event in the record ({', '.join(BIRTH_CODES)}); CLMBR and MOTOR place every event by the age at it"
+NO_BIRTH = (
+    f"no dated birth event in the record ({', '.join(BIRTH_CODES)}); CLMBR and MOTOR place every "
+    "event by the age at it"
+)
 """Reason for quarantine."""
 
 
@@ -42,21 +45,28 @@ class TokenSequence:
 
     def last(self, n_events: int) -> TokenSequence:
         """Return the last events."""
-        return TokenSequence(self.bags[-n_events:], self.age_days[-n_events:], self.places[-n_events:])
+        return TokenSequence(
+            self.bags[-n_events:], self.age_days[-n_events:], self.places[-n_events:]
+        )
 
 
 def tokenize(record: Events, vocabulary: Vocabulary) -> TokenSequence:
     """Turn a record into tokens and ages.
 
-    Static events stand at the birth, after it; a death without a time is left out, for it was not known before it happened. Of the events
-    of one day whose tokens all occurred on that day already, none is kept; a day is counted from the birth, so it is the calendar's where
-    the birth is dated at midnight. Events that the vocabulary does not have are left out.
+    Static events stand at the birth, after it; a death without a time is left out, for it was not
+    known before it happened. Of the events of one day whose tokens all occurred on that day
+    already, none is kept; a day is counted from the birth, so it is the calendar's where the birth
+    is dated at midnight. Events that the vocabulary does not have are left out.
 
     Raises:
         RecordError: The record has no birth event with a time.
     """
     days = record.days_before
-    births = [place for place, code in enumerate(record.code) if code in BIRTH_CODES and not np.isnan(days[place])]
+    births = [
+        place
+        for place, code in enumerate(record.code)
+        if code in BIRTH_CODES and not np.isnan(days[place])
+    ]
     if not births:
         raise RecordError(NO_BIRTH)
     birth = births[0]  # the oldest
@@ -65,16 +75,27 @@ def tokenize(record: Events, vocabulary: Vocabulary) -> TokenSequence:
     day = np.floor_divide(np.where(np.isnan(days), 0.0, elapsed), _MICROSECONDS_PER_DAY)
     bags = [
         Bag() if static and is_death(code) else bag
-        for bag, code, static in zip(bags_of(record, vocabulary), record.code, np.isnan(days).tolist(), strict=True)
+        for bag, code, static in zip(
+            bags_of(record, vocabulary), record.code, np.isnan(days).tolist(), strict=True
+        )
     ]
     kept = _first_of_their_day(bags, day.tolist(), _order(days, birth))
-    return TokenSequence(tuple(bags[place] for place in kept), age_days[kept].astype(np.float32), np.array(kept, np.int64))
+    return TokenSequence(
+        tuple(bags[place] for place in kept),
+        age_days[kept].astype(np.float32),
+        np.array(kept, np.int64),
+    )
 
 
 def bags_of(record: Events, vocabulary: Vocabulary) -> list[Bag]:
-    """Return the tokens of every event of a record, none for an event that the vocabulary does not have."""
+    """Return the tokens of every event of a record, none for an event that the vocabulary does
+    not have.
+    """
     texts = record.text_value or (None,) * len(record.code)
-    return [vocabulary.bag(*event) for event in zip(record.code, record.numeric_value.tolist(), texts, strict=True)]
+    return [
+        vocabulary.bag(*event)
+        for event in zip(record.code, record.numeric_value.tolist(), texts, strict=True)
+    ]
 
 
 def _order(days: Float32[np.ndarray, " event"], birth: int) -> list[int]:

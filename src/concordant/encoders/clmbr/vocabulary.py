@@ -1,4 +1,7 @@
-"""The vocabulary of CLMBR and MOTOR, `dictionary.msgpack`: which token, or bag of tokens, an event is."""
+"""The vocabulary of CLMBR and MOTOR, `dictionary.msgpack`.
+
+Which token, or bag of tokens, an event is.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,10 @@ class Dictionary:
     """The content of `dictionary.msgpack`.
 
     Attributes:
-        entries: What each token stands for, by its place: `type` and, by type, `code_string`, `val_start`, `val_end`, `text_string`.
-        is_hierarchical: Whether an event is a bag: its code and the ancestors of that, its number and its text.
+        entries: What each token stands for, by its place: `type` and, by type, `code_string`,
+            `val_start`, `val_end`, `text_string`.
+        is_hierarchical: Whether an event is a bag: its code and the ancestors of that, its number
+            and its text.
         age_scale: Of the ages at the events of the training data; None where the file has none.
     """
 
@@ -75,15 +80,29 @@ def read_dictionary(path: Path) -> Dictionary:
             content = msgpack.load(stream)
         entries = content["vocab"]
         unknown = {entry["type"] for entry in entries}.difference(_TYPES)
-        dictionary = Dictionary(entries, bool(content.get("is_hierarchical", False)), _age_scale(content.get("age_stats")))
+        dictionary = Dictionary(
+            entries,
+            bool(content.get("is_hierarchical", False)),
+            _age_scale(content.get("age_stats")),
+        )
         _touch(dictionary)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, msgpack.UnpackException) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OSError,
+        msgpack.UnpackException,
+    ) as error:
         raise WeightsError(
-            f"{path}: no readable vocabulary of CLMBR or MOTOR ({type(error).__name__}: {error}); restore the file that came with the "
-            "weights"
+            f"{path}: no readable vocabulary of CLMBR or MOTOR ({type(error).__name__}: {error}); "
+            "restore the file that came with the weights"
         ) from None
     if unknown:
-        raise WeightsError(f"{path}: entries of type {', '.join(sorted(map(str, unknown)))}; expected {', '.join(_TYPES)}")
+        raise WeightsError(
+            f"{path}: entries of type {', '.join(sorted(map(str, unknown)))}; expected "
+            f"{', '.join(_TYPES)}"
+        )
     return dictionary
 
 
@@ -94,7 +113,9 @@ def _age_scale(stats: Mapping[str, Any] | None) -> AgeScale | None:
 
 
 def _touch(dictionary: Dictionary) -> None:
-    """Read every entry once, so that one without its parts is met here and not at the first event that needs it."""
+    """Read every entry once, so that one without its parts is met here and not at the first
+    event that needs it.
+    """
     if dictionary.is_hierarchical:
         Hierarchical(dictionary, Ontology({}))
     else:
@@ -116,11 +137,17 @@ class Vocabulary(ABC):
 
 
 class Flat(Vocabulary):
-    """One token per event: the range of its number, its text, or its code, in this order; never the bare code of an event with a value."""
+    """One token per event: the range of its number, its text, or its code, in this order.
+
+    Never the bare code of an event with a value.
+    """
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._codes = {code: Bag((token,), (1.0,)) for code, token in dictionary.codes.items()}
-        self._texts = {(entry["code_string"], entry["text_string"]): Bag((token,), (1.0,)) for token, entry in dictionary.texts()}
+        self._texts = {
+            (entry["code_string"], entry["text_string"]): Bag((token,), (1.0,))
+            for token, entry in dictionary.texts()
+        }
         self._numbers: dict[str, list[tuple[float, float, Bag]]] = defaultdict(list)
         for token, entry in dictionary.numbers():
             bounds = float(entry["val_start"]), float(entry["val_end"])
@@ -129,14 +156,19 @@ class Flat(Vocabulary):
     def bag(self, code: str, value: float, text: str | None) -> Bag:
         """Return the event's one token, or none."""
         if not isnan(value):
-            return next((bag for start, end, bag in self._numbers.get(code, ()) if start <= value < end), _NONE)
+            return next(
+                (bag for start, end, bag in self._numbers.get(code, ()) if start <= value < end),
+                _NONE,
+            )
         if text is not None:
             return self._texts.get((code, text), _NONE)
         return self._codes.get(code, _NONE)
 
 
 class Hierarchical(Vocabulary):
-    """A bag per event: its code and the ancestors of that share a weight of 1; its number's range and its text weigh 1 each.
+    """A bag per event: its code and the ancestors of that share a weight of 1.
+
+    Its number's range and its text weigh 1 each.
 
     Ranges and texts are those of all codes together, unless an entry names its code.
     """
@@ -144,7 +176,10 @@ class Hierarchical(Vocabulary):
     def __init__(self, dictionary: Dictionary, ontology: Ontology) -> None:
         self._codes = dictionary.codes
         self._ontology = ontology
-        self._texts = {(entry.get("code_string"), entry["text_string"]): token for token, entry in dictionary.texts()}
+        self._texts = {
+            (entry.get("code_string"), entry["text_string"]): token
+            for token, entry in dictionary.texts()
+        }
         ranges: dict[str | None, list[tuple[float, int]]] = defaultdict(list)
         for token, entry in dictionary.numbers():
             ranges[entry.get("code_string")].append((float(entry["val_start"]), token))
@@ -156,17 +191,36 @@ class Hierarchical(Vocabulary):
         if code not in self._known:
             self._known[code] = self._ancestry(code)
         bag = self._known[code]
-        further = [] if isnan(value) else [_range_of(value, self._ranges[key]) for key in (None, code) if key in self._ranges]
-        further += [] if text is None else [self._texts[key, text] for key in (None, code) if (key, text) in self._texts]
-        return Bag((*bag.tokens, *further), (*bag.weights, *[1.0] * len(further))) if further else bag
+        further = (
+            []
+            if isnan(value)
+            else [
+                _range_of(value, self._ranges[key]) for key in (None, code) if key in self._ranges
+            ]
+        )
+        further += (
+            []
+            if text is None
+            else [self._texts[key, text] for key in (None, code) if (key, text) in self._texts]
+        )
+        return (
+            Bag((*bag.tokens, *further), (*bag.weights, *[1.0] * len(further))) if further else bag
+        )
 
     def _ancestry(self, code: str) -> Bag:
-        tokens = sorted(self._codes[one] for one in (code, *self._ontology.ancestors(code)) if one in self._codes)
+        tokens = sorted(
+            self._codes[one]
+            for one in (code, *self._ontology.ancestors(code))
+            if one in self._codes
+        )
         return Bag(tuple(tokens), (1.0 / len(tokens),) * len(tokens)) if tokens else _NONE
 
 
 def _range_of(value: float, ranges: Sequence[tuple[float, int]]) -> int:
-    """Return the token of the last range that begins at or below a value; the first one has no lower end."""
+    """Return the token of the last range that begins at or below a value.
+
+    The first one has no lower end.
+    """
     return ranges[max(0, bisect_right(ranges, value, key=lambda one: one[0]) - 1)][1]
 
 
