@@ -31,9 +31,8 @@ def _grid_values(key: str, given: Any, info: ValidationInfo) -> tuple[Any, ...]:
     if key not in kinds:
         raise ConfigError(f"grid.{key}: unknown key.{did_you_mean(key, kinds)}")
     try:
-        values: tuple[Any, ...] = TypeAdapter(tuple[kinds[key], ...]).validate_python(
-            given, context=info.context
-        )  # type: ignore[valid-type]  # a type known only at run time
+        kind: Any = tuple.__class_getitem__((kinds[key], ...))  # a type known only at run time
+        values: tuple[Any, ...] = TypeAdapter(kind).validate_python(given, context=info.context)
     except ValidationError as error:
         raise config_error(error, given, prefix=("grid", key)) from None
     if not values:
