@@ -1,9 +1,9 @@
-"""The study file: YAML to a typed, frozen `Study`, and its grid to the members that are run."""
+"""The study file: YAML to a typed, frozen `Study`, and its grid to the strategies that are compared."""
 
 from __future__ import annotations
 
 from concordant.config.components import FEATURES, Component
-from concordant.config.members import Member
+from concordant.config.strategies import Strategy, Trial
 from concordant.config.study import (
     Cohorts,
     CohortSource,
@@ -26,9 +26,10 @@ __all__ = [
     "Encoders",
     "Evaluate",
     "Foreign",
-    "Member",
+    "Strategy",
     "Study",
     "Task",
+    "Trial",
     "parse_study",
     "read_study",
 ]

@@ -1,4 +1,4 @@
-"""A study: what is predicted, on which cohorts, from which encoders, by which members, and how
+"""A study: what is predicted, on which cohorts, from which encoders, by which strategies, and how
 it is judged.
 """
 
@@ -35,7 +35,7 @@ from concordant.config.components import (
     folder_of,
 )
 from concordant.config.grid import Grid
-from concordant.config.members import Member, member_of, merged
+from concordant.config.strategies import Strategy, Trial, distinct, strategy_of, trials_of
 from concordant.config.source import overridden, read_yaml
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.errors import ConfigError, did_you_mean
@@ -302,7 +302,7 @@ class Study(_Frozen):
         _check_names(
             "cohorts.external", [*internal, *(source.name for source in self.cohorts.external)]
         )
-        strategies = dict.fromkeys(member.label for member in self.members())
+        strategies = dict.fromkeys(strategy.label for strategy in self.strategies())
         _check_names("foreign", [*strategies, *(foreign.name for foreign in self.foreign)])
         measures(self.evaluate.metrics, self.task.horizons_days)
         if self.evaluate.recalibrate and not self.task.horizons_days:
@@ -347,30 +347,46 @@ class Study(_Frozen):
         """Where embedding stores go: `embeddings` beside the study file."""
         return self.folder / "embeddings"
 
-    def members(self) -> tuple[Member, ...]:
-        """Expand the grid, the last key fastest.
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Expand the grid to its strategies, the last key fastest.
 
-        Members that cannot differ are run once, an encoder without use left out.
+        Strategies that cannot differ stand once, an encoder without use is left out.
 
         Raises:
-            ConfigError: A fusion uses a modality that has no encoder, or two different members have
-                the same labels.
+            ConfigError: A fusion uses a modality that has no encoder, or two different strategies
+                have the same labels.
         """
         plain = {
             "fusion": self.fusion,
             "encoders.ct": self.encoders.ct,
             "encoders.ehr": self.encoders.ehr,
             "head": self.head,
-            "seed": self.seed,
         }
-        axes = {key: (value,) for key, value in plain.items() if key not in self.grid} | self.grid
-        varied = [key for key, values in self.grid.items() if len(values) > 1]
+        varied = {key: values for key, values in self.grid.items() if key in plain}
+        axes = {key: (value,) for key, value in plain.items() if key not in varied} | varied
         points = (dict(zip(axes, point, strict=True)) for point in product(*axes.values()))
-        return merged(member_of(point, self.train, varied) for point in points)
+        tells_head = len(axes["head"]) > 1
+        return distinct(strategy_of(point, tells_head=tells_head) for point in points)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Return the ways in which every strategy is fitted: the grid over `train.*`, expanded."""
+        prefix = "train."
+        return trials_of(
+            self.train,
+            {
+                key.removeprefix(prefix): values
+                for key, values in self.grid.items()
+                if key.startswith(prefix)
+            },
+        )
+
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds with which every strategy is fitted, in order."""
+        return tuple(dict.fromkeys(self.grid.get("seed", (self.seed,))))
 
     def encoder_choices(self, modality: Modality) -> tuple[Component, ...]:
-        """Return the encoders of a modality that at least one member uses, each once, in order."""
-        chosen = [member.encoder(modality) for member in self.members()]
+        """Return the encoders of a modality that a strategy uses, each once, in order."""
+        chosen = [strategy.encoder(modality) for strategy in self.strategies()]
         return tuple(
             one for place, one in enumerate(chosen) if one is not None and one not in chosen[:place]
         )

@@ -64,9 +64,24 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
-    def study(self) -> Path:
-        """What was run on what: members, cohorts, quarantine, versions."""
-        return self.path / "study.json"
+    def record(self) -> Path:
+        """What was run on what: strategies, cohorts, quarantine, options, versions."""
+        return self.path / "run.json"
+
+    @property
+    def trials(self) -> Path:
+        """Table of the trials of each strategy and fold, and which of them was chosen."""
+        return self.path / "trials.parquet"
+
+    @property
+    def work(self) -> Path:
+        """What the processes of a run share while it goes on; removed at its end."""
+        return self.path / ".work"
+
+    @property
+    def drivers(self) -> Path:
+        """The processes that drive a run, and what each of them has in hand."""
+        return self.path / ".drivers"
 
     @property
     def report(self) -> Path:
@@ -78,14 +93,14 @@ class RunFolder:
         """Attention pictures for the report, where the study asks for them."""
         return self.path / "pictures"
 
-    def member(self, name: str) -> MemberFolder:
-        """Return the folder of a member."""
-        return MemberFolder(self.path / name)
+    def strategy(self, name: str) -> StrategyFolder:
+        """Return the folder of a strategy."""
+        return StrategyFolder(self.path / name)
 
 
 @dataclass(frozen=True, slots=True)
-class MemberFolder:
-    """The folder of one member: one combination of encoders, fusion, head and seed.
+class StrategyFolder:
+    """The folder of one strategy: one combination of encoders, fusion and head.
 
     Attributes:
         path: The folder.
@@ -94,20 +109,47 @@ class MemberFolder:
     path: Path
 
     @property
-    def run(self) -> Path:
-        """Options as given and resolved, versions, seeds, timings."""
-        return self.path / "run.json"
-
-    @property
     def config(self) -> Path:
-        """The resolved member as YAML."""
+        """The resolved strategy as YAML."""
         return self.path / "config.yaml"
 
     def predictions(self, cohort: str) -> Path:
-        """Predictions for one cohort label (`held_out`, `development`, or an external cohort's
-        name).
+        """Predictions for one cohort label, all seeds and variants.
+
+        The label is `held_out`, `development`, or an external cohort's name.
         """
         return self.path / "predictions" / f"{slug(cohort)}.parquet"
+
+    def fit(self, trial: str, seed: int, fold: str | None) -> FitFolder:
+        """Return the folder of a fit; a trial called "default" and no fold are left unnamed."""
+        parts = ["" if trial == "default" else slug(trial), f"seed{seed}", fold or ""]
+        return FitFolder(self.path / "fits" / "__".join(part for part in parts if part))
+
+
+@dataclass(frozen=True, slots=True)
+class FitFolder:
+    """The folder of one fit, written whole or not at all: model, history, predictions.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def account(self) -> Path:
+        """What the fit depended on, what it came to, and the digests of the files beside it."""
+        return self.path / "fit.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Risks and survival curves of each part, in the rows' order."""
+        return self.path / "predictions.safetensors"
+
+    @property
+    def failure(self) -> Path:
+        """Why the fit failed, beside the folder that it therefore does not have."""
+        return self.path.with_name(f"{self.path.name}.failed.json")
 
 
 def slug(text: str) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from concordant.config import Study
+from concordant.config import Foreign
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS, Predictions, read_predictions
-from concordant.study.cohorts import StudyData
+from concordant.study.data import StudyData
 
 
-def read_foreign(study: Study, data: StudyData) -> dict[str, dict[str, Predictions]]:
+def read_foreign(
+    foreign: Sequence[Foreign], data: StudyData
+) -> dict[str, dict[str, Predictions]]:
     """Join the predictions of others to the outcomes of the cohorts they cover.
 
     Raises:
         PredictionsError: A file that cannot be read, lacks a column, or covers a cohort only in
             part, by risks or by curves.
     """
-    return {one.name: _foreign(one.table, data) for one in study.foreign}
+    return {one.name: _foreign(one.table, data) for one in foreign}
 
 
 def _foreign(path: Path, data: StudyData) -> dict[str, Predictions]:

@@ -2,71 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
-from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
-from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
-from concordant.core.processes import Outcome
+from concordant.core.errors import CohortError, NotApplicableError, StoreError
+from concordant.core.files import (
+    file_digest,
+    fingerprint,
+    read_json,
+    remove_abandoned,
+    write_json,
+)
 from concordant.core.survival import Predictions
 from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audit, AuditCheck
 from concordant.embeddings.extract import Progress
-from concordant.embeddings.making import ShardEngine
-from concordant.engine import run_tasks
-from concordant.report.html import write_report
-from concordant.study.cohorts import (
+from concordant.engines import Engine, LocalEngine
+from concordant.report.page import write_report
+from concordant.study.collect import StrategyResult, collect, refuse_if_all_failed
+from concordant.study.data import StudyData, read_data
+from concordant.study.drivers import driving
+from concordant.study.fitting import Crew, discard_altered, fit_all
+from concordant.study.foreign import read_foreign
+from concordant.study.pictures import refresh_pictures
+from concordant.study.plan import Plan, refuse_without_events
+from concordant.study.planning import make_plan
+from concordant.study.records import run_record
+from concordant.study.sources import (
+    Sources,
     Stores,
-    StudyData,
     audit_data,
     check_inputs,
     counted_records,
     embed_all,
-    read_data,
     records_of,
 )
-from concordant.study.foreign import read_foreign
-from concordant.study.members import (
-    MemberPlan,
-    collect,
-    git_revision,
-    plan_members,
-    refuse_without_events,
-    versions,
-)
-from concordant.study.pictures import refresh_pictures
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, write_tables
-from concordant.study.units import run_unit
+from concordant.study.tables import write_tables
 from concordant.training.fit import torch_device
 
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 """Raised when the same predictions would give other tables or another report."""
 
 WARNINGS_ONLY = (TRAINING_DATA, PRETRAINING, SHARED_SCANS)
 """Checks of the audit that are shown but do not stop a run: only the user can judge them."""
 
+ForeignPredictions = Mapping[str, Mapping[str, Predictions]]
+
 
 def check_study(study: Study) -> Audit:
-    """Read a study's cohorts, folds, features and records and check them for leakage, without
-    embedding or fitting anything.
+    """Check a study's cohorts, folds, features and records for leakage; embeds and fits nothing.
 
     Raises:
         ConcordantError: Anything wrong with the files.
     """
-    data = read_data(study)
-    found = audit_data(study, data, counted_records(study, data))
+    data, sources = read_data(study), Sources.of(study)
+    found = audit_data(sources, data, counted_records(sources, data))
     if not _leaks(found):  # a leak comes first: it may be why a file does not fit
-        check_inputs(study, data)
-        read_foreign(study, data)
+        check_inputs(sources, data)
+        read_foreign(study.foreign, data)
     return found
 
 
 def embed_study(
     study: Study,
     *,
-    engine: ShardEngine | None = None,
+    engine: Engine | None = None,
     retry_quarantined: bool = False,
     progress: Progress | None = None,
 ) -> Stores:
@@ -79,9 +84,9 @@ def embed_study(
         progress: Told what is being done, how much of it is done, and how much there is.
     """
     return embed_all(
-        study,
+        Sources.of(study),
         read_data(study),
-        engine=engine or ShardEngine(),
+        engine=engine or LocalEngine(),
         retry_quarantined=retry_quarantined,
         progress=progress,
     )
@@ -90,57 +95,88 @@ def embed_study(
 def run_study(
     study: Study,
     *,
-    workers: int = 1,
-    engine: ShardEngine | None = None,
+    engine: Engine | None = None,
+    join: bool = False,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Run a study from its files to its report.
-
-    What is done already is kept as long as nothing it depends on has changed.
+    """Run a study from its files to its report; what is done and has not changed is kept.
 
     A run may be killed anywhere and started again: shards of a store, fits and tables are written
-    whole or not at all.
+    whole or not at all. Strategies that failed are listed in the record and the report.
 
     Args:
         study: The study.
-        workers: Processes for fitting, and for encoding unless an engine is given; 1 = in this
-            process.
-        engine: Where the shards of embeddings are made.
+        engine: Where shards of embeddings and fits are made; in this process unless given.
+        join: Share the run with every other driver that was started so.
         progress: Told what is being done, how much of it is done, and how much there is.
 
     Raises:
-        ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that
-            failed (the others are kept).
+        ConcordantError: Wrong input, a leak the audit found, no applicable strategy, none that
+            could be fitted, or another driver that does not share the run.
     """
-    started = datetime.now(UTC)
-    for member in study.members():
-        torch_device(member.train.device)
-    data = read_data(study)
-    _refuse_leaks(audit_data(study, data, {}))
-    check_inputs(study, data)
-    foreign = read_foreign(study, data)
-    engine = engine or ShardEngine(workers=workers if workers > 1 else 0)
-    stores = embed_all(study, data, engine=engine, retry_quarantined=False, progress=progress)
-    audit = audit_data(study, data, records_of(stores))
+    run, started = study.run_folder, datetime.now(UTC)
+    _refuse_older(run)
+    for trial in study.trials():
+        torch_device(trial.options.device)
+    with driving(run.drivers, join=join) as lease:
+        crew = Crew(engine or LocalEngine(), study.imports, lease if join else None)
+        inputs = _prepared(study, crew, progress)
+        plan = make_plan(study, inputs.data, inputs.stores)
+        refuse_without_events(plan, inputs.data.development.target.observed)
+        _refuse_nothing_to_fit(plan)
+        fit_all(plan, inputs.data, crew, progress)
+        if not join:
+            remove_abandoned(run.path)
+        with _turn(crew, "tables"):
+            facts = _facts(study, inputs, plan)
+            if not _is_current(run, facts):
+                while discard_altered(plan):
+                    fit_all(plan, inputs.data, crew, progress)
+                _judge(study, inputs, plan, facts, started, progress)
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """All that is read before the first fit."""
+
+    data: StudyData
+    stores: Stores
+    audit: Audit
+    foreign: ForeignPredictions
+
+
+def _prepared(study: Study, crew: Crew, progress: Progress | None) -> _Inputs:
+    data, sources = read_data(study), Sources.of(study)
+    _refuse_leaks(audit_data(sources, data, {}))
+    check_inputs(sources, data)
+    foreign = read_foreign(study.foreign, data)
+    with _turn(crew, "embeddings"):
+        stores = embed_all(
+            sources, data, engine=crew.engine, retry_quarantined=False, progress=progress
+        )
+    audit = audit_data(sources, data, records_of(stores))
     _refuse_leaks(audit)
-    plans = plan_members(study, data, stores)
-    refuse_without_events(plans)
-    _fit_all(study, plans, workers, progress)
-    remove_abandoned(study.run_folder.path)
-    facts = _facts(study, data, audit, plans, foreign)
-    if not _is_current(study.run_folder, facts):
-        for vouching in (
-            study.run_folder.study,
-            study.run_folder.report,
-        ):  # stopped from here on, the run is not current
-            vouching.unlink(missing_ok=True)
-        write_json(study.run_folder.audit, audit.to_json())
-        _judge(study, data, stores, plans, foreign, facts, started, progress)
-    return study.run_folder
+    return _Inputs(data, stores, audit, foreign)
+
+
+def _turn(crew: Crew, work: str) -> AbstractContextManager[None]:
+    """Let one of the drivers that share a run at a time do some work."""
+    return nullcontext() if crew.lease is None else crew.lease.turn(work)
+
+
+def _refuse_older(run: RunFolder) -> None:
+    if (run.path / "study.json").exists() and not run.record.exists():
+        raise StoreError(
+            f"{run.path} was written by an earlier version, whose folders have another form; move "
+            "it away, or give the study another name"
+        )
 
 
 def _leaks(audit: Audit) -> list[AuditCheck]:
-    return [check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY]
+    return [
+        check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY
+    ]
 
 
 def _refuse_leaks(audit: Audit) -> None:
@@ -152,53 +188,13 @@ def _refuse_leaks(audit: Audit) -> None:
         )
 
 
-def _fit_all(
-    study: Study, plans: Sequence[MemberPlan], workers: int, progress: Progress | None
-) -> None:
-    units = [unit for plan in plans for unit in plan.units]
-    if not units:
-        raise NotApplicableError(f"no member of the grid can be fitted: {plans[0].reason}")
-    waiting = [unit for unit in units if not unit.is_done]
-    report = _counter(progress, len(units) - len(waiting), len(units))
-    outcomes = run_tasks(
-        run_unit,
-        waiting,
-        workers=min(workers, max(len(waiting), 1)),
-        imports=study.imports,
-        on_done=report,
-    )
-    failed = [
-        (unit, outcome.failure)
-        for unit, outcome in zip(waiting, outcomes, strict=True)
-        if outcome.failure is not None
-    ]
-    if failed:
-        unit, failure = failed[0]
-        assert failure is not None  # noqa: S101 # the list holds nothing else; for the type checker
-        raise ConcordantError(
-            f"{len(failed)} of {len(units)} fits failed, the first in {unit.name}: {failure.kind}: "
-            f"{failure.message}. The others are kept; mend the cause and run "
-            f"again.{'' if failure.expected else chr(10) + failure.details}"
-        )
+def _refuse_nothing_to_fit(plan: Plan) -> None:
+    if not plan.fits:
+        reason = plan.strategies[0].reason
+        raise NotApplicableError(f"no strategy of the grid can be fitted: {reason}")
 
 
-def _counter(progress: Progress | None, done: int, total: int) -> Callable[[Outcome[None]], None]:
-    finished = done
-
-    def report(_: Outcome[None]) -> None:
-        nonlocal finished
-        finished += 1
-        if progress is not None:
-            progress("fits", finished, total)
-
-    if progress is not None:
-        progress("fits", done, total)
-    return report
-
-
-def _facts(
-    study: Study, data: StudyData, audit: Audit, plans: Sequence[MemberPlan], foreign: Any
-) -> dict[str, Any]:
+def _facts(study: Study, inputs: _Inputs, plan: Plan) -> dict[str, Any]:
     """Return what tables and report depend on."""
     return {
         "tables_version": TABLES_VERSION,
@@ -206,19 +202,30 @@ def _facts(
         "task": study.task.model_dump(mode="json"),
         "evaluate": study.evaluate.model_dump(mode="json"),
         "report": study.report.model_dump(mode="json"),
-        "cohorts": {cohort.label: file_digest(cohort.path) for cohort in data.cohorts},
-        "audit": fingerprint(audit.to_json()),
-        "units": [fingerprint(unit.facts) for plan in plans for unit in plan.units],
-        "reasons": {plan.member.name: plan.reason for plan in plans},
+        "cohorts": {cohort.label: file_digest(cohort.path) for cohort in inputs.data.cohorts},
+        "audit": fingerprint(inputs.audit.to_json()),
+        "fits": plan.fingerprint,
+        "failed": {plan.name(fit): reason for fit, reason in plan.failures()},
+        "available": fingerprint(
+            {
+                one.strategy.name: [cohort.available for cohort in one.cohorts]
+                for one in plan.strategies
+            }
+        ),
+        "reasons": {one.strategy.name: one.reason for one in plan.strategies},
         "foreign": {
             name: {cohort: _predicted(one) for cohort, one in cohorts.items()}
-            for name, cohorts in foreign.items()
+            for name, cohorts in inputs.foreign.items()
         },
     }
 
 
 def _predicted(predictions: Predictions) -> str:
-    risk, survival, times = predictions.risk, predictions.survival, predictions.survival_times_days
+    risk, survival, times = (
+        predictions.risk,
+        predictions.survival,
+        predictions.survival_times_days,
+    )
     curves = (
         {}
         if survival is None or times is None
@@ -228,49 +235,11 @@ def _predicted(predictions: Predictions) -> str:
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
-    paths = (run.study, *run.tables, run.audit, run.report)
-    return all(path.is_file() for path in paths) and read_json(run.study).get(
-        "fingerprint"
-    ) == fingerprint(facts)
-
-
-def _judge(
-    study: Study,
-    data: StudyData,
-    stores: Stores,
-    plans: Sequence[MemberPlan],
-    foreign: Any,
-    facts: dict[str, Any],
-    started: datetime,
-    progress: Progress | None,
-) -> None:
-    """Collect, tabulate, report.
-
-    `study.json`, which vouches for the tables, is written after them, and the report last.
-    """
-    say = progress or (lambda stage, done, total: None)
-    say("tables", 0, 3)
-    results = [collect(plan, study) for plan in plans if plan.units]
-    say("tables", 1, 3)
-    write_tables(study, data, results, foreign)
-    say("tables", 2, 3)
-    described = {
-        "name": study.name,
-        "task": study.task,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "git_revision": git_revision(study.folder),
-        "fingerprint": fingerprint(facts),
-        "train": study.train,
-        "cross_validation": study.cross_validation,
-        "cause": study.evaluate.cause,
-        "cohorts": cohort_facts(study, data, plans),
-        "members": member_facts(plans, results),
-        "foreign": [{"name": name, "oracle": name.startswith("oracle")} for name in foreign],
-        "quarantine": quarantine_facts(stores),
-    }
-    write_json(study.run_folder.study, described)
-    refresh_pictures(study, data)
-    write_report(study.run_folder)
-    say("tables", 3, 3)
+    """Return whether tables and report are those of the facts, and as they were written."""
+    try:
+        told = read_json(run.record)
+        return bool(told["fingerprint"] == fingerprint(facts)) and all(
+            file_digest(run.path / name) == digest for name, digest in told["artifacts"].items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
