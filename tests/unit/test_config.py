@@ -1,4 +1,4 @@
-"""The study file: what is read, what is refused and how the refusal reads, and which members
+"""The study file: what is read, what is refused and how the refusal reads, and which strategies
 come out.
 """
 
@@ -62,7 +62,7 @@ def test_a_minimal_study_has_the_stated_defaults(folder):
     assert study.cross_validation is None
     assert study.max_quarantined == 0.05
     assert study.cohorts.external == ()
-    assert len(study.members()) == 1
+    assert len(study.strategies()) == 1
 
 
 def test_paths_resolve_against_the_folder_of_the_file(folder, monkeypatch):
@@ -143,7 +143,7 @@ def test_records_are_needed_only_by_encoders_that_read_them(folder):
     )
     assert study.cohorts.development.meds is None
     assert (
-        read(folder, MINIMAL, without, "fusion={name: unimodal, modality: ct}").members()[0].ehr
+        read(folder, MINIMAL, without, "fusion={name: unimodal, modality: ct}").strategies()[0].ehr
         is None
     )
 
@@ -206,7 +206,7 @@ def test_a_study_travels_to_another_process(folder):
     copy = pickle.loads(pickle.dumps(study))  # noqa: S301  # what the engine does with a task
     assert copy == study
     assert copy.run_folder == study.run_folder
-    assert copy.members() == study.members()
+    assert copy.strategies() == study.strategies()
 
 
 def test_the_resolved_study_is_plain_and_reads_as_the_same_study(folder):
@@ -219,28 +219,22 @@ def test_the_resolved_study_is_plain_and_reads_as_the_same_study(folder):
     plain = json.loads(json.dumps(study.resolved()))
     assert plain["train"]["max_epochs"] == study.train.max_epochs
     again = parse_study(plain, folder=folder)
-    assert again.members() == study.members()
+    assert again.strategies() == study.strategies()
     assert study.given == yaml.safe_load(text)
 
 
-def test_a_resolved_member_reads_as_its_own_study(folder):
+def test_a_resolved_strategy_reads_as_its_own_study(folder):
     study = read(
         folder,
         MINIMAL,
         "grid.fusion=[{name: unimodal, modality: ehr}, late]",
-        "grid.train.lr=[0.1, 0.2]",
     )
-    for member in study.members():
+    for strategy in study.strategies():
         rest = {key: value for key, value in study.given.items() if key != "grid"}
         (again,) = parse_study(
-            rest | json.loads(json.dumps(member.resolved())), folder=folder
-        ).members()
-        assert (again.ct, again.ehr, again.fusion, again.train) == (
-            member.ct,
-            member.ehr,
-            member.fusion,
-            member.train,
-        )
+            rest | json.loads(json.dumps(strategy.resolved())), folder=folder
+        ).strategies()
+        assert again == strategy
 
 
 # What is refused
@@ -451,7 +445,7 @@ def test_overrides_reach_mappings_lists_components_and_the_grid(folder):
     assert study.cohorts.external[0].name == "south"
     assert study.encoders.ehr is not None
     assert study.encoders.ehr.options["values"] == "last"
-    assert [member.ehr_label for member in study.members()] == ["one_hot", "count"]
+    assert [strategy.ehr_label for strategy in study.strategies()] == ["one_hot", "count"]
 
 
 @pytest.mark.parametrize(
@@ -478,7 +472,7 @@ def test_a_wrong_override_is_named(folder, override, expected):
     assert expected in str(caught.value)
 
 
-# Members
+# Strategies and trials
 
 
 def test_the_grid_is_a_product_with_the_last_key_fastest(folder):
@@ -488,23 +482,22 @@ def test_the_grid_is_a_product_with_the_last_key_fastest(folder):
         + "fusion: concat\ngrid: {encoders.ehr: [one_hot, count], fusion: [late, contrastive], "
         "seed: [0, 1]}\n",
     )
-    assert [(member.ehr_label, member.fusion.label, member.seed) for member in study.members()] == [
-        (ehr, fusion, seed)
-        for ehr in ("one_hot", "count")
-        for fusion in ("late", "contrastive")
-        for seed in (0, 1)
+    strategies = study.strategies()
+    assert [(strategy.ehr_label, strategy.fusion.label) for strategy in strategies] == [
+        (ehr, fusion) for ehr in ("one_hot", "count") for fusion in ("late", "contrastive")
     ]
-    assert {member.ct_label for member in study.members()} == {"volume_features"}
+    assert study.seeds() == (0, 1)
+    assert {strategy.ct_label for strategy in study.strategies()} == {"volume_features"}
 
 
-def test_members_that_cannot_differ_run_once(folder):
+def test_strategies_that_cannot_differ_stand_once(folder):
     text = (
         MINIMAL
         + "grid: {fusion: [{name: unimodal, modality: ct}, {name: linear, modality: ehr}, late], "
         "encoders.ehr: [one_hot, count]}\n"
     )
     assert [
-        (member.label, member.ct_label, member.ehr_label) for member in read(folder, text).members()
+        (strategy.label, strategy.ct_label, strategy.ehr_label) for strategy in read(folder, text).strategies()
     ] == [
         ("unimodal(modality=ct)", "volume_features", None),
         ("linear(modality=ehr)", None, "one_hot"),
@@ -515,24 +508,21 @@ def test_members_that_cannot_differ_run_once(folder):
 
 
 def test_values_given_twice_run_once(folder):
-    assert (
-        len(
-            read(
-                folder,
-                MINIMAL,
-                "grid.seed=[0, 0]",
-                "grid.fusion=[late, {name: late, combine: stack}]",
-            ).members()
-        )
-        == 1
+    study = read(
+        folder,
+        MINIMAL,
+        "grid.seed=[0, 0]",
+        "grid.fusion=[late, {name: late, combine: stack}]",
+        "grid.train.lr=[0.1, 0.1]",
     )
+    assert (len(study.strategies()), study.seeds(), len(study.trials())) == (1, (0,), 1)
 
 
 def test_a_study_may_have_one_modality(folder):
     study = read(
         folder, MINIMAL, "encoders={ct: volume_features}", "fusion={name: linear, modality: ct}"
     )
-    assert [(member.ct_label, member.ehr_label) for member in study.members()] == [
+    assert [(strategy.ct_label, strategy.ehr_label) for strategy in study.strategies()] == [
         ("volume_features", None)
     ]
     assert [one.name for one in study.encoder_choices(Modality.CT)] == ["volume_features"]
@@ -551,31 +541,43 @@ def test_the_grid_may_give_what_the_top_level_leaves_out(folder):
     assert study.encoder_choices(Modality.CT)[0].label == "volume_features"
 
 
-def test_training_options_vary_and_show_in_names_and_labels(folder):
+def test_training_options_that_vary_are_trials_and_no_strategies(folder):
     study = read(
         folder,
         MINIMAL,
         "train.max_epochs=7",
         "grid.train.lr=[0.1, 0.01]",
+        "grid.train.width=[8, 16]",
         "grid.train.dropout=[auto]",
     )
-    members = study.members()
-    assert [
-        (member.train.lr, member.train.max_epochs, member.train.dropout) for member in members
-    ] == [(0.1, 7, "auto"), (0.01, 7, "auto")]
-    assert [member.label for member in members] == ["contrastive[lr=0.1]", "contrastive[lr=0.01]"]
-    assert members[0].name == "contrastive__volume_features__one_hot__cox__lr=0.1__seed0"
+    (strategy,) = study.strategies()
+    assert strategy.label == "contrastive"
+    trials = study.trials()
+    assert [(trial.name, trial.options.lr, trial.options.width) for trial in trials] == [
+        (f"lr={lr},width={width}", lr, width) for lr in (0.1, 0.01) for width in (8, 16)
+    ]
+    assert {(trial.options.max_epochs, trial.options.dropout) for trial in trials} == {(7, "auto")}
+    (only,) = read(folder, MINIMAL).trials()
+    assert only.name == "default"
 
 
-def test_a_member_has_the_same_folder_in_every_study(folder):
-    (alone,) = read(folder, MINIMAL, "fusion={name: co_attention, guide: ehr}").members()
-    assert alone.name == "co_attention-guide=ehr__volume_features__one_hot__cox__seed0"
+def test_a_head_that_varies_is_told_in_the_label(folder):
+    study = read(folder, MINIMAL, "grid.head=[cox, {name: cox, ties: breslow}]")
+    assert [strategy.label for strategy in study.strategies()] == [
+        "contrastive[head=cox]",
+        "contrastive[head=cox(ties=breslow)]",
+    ]
+
+
+def test_a_strategy_has_the_same_folder_in_every_study(folder):
+    (alone,) = read(folder, MINIMAL, "fusion={name: co_attention, guide: ehr}").strategies()
+    assert alone.name == "co_attention-guide=ehr__volume_features__one_hot__cox"
     grid = (
         MINIMAL
         + "grid: {seed: [3, 0], fusion: [late, {name: co_attention, guide: ehr}], encoders.ehr: "
         "[count, one_hot]}\n"
     )
-    assert alone.name in [member.name for member in read(folder, grid).members()]
+    assert alone.name in [strategy.name for strategy in read(folder, grid).strategies()]
 
 
 def test_different_components_with_one_label_are_refused(folder):
@@ -584,7 +586,7 @@ def test_different_components_with_one_label_are_refused(folder):
         MINIMAL,
         "grid.encoders.ehr=[{name: one_hot, label: codes}, {name: count, label: codes}]",
     )
-    assert "two members of the grid differ but are both called" in text
+    assert "two strategies of the grid differ but are both called" in text
 
 
 fusions = st.lists(
@@ -608,7 +610,7 @@ seeds = st.lists(st.integers(0, 3), min_size=1, max_size=3)
 
 @settings(deadline=None, max_examples=25)
 @given(fusions, records, seeds)
-def test_members_are_the_distinct_points_of_the_grid_with_unique_folder_names(
+def test_strategies_are_the_distinct_points_of_the_grid_with_unique_folder_names(
     tmp_path_factory, fusions, records, seeds
 ):
     root = tmp_path_factory.mktemp("study")
@@ -618,10 +620,11 @@ def test_members_are_the_distinct_points_of_the_grid_with_unique_folder_names(
         f"grid: {{fusion: [{', '.join(fusions)}], encoders.ehr: [{', '.join(records)}], seed: "
         f"{seeds}}}\n"
     )
-    members = read(root, MINIMAL + grid).members()
-    points = {(f, None if "ct" in f else r, s) for f in fusions for r in records for s in seeds}
-    assert len(members) == len(points)
-    names = [member.name for member in members]
+    study = read(root, MINIMAL + grid)
+    points = {(f, None if "ct" in f else r) for f in fusions for r in records}
+    assert len(study.strategies()) == len(points)
+    assert study.seeds() == tuple(dict.fromkeys(seeds))
+    names = [strategy.name for strategy in study.strategies()]
     assert len(set(names)) == len(names)
     assert all(slug(name) == name for name in names)
 
@@ -650,7 +653,7 @@ def test_imported_components_are_known_and_carried_along(folder, monkeypatch):
     try:
         study = read_study(folder / "study.yaml", imports=["my_plugin_for_config"])
         assert study.imports == ("my_plugin_for_config",)
-        assert study.members()[0].label == "mine_for_config(strength=2.0)"
+        assert study.strategies()[0].label == "mine_for_config(strength=2.0)"
     finally:
         from concordant.fusion import FUSIONS
 

@@ -11,9 +11,9 @@ import polars as pl
 import yaml
 from jaxtyping import Float
 
-from concordant.core.errors import ConcordantError
+from concordant.core.errors import ConcordantError, MetricError
 from concordant.core.files import write_text
-from concordant.core.survival import AS_IS, COLUMNS, RECALIBRATED, Predictions, write_variants
+from concordant.core.survival import AS_IS, COLUMNS, RECALIBRATED, Predictions, join_predictions
 from concordant.metrics import Recalibration
 from concordant.study.data import StudyData
 from concordant.study.fits import PartPredictions, failure_of, read_account, read_fit
@@ -283,8 +283,8 @@ def _write(
     text = yaml.safe_dump(planned.strategy.resolved(), sort_keys=False, allow_unicode=True)
     write_text(planned.folder.config, text)
     for label in labels:
-        tables = list(_of_cohort(predictions, label))
-        write_variants(tables, planned.folder.predictions(label))
+        together = join_predictions(list(_of_cohort(predictions, label)))
+        together.write(planned.folder.predictions(label))
 
 
 def _of_cohort(

@@ -72,8 +72,11 @@ def run_fit(task: FitTask) -> str | None:
 def is_done(folder: FitFolder, fingerprint: str) -> bool:
     """Return whether a folder holds the result of exactly this fit, its files of the right sizes."""
     account = _read(folder.account)
-    return account.get("fingerprint") == fingerprint and all(
-        _size(folder.path / name) == size for name, (size, _) in account["files"].items()
+    files = account.get("files")
+    return (
+        account.get("fingerprint") == fingerprint
+        and bool(files)
+        and all(_size(folder.path / name) == size for name, (size, _) in files.items())
     )
 
 
