@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def digests(self) -> Path:
+        """Digests of all that a finished run has written; the last thing that it writes."""
+        return self.path / "digests.json"
+
+    @property
     def trials(self) -> Path:
         """Table of the trials of each strategy and fold, and which of them was chosen."""
         return self.path / "trials.parquet"

@@ -73,6 +73,12 @@ def discard_altered(plan: Plan) -> bool:
     return bool(altered)
 
 
+def failures(plan: Plan) -> dict[str, str]:
+    """Return why fits failed, by their names."""
+    reasons = {plan.name(fit): failure_of(fit.folder, fit.fingerprint) for fit in plan.fits}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
 def _is_settled(fit: Fit) -> bool:
     return failure_of(fit.folder, fit.fingerprint) is None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from typing import Any
 
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
-from concordant.core.errors import CohortError, NotApplicableError, StoreError
+from concordant.core.errors import CohortError, NotApplicableError
 from concordant.core.files import (
     file_digest,
     fingerprint,
@@ -19,6 +17,7 @@ from concordant.core.files import (
     remove_abandoned,
     write_json,
 )
+from concordant.core.records import refuse_earlier_layout, write_record
 from concordant.core.survival import Predictions
 from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audit, AuditCheck
 from concordant.embeddings.extract import Progress
@@ -27,7 +26,7 @@ from concordant.report.page import write_report
 from concordant.study.collect import StrategyResult, collect, refuse_if_all_failed
 from concordant.study.data import StudyData, read_data
 from concordant.study.drivers import driving
-from concordant.study.fitting import Crew, discard_altered, fit_all
+from concordant.study.fitting import Crew, discard_altered, failures, fit_all
 from concordant.study.foreign import read_foreign
 from concordant.study.pictures import refresh_pictures
 from concordant.study.plan import Plan, refuse_without_events
@@ -42,7 +41,7 @@ from concordant.study.sources import (
     embed_all,
     records_of,
 )
-from concordant.study.tables import write_tables
+from concordant.study.tables import ForeignPredictions, judged_of, write_tables
 from concordant.training.fit import torch_device
 
 TABLES_VERSION = 2
@@ -50,8 +49,6 @@ TABLES_VERSION = 2
 
 WARNINGS_ONLY = (TRAINING_DATA, PRETRAINING, SHARED_SCANS)
 """Checks of the audit that are shown but do not stop a run: only the user can judge them."""
-
-ForeignPredictions = Mapping[str, Mapping[str, Predictions]]
 
 
 def check_study(study: Study) -> Audit:
@@ -115,7 +112,7 @@ def run_study(
             could be fitted, or another driver that does not share the run.
     """
     run, started = study.run_folder, datetime.now(UTC)
-    _refuse_older(run)
+    refuse_earlier_layout(run)
     for trial in study.trials():
         torch_device(trial.options.device)
     with driving(run.drivers, join=join) as lease:
@@ -165,14 +162,6 @@ def _turn(crew: Crew, work: str) -> AbstractContextManager[None]:
     return nullcontext() if crew.lease is None else crew.lease.turn(work)
 
 
-def _refuse_older(run: RunFolder) -> None:
-    if (run.path / "study.json").exists() and not run.record.exists():
-        raise StoreError(
-            f"{run.path} was written by an earlier version, whose folders have another form; move "
-            "it away, or give the study another name"
-        )
-
-
 def _leaks(audit: Audit) -> list[AuditCheck]:
     return [
         check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY
@@ -205,7 +194,7 @@ def _facts(study: Study, inputs: _Inputs, plan: Plan) -> dict[str, Any]:
         "cohorts": {cohort.label: file_digest(cohort.path) for cohort in inputs.data.cohorts},
         "audit": fingerprint(inputs.audit.to_json()),
         "fits": plan.fingerprint,
-        "failed": {plan.name(fit): reason for fit, reason in plan.failures()},
+        "failed": failures(plan),
         "available": fingerprint(
             {
                 one.strategy.name: [cohort.available for cohort in one.cohorts]
@@ -237,9 +226,64 @@ def _predicted(predictions: Predictions) -> str:
 def _is_current(run: RunFolder, facts: Any) -> bool:
     """Return whether tables and report are those of the facts, and as they were written."""
     try:
-        told = read_json(run.record)
+        told = read_json(run.digests)
         return bool(told["fingerprint"] == fingerprint(facts)) and all(
-            file_digest(run.path / name) == digest for name, digest in told["artifacts"].items()
+            file_digest(run.path / name) == digest for name, digest in told["files"].items()
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def _judge(
+    study: Study,
+    inputs: _Inputs,
+    plan: Plan,
+    facts: dict[str, Any],
+    started: datetime,
+    progress: Progress | None,
+) -> None:
+    """Collect, tabulate, report; the digests, which vouch for all of it, are written last."""
+    run, say = plan.run, progress or (lambda stage, done, total: None)
+    for vouching in (run.digests, run.report):  # stopped from here on, the run is not current
+        vouching.unlink(missing_ok=True)
+    say("tables", 0, 3)
+    recalibrate = study.evaluate.recalibrate
+    results = [
+        collect(plan, place, inputs.data, recalibrate=recalibrate)
+        for place, one in enumerate(plan.strategies)
+        if one.reason is None
+    ]
+    refuse_if_all_failed(results)
+    say("tables", 1, 3)
+    judged = judged_of(study.evaluate, study.task, inputs.data, plan, results, inputs.foreign)
+    write_tables(run, judged, results)
+    write_json(run.audit, inputs.audit.to_json())
+    say("tables", 2, 3)
+    record = run_record(
+        study,
+        inputs.data,
+        inputs.stores,
+        plan,
+        results,
+        inputs.foreign,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=fingerprint(facts),
+    )
+    write_record(run, record)
+    refresh_pictures(study, inputs.data, plan)
+    write_report(run)
+    write_json(run.digests, {"fingerprint": fingerprint(facts), "files": _written(run)})
+    say("tables", 3, 3)
+
+
+def _written(run: RunFolder) -> dict[str, str]:
+    """Return the digest of every file of a run but those of its fits, which have their own."""
+    files = (
+        path.relative_to(run.path) for path in sorted(run.path.rglob("*")) if path.is_file()
+    )
+    return {
+        path.as_posix(): file_digest(run.path / path)
+        for path in files
+        if not path.parts[0].startswith(".") and "fits" not in path.parts[:-1]
+    }
