@@ -20,7 +20,7 @@ from concordant.study import run_study
 from concordant.study.pictures import PictureOptions, write_pictures
 from png_fixture import read_png
 
-ATTENDING = "cross_attention-query=ehr__volume_features__one_hot-values=last__cox__seed0"
+ATTENDING = "cross_attention-query=ehr__volume_features__one_hot-values=last__cox"
 
 
 def write_study(simulated, **changes):
@@ -53,7 +53,7 @@ def test_the_command_draws_the_samples_at_both_ends_of_the_ranking(pictured, tmp
     result = call(
         "pictures",
         pictured.run_folder.path,
-        "--member",
+        "--strategy",
         ATTENDING,
         "--samples",
         2,
@@ -64,7 +64,7 @@ def test_the_command_draws_the_samples_at_both_ends_of_the_ranking(pictured, tmp
     names = ["highest-001.png", "highest-002.png", "lowest-001.png", "lowest-002.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == names
     index = pl.read_parquet(tmp_path / "out" / "index.parquet")
-    held_out = read_predictions(pictured.run_folder.member(ATTENDING).predictions("held_out")).table
+    held_out = read_predictions(pictured.run_folder.strategy(ATTENDING).predictions("held_out")).table
     scanned = (
         held_out.filter(pl.col("available").is_in(["both", "ct"]))
         .sort("risk")["sample_id"]
@@ -130,20 +130,20 @@ def test_folds_are_drawn_with_the_model_that_judged_each_sample(simulated, tmp_p
     index = pl.read_parquet(tmp_path / "out" / "index.parquet")
     assert index["sample_id"].n_unique() == 12
     judged = read_predictions(
-        study.run_folder.member(ATTENDING).predictions("development")
+        study.run_folder.strategy(ATTENDING).predictions("development")
     ).table.filter(pl.col("repeat") == 0)
     assert set(judged.join(index, on="sample_id", how="semi")["fold"]) == {0, 1}
 
 
 @pytest.mark.parametrize(
-    ("member", "expected"),
+    ("strategy", "expected"),
     [
         ("concat", "attends to no token of a scan"),
-        ("cross", "0 members of this study are called so"),
+        ("cross", "0 strategies of this study are called so"),
         (None, None),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_line(pictured, tmp_path, member, expected):
+def test_what_cannot_be_drawn_is_refused_in_one_line(pictured, tmp_path, strategy, expected):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep").touch()
     if expected is None:
@@ -151,7 +151,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(pictured, tmp_path, member,
             write_pictures(pictured, tmp_path / "full")
     else:
         with pytest.raises((NotApplicableError, ConfigError), match=expected):
-            write_pictures(pictured, tmp_path / "out", member=member)
+            write_pictures(pictured, tmp_path / "out", strategy=strategy)
         assert not (tmp_path / "out").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_is_not_there_and_a_window_upside_down_are_refused(
 ):
     result = call("pictures", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "no member of a finished run" in result.output
+    assert "no record of a finished run" in result.output
     result = call(
         "pictures", pictured.run_folder.path, "--window", 400, -1000, "--out", tmp_path / "out"
     )
@@ -168,7 +168,7 @@ def test_a_run_that_is_not_there_and_a_window_upside_down_are_refused(
     assert "lower number" in result.output
     with pytest.raises(StoreError, match="run the study first"):
         write_pictures(
-            read_study(write_study(simulated, name="never_run")), tmp_path / "out", member="concat"
+            read_study(write_study(simulated, name="never_run")), tmp_path / "out", strategy="concat"
         )
 
 

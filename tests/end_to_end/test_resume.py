@@ -29,7 +29,7 @@ from study_fixture import FUSIONS, files_of, study_text, write_tables
 
 FOLDS, REPEATS = 2, 2
 STRATEGIES = [*FUSIONS[:3], "concat"]
-N_UNITS = len(STRATEGIES) * FOLDS * REPEATS
+N_FITS = len(STRATEGIES) * FOLDS * REPEATS
 PATIENCE_S = 120
 
 
@@ -66,9 +66,9 @@ def kill_when(
     return process.returncode < 0
 
 
-def finished_units(run: RunFolder) -> Mapping[str, tuple[int, int]]:
+def finished_fits(run: RunFolder) -> Mapping[str, tuple[int, int]]:
     """Return inode and modification time of the account of every fit that is whole."""
-    states = {path: path.stat() for path in run.path.glob("*__seed0/folds/r*/unit.json")}
+    states = {path: path.stat() for path in run.path.glob("*/fits/seed0__r*/fit.json")}
     return {str(path): (state.st_ino, state.st_mtime_ns) for path, state in states.items()}
 
 
@@ -81,17 +81,17 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
     kept: dict[str, tuple[int, int]] = {}
     kills = 0
     moments = [
-        *sorted(chance.sample(range(1, N_UNITS), 2)),
-        N_UNITS,
+        *sorted(chance.sample(range(1, N_FITS), 2)),
+        N_FITS,
     ]  # the last one while the tables are made
     for workers, least in zip(("2", "1", "1"), moments, strict=True):
         process = start("run", study, "--workers", workers)
         kills += kill_when(
-            lambda least=least: len(finished_units(run)) >= least,
+            lambda least=least: len(finished_fits(run)) >= least,
             process,
             delay=chance.uniform(0, 0.1),
         )
-        now = finished_units(run)
+        now = finished_fits(run)
         assert len(now) >= least, f"moments of seed {seed}"
         assert {name: now[name] for name in kept} == kept, f"moments of seed {seed}"
         kept = dict(now)
@@ -99,17 +99,17 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
     finished = start("run", study, "--workers", "2")
     _, errors = finished.communicate(timeout=PATIENCE_S)
     assert finished.returncode == 0, errors.decode()
-    assert f"fits: {N_UNITS}/{N_UNITS}" in errors.decode()
+    assert f"fits: {N_FITS}/{N_FITS}" in errors.decode()
     assert "Traceback" not in errors.decode()  # nor from a worker on its way out
-    assert finished_units(run) == kept
+    assert finished_fits(run) == kept
     for name in ("results", "contrasts", "subgroups"):
         assert_frame_equal(
             pl.read_parquet(getattr(run, name)), pl.read_parquet(getattr(whole, name)), abs_tol=1e-6
         )
-    for member in read_json(whole.study)["members"]:
+    for strategy in read_json(whole.record)["strategies"]:
         for cohort in ("development", "west"):
             ours, theirs = (
-                read_predictions(folder.member(member["folder"]).predictions(cohort))
+                read_predictions(folder.strategy(strategy["folder"]).predictions(cohort))
                 for folder in (run, whole)
             )
             assert_frame_equal(ours.table, theirs.table, abs_tol=1e-6)

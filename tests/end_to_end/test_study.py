@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 from concordant.cli import app
 from concordant.config import Study, read_study
-from concordant.core.artifacts import MemberFolder, RunFolder
-from concordant.core.errors import StoreError
+from concordant.core.artifacts import RunFolder, StrategyFolder
+from concordant.core.errors import ConcordantError, StoreError
 from concordant.core.files import read_json
 from concordant.core.survival import read_predictions
+from concordant.engines import LocalEngine
 from concordant.metrics import concordance_index
 from concordant.simulate import SimulatedCohort
 from concordant.study import run as run_module
@@ -55,7 +56,7 @@ TABLES = {
     f"{name}.parquet"
     for name in ("results", "subgroups", "contrasts", "gains_over_both", "decision_curves")
 }
-TABLES |= {"calibration.parquet", "calibration_groups.parquet"}
+TABLES |= {"calibration.parquet", "calibration_groups.parquet", "survival_curves.parquet"}
 
 
 class Stages:
@@ -109,7 +110,7 @@ def finished(study: Study) -> RunFolder:
     return run_study(study)
 
 
-MEMBERS = {
+STRATEGIES = {
     "unimodal(modality=ct)": ("volume_features", None),
     "unimodal(modality=ehr)": (None, "one_hot(values=last)"),
     "linear": ("volume_features", "one_hot(values=last)"),
@@ -123,23 +124,26 @@ MEASURES = [
 ]
 
 
-def test_a_run_writes_its_tables_its_report_and_one_folder_per_member(finished):
+def test_a_run_writes_its_tables_its_report_and_one_folder_per_strategy(finished):
     names = {path.name for path in finished.path.iterdir()}
-    assert TABLES | {"audit.json", "study.json", "report.html"} < names
-    folders = [finished.path / member["folder"] for member in read_json(finished.study)["members"]]
-    assert names == {folder.name for folder in folders} | {
+    written = {"audit.json", "run.json", "report.html", "digests.json", "trials.parquet"}
+    assert TABLES | written < names
+    folders = [
+        finished.path / strategy["folder"] for strategy in read_json(finished.record)["strategies"]
+    ]
+    assert names == {folder.name for folder in folders} | {"figures"} | {
         path.name for path in finished.path.iterdir() if path.is_file()
     }
     for folder in folders:
         assert sorted(files_of(folder)) == [
             "config.yaml",
-            "history.jsonl",
-            "model.json",
-            "model.safetensors",
+            "fits/seed0/fit.json",
+            "fits/seed0/history.jsonl",
+            "fits/seed0/model.json",
+            "fits/seed0/model.safetensors",
+            "fits/seed0/predictions.safetensors",
             "predictions/held_out.parquet",
             "predictions/site_b.parquet",
-            "run.json",
-            "unit.json",
         ]
 
 
@@ -150,7 +154,7 @@ def test_results_have_a_row_per_strategy_cohort_and_measure(finished):
         (cohort, site, *encoders, fusion, seed, *measure)
         for cohort, site in (("held_out", "site_a"), ("site_b", "site_b"))
         for fusion, encoders, seed in [
-            *((name, encoders, 0) for name, encoders in MEMBERS.items()),
+            *((name, encoders, 0) for name, encoders in STRATEGIES.items()),
             *((name, (None, None), None) for name in FOREIGN),
         ]
         for measure in MEASURES
@@ -169,16 +173,16 @@ def test_results_have_a_row_per_strategy_cohort_and_measure(finished):
 
 def test_results_are_those_of_the_predictions_beside_them(finished):
     results = pl.read_parquet(finished.results).filter(pl.col("metric") == "concordance_index")
-    for member in read_json(finished.study)["members"]:
+    for strategy in read_json(finished.record)["strategies"]:
         for cohort in ("held_out", "site_b"):
             predictions = read_predictions(
-                MemberFolder(finished.path / member["folder"]).predictions(cohort)
+                StrategyFolder(finished.path / strategy["folder"]).predictions(cohort)
             )
             expected = concordance_index(
                 predictions.target.time, predictions.target.event, predictions.risk
             )
             row = results.row(
-                by_predicate=(pl.col("fusion") == member["fusion"]) & (pl.col("cohort") == cohort),
+                by_predicate=(pl.col("fusion") == strategy["fusion"]) & (pl.col("cohort") == cohort),
                 named=True,
             )
             assert row["value"] == pytest.approx(expected.estimate)
@@ -208,13 +212,13 @@ def test_contrasts_compare_every_fusion_with_the_unimodal_model_that_tuning_pref
     contrasts = pl.read_parquet(finished.contrasts)
     assert contrasts.columns == CONTRASTS
     tuning = {
-        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.study)["members"]
+        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.record)["strategies"]
     }
     better = max(("unimodal(modality=ct)", "unimodal(modality=ehr)"), key=lambda name: tuning[name])
     family = contrasts.filter(
         pl.col("family").is_not_null() & (pl.col("metric") == "concordance_index")
     )
-    fusions = [name for name in MEMBERS if not name.startswith("unimodal")]
+    fusions = [name for name in STRATEGIES if not name.startswith("unimodal")]
     assert family.select("cohort", "fusion", "reference").rows() == [
         (cohort, fusion, better) for fusion in fusions for cohort in ("held_out", "site_b")
     ]
@@ -234,7 +238,7 @@ def test_subgroups_are_by_what_was_available(finished):
     ).select("cohort", "level", "n")
     for cohort in ("held_out", "site_b"):
         described = next(
-            one for one in read_json(finished.study)["cohorts"] if one["label"] == cohort
+            one for one in read_json(finished.record)["cohorts"] if one["label"] == cohort
         )
         assert (
             dict(counts.filter(pl.col("cohort") == cohort).select("level", "n").rows())
@@ -243,7 +247,7 @@ def test_subgroups_are_by_what_was_available(finished):
 
 
 def test_study_and_audit_tell_what_was_run(finished, study):
-    told = read_json(finished.study)
+    told = read_json(finished.record)
     assert (told["name"], told["task"]["event"], told["cross_validation"]) == (
         "whole",
         "death",
@@ -251,14 +255,15 @@ def test_study_and_audit_tell_what_was_run(finished, study):
     )
     assert told["train"]["max_epochs"] == QUICK["max_epochs"]
     assert {
-        one["fusion"]: (one["ct_encoder"], one["ehr_encoder"]) for one in told["members"]
-    } == MEMBERS
-    assert {one["status"] for one in told["members"]} == {"done"}
+        one["fusion"]: (one["ct_encoder"], one["ehr_encoder"]) for one in told["strategies"]
+    } == STRATEGIES
+    assert {one["status"] for one in told["strategies"]} == {"done"}
     assert told["foreign"] == [{"name": name, "oracle": True} for name in FOREIGN]
     assert told["quarantine"] == []
     assert read_json(finished.audit)["passed"] is True
-    member = finished.member(told["members"][0]["folder"])
-    assert read_json(member.run)["given"] == study.given
+    assert told["given"] == study.given
+    assert told["resolved"] == study.resolved()
+    assert {"python", "concordant", "torch", "numpy", "polars"} <= set(told["versions"])
 
 
 def test_no_identifier_leaves_in_tables_or_report(finished, simulated):
@@ -268,7 +273,7 @@ def test_no_identifier_leaves_in_tables_or_report(finished, simulated):
             for path in (simulated.development, simulated.external)
         ]
     )
-    written = finished.report.read_text() + finished.study.read_text() + finished.audit.read_text()
+    written = finished.report.read_text() + finished.record.read_text() + finished.audit.read_text()
     for name in TABLES:
         table = pl.read_parquet(finished.path / name)
         written += table.with_columns(
@@ -305,7 +310,7 @@ def test_tables_that_are_gone_are_written_again_from_the_fits(finished, study):
     assert units_of(files_of(finished.path)) == units_of(before)
 
 
-@pytest.mark.parametrize("last", ["write_tables", "refresh_pictures", "write_report"])
+@pytest.mark.parametrize("last", ["write_tables", "write_record", "refresh_pictures", "write_report"])
 def test_a_run_that_ends_before_its_report_vouches_for_nothing(tables, monkeypatch, last):
     run = run_study(small_study(tables))
     results, report = pl.read_parquet(run.results), run.report.read_text()
@@ -321,14 +326,15 @@ def test_a_run_that_ends_before_its_report_vouches_for_nothing(tables, monkeypat
             run_study(small_study(tables, evaluate={"metrics": ["concordance_index_ipcw"]}))
     run_study(small_study(tables))
     assert_frame_equal(pl.read_parquet(run.results), results)
-    assert read_json(run.study)["fingerprint"] in report
+    assert read_json(run.record)["fingerprint"] in report
+    assert run.report.read_text() == report or "Started" in report
 
 
 def units_of(files: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
     return {
         name: state
         for name, state in files.items()
-        if name.endswith(("unit.json", "model.safetensors"))
+        if name.endswith(("fit.json", "model.safetensors"))
     }
 
 
@@ -337,7 +343,7 @@ def tables(tmp_path: Path) -> Path:
     return write_tables(tmp_path)
 
 
-def test_another_learning_rate_fits_every_member_anew(tables):
+def test_another_learning_rate_fits_every_strategy_anew(tables):
     run = run_study(small_study(tables))
     before, results = units_of(files_of(run.path)), pl.read_parquet(run.results)
     stages = Stages()
@@ -347,10 +353,10 @@ def test_another_learning_rate_fits_every_member_anew(tables):
     assert before.keys() == after.keys()
     assert all(before[name] != after[name] for name in before)
     assert not pl.read_parquet(run.results).equals(results)
-    assert read_json(run.study)["train"]["lr"] == 0.03
+    assert read_json(run.record)["train"]["lr"] == 0.03
 
 
-def test_another_member_is_fitted_alone(tables):
+def test_another_strategy_is_fitted_alone(tables):
     run = run_study(small_study(tables))
     before, stages = units_of(files_of(run.path)), Stages()
     run_study(small_study(tables, grid={"fusion": [*FUSIONS, "concat"]}), progress=stages)
@@ -373,7 +379,7 @@ def test_other_records_are_embedded_anew_and_leave_models_of_scans_alone(tables)
 
 def test_who_has_a_record_is_told_by_models_of_scans_too(tables):
     run = run_study(small_study(tables))
-    folder = run.member("unimodal-modality=ct__scan__cox__seed0")
+    folder = run.strategy("unimodal-modality=ct__scan__cox")
     assert "none" in read_predictions(folder.predictions("west")).table["available"]
     everyone = pl.concat(
         [
@@ -399,7 +405,7 @@ def test_a_further_column_of_the_cohort_is_told_without_a_fit(tables):
     run_study(small_study(tables))
     assert units_of(files_of(run.path)) == before
     assert (
-        next(one for one in read_json(run.study)["cohorts"] if one["label"] == "west")["columns"][
+        next(one for one in read_json(run.record)["cohorts"] if one["label"] == "west")["columns"][
             "stage"
         ]
         == "II: 40"
@@ -418,16 +424,16 @@ def test_what_killed_runs_left_is_swept_away(tables):
 
 def test_two_workers_give_what_one_gives(tables):
     one, two = (
-        run_study(small_study(tables, name=f"workers{workers}"), workers=workers)
+        run_study(small_study(tables, name=f"workers{workers}"), engine=LocalEngine(workers))
         for workers in (1, 2)
     )
     for name in ("results", "contrasts", "subgroups"):
         assert_frame_equal(
             pl.read_parquet(getattr(one, name)), pl.read_parquet(getattr(two, name)), abs_tol=1e-6
         )
-    for member in read_json(one.study)["members"]:
+    for strategy in read_json(one.record)["strategies"]:
         first, second = (
-            read_predictions(run.member(member["folder"]).predictions("west")) for run in (one, two)
+            read_predictions(run.strategy(strategy["folder"]).predictions("west")) for run in (one, two)
         )
         assert_frame_equal(first.table, second.table, abs_tol=1e-6)
 
@@ -455,9 +461,9 @@ def test_under_cross_validation_a_value_is_the_mean_over_folds_then_over_repeats
     run = run_study(
         small_study(tables, cross_validation=options, grid={"fusion": [*FUSIONS[:2], "concat"]})
     )
-    for member in read_json(run.study)["members"]:
+    for strategy in read_json(run.record)["strategies"]:
         predictions = read_predictions(
-            run.member(member["folder"]).predictions("development")
+            run.strategy(strategy["folder"]).predictions("development")
         ).table
         assert predictions.height == 160
         assert predictions.select("sample_id", "repeat").is_unique().all()
@@ -466,10 +472,10 @@ def test_under_cross_validation_a_value_is_the_mean_over_folds_then_over_repeats
             parts = predictions.filter(pl.col("repeat") == repeat).partition_by("fold")
             assert len(parts) == 3
             means.append(np.mean([concordance_of(part) for part in parts]))
-        assert concordances(run, "development")[member["fusion"]] == pytest.approx(np.mean(means))
-        outside = read_predictions(run.member(member["folder"]).predictions("west")).table
+        assert concordances(run, "development")[strategy["fusion"]] == pytest.approx(np.mean(means))
+        outside = read_predictions(run.strategy(strategy["folder"]).predictions("west")).table
         assert outside.height == outside["fold"].null_count() == 40
-        assert concordances(run, "west")[member["fusion"]] == pytest.approx(concordance_of(outside))
+        assert concordances(run, "west")[strategy["fusion"]] == pytest.approx(concordance_of(outside))
     results = pl.read_parquet(run.results)
     assert set(results["cohort"]) == {"development", "west"}
     assert set(results.filter(pl.col("cohort") == "development")["n"]) == {80}
@@ -492,7 +498,7 @@ def test_a_fold_that_is_lost_is_fitted_alone(tables):
     study = small_study(tables, cross_validation={"folds": 3}, grid={"fusion": ["concat"]})
     run = run_study(study)
     results, before = pl.read_parquet(run.results), units_of(files_of(run.path))
-    lost = next(run.path.glob("concat*/folds/r0-f1"))
+    lost = next(run.path.glob("concat*/fits/seed0__r0-f1"))
     shutil.rmtree(lost)
     run.results.unlink()
     run_study(study)
@@ -515,12 +521,9 @@ def test_seeds_have_a_row_each_and_one_of_their_mean(tables):
     )
     rows = rows.filter(pl.col("metric") == "concordance_index")
     assert rows["seed"].to_list() == [0, 1, 2, None]
-    tables_of_seeds = [
-        read_predictions(
-            run.member(f"concat__scan__record__cox__seed{seed}").predictions("west")
-        ).table
-        for seed in range(3)
-    ]
+    together = read_predictions(run.strategy("concat__scan__record__cox").predictions("west"))
+    tables_of_seeds = together.table.partition_by("seed", maintain_order=True)
+    assert [table["seed"][0] for table in tables_of_seeds] == [0, 1, 2]
     assert len({tuple(table["risk"]) for table in tables_of_seeds}) == 3
     mean = tables_of_seeds[0].with_columns(
         risk=pl.Series(np.mean([table["risk"].to_numpy() for table in tables_of_seeds], axis=0))
@@ -529,14 +532,14 @@ def test_seeds_have_a_row_each_and_one_of_their_mean(tables):
     assert set(pl.read_parquet(run.contrasts)["fusion"]) == {"concat"}
 
 
-def test_a_member_that_cannot_attend_is_left_out_with_its_reason_and_the_study_goes_on(tables):
+def test_a_strategy_that_cannot_attend_is_left_out_with_its_reason_and_the_study_goes_on(tables):
     run = run_study(
         small_study(
             tables, grid={"fusion": [*FUSIONS, {"name": "cross_attention", "query": "ehr"}]}
         )
     )
-    members = {one["fusion"]: one for one in read_json(run.study)["members"]}
-    left_out = members["cross_attention(query=ehr)"]
+    strategies = {one["fusion"]: one for one in read_json(run.record)["strategies"]}
+    left_out = strategies["cross_attention(query=ehr)"]
     assert (left_out["status"], left_out["tuning_concordance"]) == ("not_applicable", None)
     assert "attention over ct needs more than one token" in left_out["reason"]
     assert not (run.path / left_out["folder"]).exists()
@@ -564,7 +567,7 @@ def test_a_study_of_one_modality_works(tables):
     assert pl.read_parquet(run.contrasts).is_empty()
     assert run.report.is_file()
     predictions = read_predictions(
-        run.member("linear-modality=ct__scan__cox__seed0").predictions("west")
+        run.strategy("linear-modality=ct__scan__cox").predictions("west")
     ).table
     assert set(predictions["available"]) == {"ct", "none"}
 
@@ -577,9 +580,77 @@ def test_a_study_without_external_cohort_works(tables):
     assert set(pl.read_parquet(run.subgroups)["subgroup"]) == {"available", "site"}
 
 
-def test_what_the_grid_varies_sets_members_apart(tables):
-    run = run_study(small_study(tables, grid={"fusion": ["concat"], "train.lr": [0.001, 0.01]}))
-    assert set(concordances(run, "held_out")) == {"concat[lr=0.001]", "concat[lr=0.01]"}
+def test_what_the_grid_varies_in_training_is_chosen_on_tuning_and_makes_no_row(tables):
+    grid = {"fusion": ["concat", "linear"], "train.lr": [1e-6, 0.03], "seed": [0, 1]}
+    run = run_study(small_study(tables, grid=grid, cross_validation={"folds": 2}))
+    assert set(concordances(run, "development")) == {"concat", "linear"}
+    trials = pl.read_parquet(run.trials).filter(pl.col("fusion") == "concat")
+    assert trials.select("fold", "options").rows() == [
+        (fold, f"lr={lr}") for fold in (0, 1) for lr in (1e-6, 0.03)
+    ]
+    assert trials["n_seeds"].to_list() == [2] * 4
+    predictions = read_predictions(
+        run.strategy("concat__scan__record__cox").predictions("development")
+    ).table
+    for fold in (0, 1):
+        own = trials.filter(pl.col("fold") == fold)
+        best = own.sort("tuning_loss")["trial"][0]
+        assert own.filter("chosen")["trial"].to_list() == [best]
+        assert predictions.filter(pl.col("fold") == fold)["trial"].unique().to_list() == [best]
+        losses = [
+            np.mean(
+                [
+                    read_json(path)["tuning_loss"]
+                    for path in run.path.glob(f"concat*/fits/lr={lr}__seed?__r0-f{fold}/fit.json")
+                ]
+            )
+            for lr in (1e-06, 0.03)
+        ]
+        assert own["tuning_loss"].to_list() == pytest.approx(losses)
+    ridge = pl.read_parquet(run.trials).filter(pl.col("fusion") == "linear")
+    assert ridge["options"].to_list() == ["lr=1e-06"] * 2  # it knows no learning rate
+
+
+def test_a_fit_that_diverges_is_listed_and_the_others_are_judged(tables):
+    train = {"lr": 1e30, "max_epochs": 6, "device": "cpu"}
+    given = study_text(train=train, grid={"fusion": [*FUSIONS[2:3], "concat"]})
+    (tables / "study.yaml").write_text(yaml.safe_dump(given))
+    result = CliRunner().invoke(app, ["run", str(tables / "study.yaml"), "--workers", "1"])
+    assert result.exit_code == 3, result.stderr
+    run = read_study(tables / "study.yaml").run_folder
+    linear, concat = read_json(run.record)["strategies"]
+    assert (linear["status"], concat["status"]) == ("done", "failed")
+    assert "epoch" in concat["reason"]
+    assert concat["reason"] in result.stderr
+    assert set(concordances(run, "held_out")) == {"linear"}
+    assert "concat" in run.report.read_text()
+    assert pl.read_parquet(run.trials)["note"].to_list() == [None, concat["reason"]]
+    only = small_study(tables, name="only", train=train, grid={"fusion": ["concat"]})
+    with pytest.raises(ConcordantError, match="every strategy failed, the first because"):
+        run_study(only)
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "report.html", "run.json", "digests.json"])
+@pytest.mark.parametrize("harm", ["truncated", "altered"])
+def test_a_harmed_artifact_is_made_again(tables, name, harm):
+    study = small_study(tables, grid={"fusion": ["concat", "linear"]})
+    run = run_study(study)
+    results, before = pl.read_parquet(run.results), units_of(files_of(run.path))
+    content = (run.path / name).read_bytes()
+    half = content[: len(content) // 2]
+    (run.path / name).write_bytes(half if harm == "truncated" else half + b"?" * len(half))
+    run_study(study)
+    assert_frame_equal(pl.read_parquet(run.results), results)
+    assert read_json(run.record)["fingerprint"] in run.report.read_text()
+    assert units_of(files_of(run.path)) == before
+
+
+def test_a_run_folder_of_an_earlier_version_is_refused(tables):
+    study = small_study(tables)
+    study.run_folder.path.mkdir(parents=True)
+    (study.run_folder.path / "study.json").write_text("{}")
+    with pytest.raises(ConcordantError, match="was written by an earlier version"):
+        run_study(study)
 
 
 def test_predictions_of_others_stand_beside_ours(tables):
@@ -631,7 +702,7 @@ def damaged(simulated: SimulatedCohort, tmp_path: Path) -> SimulatedCohort:
 
 def test_unreadable_scans_are_quarantined_and_the_study_goes_on_without_them(damaged):
     run = run_study(simulated_study(damaged, "goes_on", list(FUSIONS[:2])))
-    (told,) = read_json(run.study)["quarantine"]
+    (told,) = read_json(run.record)["quarantine"]
     assert (told["cohort"], told["modality"], told["encoder"], told["n"]) == (
         "cohort",
         "ct",
@@ -647,7 +718,7 @@ def test_unreadable_scans_are_quarantined_and_the_study_goes_on_without_them(dam
     index = dict(pl.read_parquet(store / "index.parquet").select("sample_id", "n_tokens").rows())
     assert [index[sample_id] for sample_id in affected] == [0, 0, 0, 0]
     assert all(
-        str(sample_id) not in run.report.read_text() + run.study.read_text()
+        str(sample_id) not in run.report.read_text() + run.record.read_text()
         for sample_id in affected
     )
     for reason in told["reasons"]:

@@ -23,11 +23,11 @@ def pictures(
         Path,
         typer.Option(metavar="DIR", help="The folder to write; it must not exist, or be empty."),
     ],
-    member: Annotated[
+    strategy: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The member's folder name, or its label in tables.",
+            help="The strategy's folder name, or its label in tables.",
             show_default="the attention model that is best on tuning",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def pictures(
         ),
     ] = None,
 ) -> None:
-    """Draw what a member attends to in the scans it ranks highest and lowest.
+    """Draw what a strategy attends to in the scans it ranks highest and lowest.
 
     PNG files, named by rank.
 
@@ -85,6 +85,6 @@ def pictures(
         else read_study(source, overrides or (), imports or ())
     )
     count = write_pictures(
-        study, out, member=member, options=PictureOptions(samples, samples, window)
+        study, out, strategy=strategy, options=PictureOptions(samples, samples, window)
     )
     typer.echo(f"pictures: {count} in {out}")

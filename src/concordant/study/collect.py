@@ -196,7 +196,9 @@ class _Assembler:
         models, risks each centred on the mean of its train.
         """
         folds = [self.plan.folds[one.fit.fold] for one in tried]
-        changes = [self._change(fold, parts, variant) for fold, parts in zip(folds, read, strict=True)]
+        changes = [
+            self._change(fold, parts, variant) for fold, parts in zip(folds, read, strict=True)
+        ]
         inside = [
             self._rows(0, fold.rows["test"], change(parts["test"]), one, fold, variant)
             for one, fold, parts, change in zip(tried, folds, read, changes, strict=True)

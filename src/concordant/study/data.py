@@ -143,7 +143,9 @@ def _read_assignment(path: Path) -> pl.DataFrame:
         ) from None
     absent = [name for name in _ASSIGNMENT if name not in given.columns]
     if absent:
-        raise CohortError(f"{path}: no column {', '.join(absent)}; expected sample_id, repeat, fold")
+        raise CohortError(
+            f"{path}: no column {', '.join(absent)}; expected sample_id, repeat, fold"
+        )
     assignment = given.select(list(_ASSIGNMENT))
     folds = assignment.group_by("repeat").agg(pl.col("fold").n_unique())
     if sum(assignment.null_count().row(0)) or (folds["fold"] < 2).any():

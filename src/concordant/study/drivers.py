@@ -151,8 +151,9 @@ def driving(folder: Path, *, join: bool) -> Iterator[Lease]:
                     yield lease
     finally:
         (folder / f"{me.name}.driver").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are still there
+        with contextlib.suppress(OSError):  # others are still there, or something was written
             folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _refuse(folder: Path, name: str | None) -> None:

@@ -105,9 +105,7 @@ def read_account(folder: FitFolder) -> dict[str, Any]:
     """
     account = _read(folder.account)
     if not account:
-        raise StoreError(
-            f"{folder.path}: the fit is not there or damaged; run the study again"
-        )
+        raise StoreError(f"{folder.path}: the fit is not there or damaged; run the study again")
     return account
 
 

@@ -13,9 +13,7 @@ from concordant.core.survival import COLUMNS, Predictions, read_predictions
 from concordant.study.data import StudyData
 
 
-def read_foreign(
-    foreign: Sequence[Foreign], data: StudyData
-) -> dict[str, dict[str, Predictions]]:
+def read_foreign(foreign: Sequence[Foreign], data: StudyData) -> dict[str, dict[str, Predictions]]:
     """Join the predictions of others to the outcomes of the cohorts they cover.
 
     Raises:
@@ -41,7 +39,7 @@ def _foreign(path: Path, data: StudyData) -> dict[str, Predictions]:
 
 
 def _predicted_rows(data: StudyData) -> dict[str, pl.DataFrame]:
-    """Return per cohort label the rows that members predict, with their repeat and fold."""
+    """Return per cohort label the rows that strategies predict, with their repeat and fold."""
     table = data.development.table
     if data.assignment is None:
         rows = table.filter(pl.col("split") == "held_out")

@@ -210,11 +210,19 @@ class Plan:
                 for tried, trial in enumerate(planned.trials):
                     for seed in self.seeds:
                         parts = (
-                            shared, digests[number], options[trial], self.row_digests[place], str(seed)
+                            shared,
+                            digests[number],
+                            options[trial],
+                            self.row_digests[place],
+                            str(seed),
                         )
                         yield Fit(
                             planned.folder.fit(trial.name, seed, fold.name if fold.key else None),
-                            number, tried, place, seed, fingerprint({"parts": parts}),
+                            number,
+                            tried,
+                            place,
+                            seed,
+                            fingerprint({"parts": parts}),
                         )
 
 

@@ -156,9 +156,7 @@ def quarantine_records(stores: Stores) -> tuple[QuarantineRecord, ...]:
     )
 
 
-def strategy_records(
-    plan: Plan, results: Sequence[StrategyResult]
-) -> tuple[StrategyRecord, ...]:
+def strategy_records(plan: Plan, results: Sequence[StrategyResult]) -> tuple[StrategyRecord, ...]:
     """Return what became of each strategy, those that are not applicable too."""
     by_name = {one.plan.strategy.name: one for one in results}
     return tuple(
@@ -166,9 +164,7 @@ def strategy_records(
     )
 
 
-def _strategy(
-    plan: Plan, planned: StrategyPlan, result: StrategyResult | None
-) -> StrategyRecord:
+def _strategy(plan: Plan, planned: StrategyPlan, result: StrategyResult | None) -> StrategyRecord:
     strategy = planned.strategy
     failed = None if result is None else result.reason
     accounts = () if result is None else result.accounts

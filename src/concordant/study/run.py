@@ -163,9 +163,7 @@ def _turn(crew: Crew, work: str) -> AbstractContextManager[None]:
 
 
 def _leaks(audit: Audit) -> list[AuditCheck]:
-    return [
-        check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY
-    ]
+    return [check for check in audit.checks if not check.passed and check.name not in WARNINGS_ONLY]
 
 
 def _refuse_leaks(audit: Audit) -> None:
@@ -271,7 +269,7 @@ def _judge(
         fingerprint=fingerprint(facts),
     )
     write_record(run, record)
-    refresh_pictures(study, inputs.data, plan)
+    refresh_pictures(study, inputs.data)
     write_report(run)
     write_json(run.digests, {"fingerprint": fingerprint(facts), "files": _written(run)})
     say("tables", 3, 3)
@@ -279,9 +277,7 @@ def _judge(
 
 def _written(run: RunFolder) -> dict[str, str]:
     """Return the digest of every file of a run but those of its fits, which have their own."""
-    files = (
-        path.relative_to(run.path) for path in sorted(run.path.rglob("*")) if path.is_file()
-    )
+    files = (path.relative_to(run.path) for path in sorted(run.path.rglob("*")) if path.is_file())
     return {
         path.as_posix(): file_digest(run.path / path)
         for path in files

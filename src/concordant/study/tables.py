@@ -39,7 +39,7 @@ def judged_of(
     results: Sequence[StrategyResult],
     foreign: ForeignPredictions,
 ) -> Judged:
-    """Return what a study judges, and how: its strategies, each seed of them, and others' models."""
+    """Return what a study judges, and how: every seed of its strategies, and others' models."""
     protocol = evaluate.protocol(
         task.horizons_days, data.train_target(), test_train_ratio=_test_train_ratio(plan)
     )

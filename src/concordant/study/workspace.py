@@ -89,9 +89,7 @@ class Workspace:
             options=TrainOptions.model_validate(options),
             seed=fit["seed"],
             fold=fit["fold"],
-            stores={
-                Modality(name): tuple(places) for name, places in strategy["stores"].items()
-            },
+            stores={Modality(name): tuple(places) for name, places in strategy["stores"].items()},
         )
 
     @property
@@ -157,7 +155,7 @@ def release_memory() -> None:
 
 
 def part_of(cohort: int) -> str:
-    """Return what the rows of a cohort are called among the parts of a fold: the first is tested."""
+    """Return what the rows of a cohort are called as a part of a fold: the first is tested."""
     return "test" if cohort == 0 else f"external.{cohort}"
 
 
