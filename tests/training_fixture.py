@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
 from concordant.core.embedding import (
@@ -22,8 +23,11 @@ from concordant.core.embedding import (
 )
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
-from concordant.training.batches import Samples
+from concordant.core.tokens import Pair
+from concordant.training.batches import Batch, Samples
 from concordant.training.options import TrainOptions
+from concordant.training.prepare import FoldData, prepare_modality
+from concordant.training.scaling import Scaling
 
 CT_DIM, POOLED_DIM = 4, 3
 
@@ -114,6 +118,27 @@ def split(samples: Samples, *sizes: int) -> list[Samples]:
 def with_inputs(samples: Samples, inputs: Mapping[Modality, EmbeddingTable]) -> Samples:
     """Return the samples with some of their tables replaced."""
     return Samples({**samples.inputs, **inputs}, samples.target, samples.subject)
+
+
+def make_batch(samples: Samples, scaling: Mapping[Modality, Scaling]) -> Batch:
+    """Return all samples as a model takes them, those without any modality included."""
+    ct, ehr = (scaling[modality].apply(samples.table(modality)) for modality in Modality)
+    subject = None if samples.subject is None else torch.from_numpy(samples.subject)
+    time, event = torch.from_numpy(samples.target.time), torch.from_numpy(samples.target.event)
+    return Batch(Pair(ct, ehr, subject), time, event)
+
+
+def prepared(least: int = 2, **parts: Samples) -> FoldData:
+    """Return parts as the data of a fold, fitted on the one called train."""
+    modalities = {
+        modality: prepare_modality(
+            {part: samples.table(modality) for part, samples in parts.items()},
+            minimum_samples=least,
+        )
+        for modality in Modality
+    }
+    targets = {part: samples.target for part, samples in parts.items()}
+    return FoldData(modalities, targets, {part: one.subject for part, one in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,11 @@ class InputDims:
 
 
 class TokenProjector(nn.Module):
-    """A linear map to the shared width; the encoder's own pooled vector has a map of its own."""
+    """A linear map to the shared width; the encoder's own pooled vector has a map of its own.
+
+    Where there is no such vector, the mean of the tokens takes the map of the tokens: that is the
+    mean of the projected tokens, as the map is linear.
+    """
 
     def __init__(self, dims: InputDims, width: int) -> None:
         """Build the maps."""
@@ -53,29 +57,18 @@ class TokenProjector(nn.Module):
         self.pooled = None if dims.pooled_dim is None else nn.Linear(dims.pooled_dim, width)
 
     def forward(self, tokens: Tokens, pooled_only: bool) -> Tokens:
-        """Project; invalid tokens and missing samples come out as zero, whatever stood there.
+        """Project clean tokens; invalid ones and missing samples come out as zero.
 
-        With `pooled_only` the tokens themselves are left empty where the encoder has a pooled
-        vector: nobody reads them.
+        With `pooled_only` the tokens themselves are left out: nobody reads them.
         """
-        if pooled_only and self.pooled is not None:
-            return self._pooled_only(tokens)
-        valid = tokens.valid[..., None]
-        values = self.token(torch.where(valid, tokens.values, torch.zeros_like(tokens.values)))
-        values = torch.where(valid, values, torch.zeros_like(values))
-        if self.pooled is None or tokens.pooled is None:
-            return Tokens(
-                values, tokens.valid, values.sum(1) / tokens.valid.sum(1, keepdim=True).clamp(min=1)
-            )
-        return Tokens(values, tokens.valid, self._pooled_only(tokens).pooled)
-
-    def _pooled_only(self, tokens: Tokens) -> Tokens:
-        if self.pooled is None or tokens.pooled is None:
-            raise TypeError("this encoder has no pooled vector")
-        there = tokens.present[:, None]
-        pooled = self.pooled(torch.where(there, tokens.pooled, torch.zeros_like(tokens.pooled)))
-        empty = tokens.values.new_zeros((*tokens.valid.shape, 0))
-        return Tokens(empty, tokens.valid, torch.where(there, pooled, torch.zeros_like(pooled)))
+        if tokens.pooled is None:
+            raise TypeError("tokens with no pooled vector have to pass `cleaned` first")
+        layer = self.token if self.pooled is None else self.pooled
+        pooled = layer(tokens.pooled).masked_fill(~tokens.present[:, None], 0.0)
+        if pooled_only:
+            return Tokens(tokens.values[..., :0], tokens.valid, pooled)
+        values = self.token(tokens.values).masked_fill(~tokens.valid[..., None], 0.0)
+        return Tokens(values, tokens.valid, pooled)
 
 
 class CodeProjector(nn.Module):
@@ -193,6 +186,7 @@ class TTEModel(nn.Module):
             {modality.value: _projector(inputs[modality], width) for modality in projected}
         )
         _start_orthogonal(self.fusion, self.projectors)
+        self.fusion.start()
         for name, start in (("view_mean", 0.0), ("view_scale", 1.0), ("view_weight", 1.0)):
             self.register_buffer(name, torch.full((views,), start, dtype=torch.float64))
         self.register_buffer("mean_risk", torch.zeros((), dtype=torch.float64))
@@ -229,15 +223,13 @@ class TTEModel(nn.Module):
         All with one view, its own modality's with several.
         """
         modality = self.fusion.view_modalities[view]
-        names = [name for name, _ in self.named_parameters()]
-        if len(self.fusion.view_modalities) == 1 or modality is None:
-            return names
-        parts = (
-            f"projectors.{modality.value}.",
-            f"fusion.branches.{modality.value}.",
-            f"head.layers.{view}.",
-        )
-        return [name for name in names if name.startswith(parts)]
+        parts = [("fusion", self.fusion.view_parameters(view))]
+        parts.append(("head", self.head.view_parameters(view)))
+        for name, projector in self.projectors.items():
+            if modality in (None, Modality(name)):
+                own = [one for one, _ in projector.named_parameters()]
+                parts.append((f"projectors.{name}", own))
+        return [f"{part}.{name}" for part, names in parts for name in names]
 
     def _project(self, pair: Pair) -> Pair:
         if not self.projectors:

@@ -66,9 +66,11 @@ def make_pair(
         _normal(rng, batch, 4, CT_DIM), _valid(rng, batch, 4) & ct, _normal(rng, batch, 4)
     )
     if kind == "tokens":
-        return Pair(ct_tokens, Tokens(_normal(rng, batch, 3, EHR_DIM), _valid(rng, batch, 3) & ehr))
+        ehr_tokens = Tokens(_normal(rng, batch, 3, EHR_DIM), _valid(rng, batch, 3) & ehr)
+        return Pair(ct_tokens, ehr_tokens).cleaned()
     index = torch.randint(VOCABULARY, (batch, 5), generator=rng)
-    return Pair(ct_tokens, CodeTokens(index, _normal(rng, batch, 5), _valid(rng, batch, 5) & ehr))
+    codes = CodeTokens(index, _normal(rng, batch, 5), _valid(rng, batch, 5) & ehr)
+    return Pair(ct_tokens, codes).cleaned()
 
 
 def _normal(rng: torch.Generator, *shape: int) -> torch.Tensor:

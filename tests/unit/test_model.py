@@ -35,7 +35,7 @@ def tokens(batch=4, seed=0):
     ]
     return Tokens(
         torch.randn(batch, 3, 5, generator=rng), valid, torch.randn(batch, 3, generator=rng)
-    )
+    ).cleaned()
 
 
 def codes():
@@ -44,7 +44,7 @@ def codes():
         torch.tensor([[3, 7], [7, 0], [0, 0], [29, 3]]),
         torch.tensor([[1.0, -2.0], [0.5, 9.0], [9.0, 9.0], [3.0, 1.0]]),
         valid,
-    )
+    ).cleaned()
 
 
 def test_tokens_are_mapped_one_by_one_and_their_pooled_vector_by_a_map_of_its_own():
@@ -61,7 +61,7 @@ def test_tokens_are_mapped_one_by_one_and_their_pooled_vector_by_a_map_of_its_ow
 
 def test_without_a_pooled_vector_the_mean_of_the_projected_tokens_stands_in():
     projector = TokenProjector(InputDims("tokens", 5), 6)
-    given = Tokens(tokens().values, tokens().valid)
+    given = Tokens(tokens().values, tokens().valid).cleaned()
     found = projector(given, False)
     for row in range(4):
         there = given.valid[row]
@@ -89,7 +89,7 @@ def test_leaving_the_tokens_out_leaves_the_pooled_vectors_as_they_are(kind):
     else:
         projector, given = (
             TokenProjector(InputDims("tokens", 5, 3 if kind == "pooled" else None), 6),
-            tokens(),
+            tokens() if kind == "pooled" else Tokens(tokens().values, tokens().valid).cleaned(),
         )
     whole, short = projector(given, False), projector(given, True)
     assert torch.equal(whole.pooled, short.pooled)

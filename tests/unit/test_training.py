@@ -20,13 +20,14 @@ from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
 from concordant.fusion import FUSIONS, Phase
 from concordant.model import ModelSpec
-from concordant.training.batches import Samples, make_batch
+from concordant.training.batches import Samples
 from concordant.training.checkpoint import load_fitted, save_fitted
 from concordant.training.fit import fit
 from concordant.training.folds import draw_folds
 from concordant.training.gradients import backward
 from concordant.training.options import MANY_EVENTS, TrainOptions, regularisation
 from concordant.training.scaling import CLIP, fit_scaling
+from training_fixture import make_batch
 
 QUICK = TrainOptions(max_epochs=8, min_epochs=2, patience=3, width=8)
 VARIANTS = {"unimodal": {"modality": "ct"}}
@@ -176,7 +177,7 @@ def test_predictions_do_not_depend_on_the_outcome_or_company_of_who_is_predicted
 def test_chunked_gradients_are_those_of_the_whole_batch(name, dropout):
     train, tuning = halves(make_samples())
     fitted = fit(train, tuning, ModelSpec(name, {}), QUICK.model_copy(update={"dropout": 0.0}))
-    batch = make_batch(train, fitted.scaling, torch.device("cpu"))
+    batch = make_batch(train, fitted.scaling)
     model = fitted.model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

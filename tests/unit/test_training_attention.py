@@ -12,7 +12,7 @@ from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
 from concordant.model import ModelSpec
 from concordant.training.attention import scan_attention
-from concordant.training.batches import Samples, make_pair
+from concordant.training.batches import Samples
 from concordant.training.fit import fit
 from concordant.training.options import TrainOptions
 
@@ -75,7 +75,7 @@ def test_every_token_gets_a_weight_and_they_sum_to_one(samples, name, options, s
 def test_the_weights_are_the_mean_over_heads_and_the_records_queries(samples):
     fitted = fitted_with(samples, "cross_attention", query="ehr", heads=2)
     found = scan_attention(fitted, samples.inputs)
-    pair = fitted.model._project(make_pair(samples.inputs, fitted.scaling, torch.device("cpu")))
+    pair = fitted.model._project(fitted.pair(samples.inputs))
     block = fitted.model.fusion.blocks["ehr"]
     layer = block.attention
     with torch.no_grad():
@@ -96,9 +96,7 @@ def test_pooling_leaves_out_the_learned_token(samples):
     fitted = fitted_with(samples, "cross_attention", query="ct")
     found = scan_attention(fitted, samples.inputs)
     with torch.no_grad():
-        weights = fitted.model(
-            make_pair(samples.inputs, fitted.scaling, torch.device("cpu"))
-        ).attention["pool->ct"]
+        weights = fitted.model(fitted.pair(samples.inputs)).attention["pool->ct"]
     own = weights[0, 0, : len(found.weights[0])].numpy()
     assert own.sum() < 1
     np.testing.assert_allclose(found.weights[0], own / own.sum(), rtol=1e-6)

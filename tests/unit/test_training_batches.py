@@ -8,17 +8,15 @@ import torch
 
 from concordant.core.modality import Modality
 from concordant.core.tokens import CodeTokens
-from concordant.training.batches import Samples, chunk_of, make_batch
+from concordant.training.batches import Samples
 from concordant.training.scaling import fit_scaling
-from training_fixture import make_samples
-
-CPU = torch.device("cpu")
+from training_fixture import make_batch, make_samples
 
 
 def batch_of(samples, scaled_on=None):
     fitted_on = scaled_on or samples
     return make_batch(
-        samples, {modality: fit_scaling(fitted_on.table(modality)) for modality in Modality}, CPU
+        samples, {modality: fit_scaling(fitted_on.table(modality)) for modality in Modality}
     )
 
 
@@ -53,7 +51,7 @@ def test_taking_rows_before_and_after_gives_the_same_tokens(ehr):
 @pytest.mark.parametrize("ehr", ["codes", "tokens"])
 def test_chunks_laid_end_to_end_are_the_batch(ehr):
     pair = batch_of(make_samples(30, ehr=ehr, pooled=True)).pair
-    chunks = [chunk_of(pair, slice(start, start + 8)) for start in range(0, 30, 8)]
+    chunks = [pair.rows(slice(start, start + 8)) for start in range(0, 30, 8)]
     assert torch.equal(torch.cat([one.subject for one in chunks]), pair.subject)
     assert torch.equal(torch.cat([one.ct.pooled for one in chunks]), pair.ct.pooled)
     for modality in Modality:

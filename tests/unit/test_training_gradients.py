@@ -9,12 +9,10 @@ from fusion_cases import CASES, IDS
 from concordant.core.modality import Modality
 from concordant.fusion import FUSIONS, Phase
 from concordant.model import ModelSpec, TTEModel
-from concordant.training.batches import chunk_of, make_batch
 from concordant.training.gradients import backward, survival_loss
 from concordant.training.scaling import fit_scaling
-from training_fixture import make_samples
+from training_fixture import make_batch, make_samples
 
-CPU = torch.device("cpu")
 GRADIENT_CASES = [
     pytest.param(name, options, id=label)
     for (name, options), label in zip(CASES, IDS, strict=True)
@@ -35,7 +33,7 @@ def make(name, options, dropout, n=23):
         )
         for parameter in model.head.parameters():
             torch.nn.init.normal_(parameter)
-    return model.train(), make_batch(samples, scaling, CPU)
+    return model.train(), make_batch(samples, scaling)
 
 
 def gradients(model, run, seed=3):
@@ -80,7 +78,7 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(name, options, alignme
         slices = [
             slice(start, min(start + size, len(batch))) for start in range(0, len(batch), size)
         ]
-        outputs = [model(chunk_of(batch.pair, rows)) for rows in slices]
+        outputs = [model(batch.pair.rows(rows)) for rows in slices]
         hazard, valid = (
             torch.cat([getattr(one, part) for one in outputs])
             for part in ("log_hazard", "view_valid")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from concordant.core.modality import Modality
+
+Rows = slice | Int[Tensor, " chosen"]
+"""Samples of a batch: a range, or their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +20,10 @@ class Tokens:
     """Vectors of one modality; a sample with the modality missing has no valid token.
 
     Attributes:
-        values: Token vectors; what stands in an invalid place is never read.
+        values: Token vectors; zero in an invalid place once they passed the boundary (`cleaned`).
         valid: True where a token exists.
-        pooled: The encoder's own pooled vector, or None: the masked mean of the projected tokens
-            stands in for it.
+        pooled: The encoder's own pooled vector, or else the mean of the valid tokens; None only
+            before the boundary.
     """
 
     values: Float[Tensor, "batch token dim"]
@@ -30,6 +34,37 @@ class Tokens:
     def present(self) -> Bool[Tensor, " batch"]:
         """True where the sample has this modality."""
         return self.valid.any(1)
+
+    def cleaned(self) -> Tokens:
+        """Return what a model takes: zero wherever nothing is valid, and a pooled vector.
+
+        The boundary that tokens from elsewhere pass once; what scaling returns is clean already.
+        """
+        values = torch.where(self.valid[..., None], self.values, 0.0)
+        if self.pooled is None:
+            return Tokens(values, self.valid, mean_of_valid(values, self.valid))
+        return Tokens(values, self.valid, torch.where(self.present[:, None], self.pooled, 0.0))
+
+    def without_tokens(self) -> Tokens:
+        """Return the pooled vectors and who has the modality, without touching a token."""
+        return Tokens(self.values[..., :0], self.valid, self.pooled)
+
+    def rows(self, rows: Rows) -> Tokens:
+        """Return some samples; a slice copies nothing."""
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return Tokens(self.values[rows], self.valid[rows], pooled)
+
+    def to(self, device: torch.device) -> Tokens:
+        """Return the same on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Tokens(self.values.to(device), self.valid.to(device), pooled)
+
+
+def mean_of_valid(
+    values: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch dim"]:
+    """Return the mean of the valid tokens, given zeros in invalid places; zero where none is."""
+    return values.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +86,23 @@ class CodeTokens:
         """True where the sample has this modality."""
         return self.valid.any(1)
 
+    def cleaned(self) -> CodeTokens:
+        """Return index and weight 0 wherever nothing is valid."""
+        index, weight = (torch.where(self.valid, one, 0) for one in (self.index, self.weight))
+        return CodeTokens(index, weight, self.valid)
+
+    def without_tokens(self) -> CodeTokens:
+        """Return the same: the pooled vector of codes is made of them."""
+        return self
+
+    def rows(self, rows: Rows) -> CodeTokens:
+        """Return some samples; a slice copies nothing."""
+        return CodeTokens(self.index[rows], self.weight[rows], self.valid[rows])
+
+    def to(self, device: torch.device) -> CodeTokens:
+        """Return the same on a device."""
+        return CodeTokens(self.index.to(device), self.weight.to(device), self.valid.to(device))
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -66,6 +118,24 @@ class Pair:
     ct: Tokens | CodeTokens
     ehr: Tokens | CodeTokens
     subject: Int[Tensor, " batch"] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.ct.valid)
+
+    def cleaned(self) -> Pair:
+        """Return both as a model takes them: zero wherever nothing is valid."""
+        return Pair(self.ct.cleaned(), self.ehr.cleaned(), self.subject)
+
+    def rows(self, rows: Rows) -> Pair:
+        """Return some samples; a slice copies nothing."""
+        subject = None if self.subject is None else self.subject[rows]
+        return Pair(self.ct.rows(rows), self.ehr.rows(rows), subject)
+
+    def to(self, device: torch.device) -> Pair:
+        """Return the same on a device."""
+        subject = None if self.subject is None else self.subject.to(device)
+        return Pair(self.ct.to(device), self.ehr.to(device), subject)
 
     def of(self, modality: Modality) -> Tokens | CodeTokens:
         """Return one modality's tokens."""

@@ -56,7 +56,7 @@ class Fusion(nn.Module, ABC):
 
     * Shapes are right and values finite, forward and backward, for every subset of missing
       modalities, none present included.
-    * Garbage in invalid tokens changes nothing.
+    * Garbage in invalid tokens changes nothing, once they passed the boundary (`Pair.cleaned`).
     * Permuting the batch permutes the output.
     * With one modality missing the prediction still depends on the other one (fusions that use
       both).
@@ -65,6 +65,9 @@ class Fusion(nn.Module, ABC):
       serve as keys.
     * It runs under `torch.func.functional_call` and `vmap` with the same result: no control flow on
       values, no data-dependent shape.
+    * Every parameter belongs to a view by `view_parameters`, and no view's result reaches the
+      parameters of another alone.
+    * What `start` sets to zero is zero in a new model: it is called after the orthogonal start.
 
     Attributes:
         solver: How `training.fit` finds the parameters: "gradient", or "ridge" (a ridge Cox model
@@ -97,6 +100,16 @@ class Fusion(nn.Module, ABC):
     def phases(self) -> tuple[Phase, ...]:
         """The stretches of training, in order."""
         return (Phase(),)
+
+    def view_parameters(self, view: int) -> list[str]:
+        """Return the names, within the fusion, of the parameters a view depends on: all of them."""
+        return [name for name, _ in self.named_parameters()]
+
+    def start(self) -> None:
+        """Set parts to zero, weight and bias, after every linear map was started orthogonal.
+
+        By default none is.
+        """
 
     @abstractmethod
     def forward(self, pair: Pair) -> FusionOutput:

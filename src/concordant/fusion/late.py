@@ -33,6 +33,11 @@ class Late(Fusion):
         self.view_modalities = BOTH
         self.branches = nn.ModuleDict({modality.value: Branch(dims) for modality in BOTH})
 
+    def view_parameters(self, view: int) -> list[str]:
+        """Return the parameters of the branch that the view is."""
+        own = f"branches.{BOTH[view].value}"
+        return [f"{own}.{name}" for name, _ in self.get_submodule(own).named_parameters()]
+
     def forward(self, pair: Pair) -> FusionOutput:
         """Return one view per modality, CT first."""
         views = [self.branches[modality.value](pooled_of(pair, modality)) for modality in BOTH]

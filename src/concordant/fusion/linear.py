@@ -53,6 +53,7 @@ class Linear(Fusion):
     """
 
     solver = "ridge"
+    reads_tokens = False
 
     def __init__(
         self, dims: FusionDims, *, modality: Literal["both", "ct", "ehr"] = "both"

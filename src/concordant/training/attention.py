@@ -18,9 +18,7 @@ from concordant.core.embedding import EmbeddingTable
 from concordant.core.errors import NotApplicableError
 from concordant.core.modality import Modality
 from concordant.core.tokens import CodeTokens, Tokens
-from concordant.fusion import BOTH
-from concordant.training.batches import make_pair
-from concordant.training.fit import FittedModel
+from concordant.training.fitted import FittedModel
 
 Source = Literal["record", "pooling"]
 
@@ -63,12 +61,7 @@ def scan_attention(fitted: FittedModel, inputs: Mapping[Modality, EmbeddingTable
         Attention weights are no explanation: Jain and Wallace, Attention is not Explanation, NAACL
         2019.
     """
-    samples = max((len(table) for table in inputs.values()), default=0)
-    tables = {
-        modality: inputs.get(modality, fitted.scaling[modality].absent(samples))
-        for modality in BOTH
-    }
-    pair = make_pair(tables, fitted.scaling, fitted.model.mean_risk.device)
+    pair = fitted.pair(inputs).to(fitted.model.mean_risk.device)
     fitted.model.eval()
     with torch.no_grad():
         maps = fitted.model(pair).attention or {}

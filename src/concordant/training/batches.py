@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from concordant.core.embedding import EmbeddingTable, TokenTable
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
-from concordant.core.tokens import CodeTokens, Pair, Tokens
-from concordant.fusion import BOTH
-from concordant.training.scaling import Scaling
+from concordant.core.tokens import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,54 +71,3 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.time)
-
-
-def make_pair(
-    inputs: Mapping[Modality, EmbeddingTable],
-    scaling: Mapping[Modality, Scaling],
-    device: torch.device,
-) -> Pair:
-    """Scale the tables of both modalities and pad them."""
-    ct, ehr = (_to_device(scaling[modality].apply(inputs[modality]), device) for modality in BOTH)
-    return Pair(ct, ehr)
-
-
-def make_batch(
-    samples: Samples, scaling: Mapping[Modality, Scaling], device: torch.device
-) -> Batch:
-    """Scale samples and put them on a device."""
-    pair = make_pair({modality: samples.table(modality) for modality in BOTH}, scaling, device)
-    if samples.subject is not None:
-        pair = replace(
-            pair, subject=torch.from_numpy(np.asarray(samples.subject, np.int64)).to(device)
-        )
-    time = torch.tensor(samples.target.time, dtype=torch.float64, device=device)
-    return Batch(pair, time, torch.tensor(samples.target.event, dtype=torch.int64, device=device))
-
-
-def chunk_of(pair: Pair, rows: slice) -> Pair:
-    """Return some rows of a batch."""
-    return Pair(
-        _rows(pair.ct, rows),
-        _rows(pair.ehr, rows),
-        None if pair.subject is None else pair.subject[rows],
-    )
-
-
-def _rows(tokens: Tokens | CodeTokens, rows: slice) -> Tokens | CodeTokens:
-    if isinstance(tokens, CodeTokens):
-        return CodeTokens(tokens.index[rows], tokens.weight[rows], tokens.valid[rows])
-    return Tokens(
-        tokens.values[rows],
-        tokens.valid[rows],
-        None if tokens.pooled is None else tokens.pooled[rows],
-    )
-
-
-def _to_device(tokens: Tokens | CodeTokens, device: torch.device) -> Tokens | CodeTokens:
-    if isinstance(tokens, CodeTokens):
-        return CodeTokens(
-            tokens.index.to(device), tokens.weight.to(device), tokens.valid.to(device)
-        )
-    pooled = None if tokens.pooled is None else tokens.pooled.to(device)
-    return Tokens(tokens.values.to(device), tokens.valid.to(device), pooled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,11 @@ from concordant.core.errors import ConfigError, StoreError
 from concordant.core.files import read_json, write_json, write_text
 from concordant.fusion import BOTH
 from concordant.model import ModelSpec, TTEModel
-from concordant.training.fit import FittedModel
+from concordant.training.fitted import FittedModel
 from concordant.training.options import TrainOptions, regularisation
-from concordant.training.scaling import (
-    CodeScaling,
-    ColumnScaling,
-    Scaling,
-    TokenScaling,
-    code_scaling,
-)
+from concordant.training.scaling_files import PlainScaling, plain, restored
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_fitted(fitted: FittedModel, folder: Path) -> None:
@@ -37,26 +32,22 @@ def save_fitted(fitted: FittedModel, folder: Path) -> None:
     }
     described: dict[str, Any] = {}
     for modality, scaling in fitted.scaling.items():
-        arrays, described[modality.value] = _describe(scaling)
+        stored = plain(scaling)
+        described[modality.value] = stored.facts
         tensors |= {
             f"scaling.{modality.value}.{name}": torch.from_numpy(np.array(values))
-            for name, values in arrays.items()
+            for name, values in stored.arrays.items()
         }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
-    spec = {
-        "fusion": fitted.spec.fusion,
-        "fusion_options": dict(fitted.spec.fusion_options),
-        "head": fitted.spec.head,
-        "head_options": dict(fitted.spec.head_options or {}),
-    }
     facts = {
         "format": FORMAT,
-        "spec": spec,
+        "spec": asdict(fitted.spec),
         "scaling": described,
         "options": fitted.options,
         "seed": fitted.seed,
         "events": fitted.events,
+        "tuning_loss": fitted.tuning_loss,
     }
     write_json(folder / "model.json", facts)
     write_text(folder / "history.jsonl", "".join(f"{line}\n" for line in fitted.history_lines()))
@@ -95,18 +86,18 @@ def load_fitted(folder: Path) -> FittedModel:
 
 def _rebuild(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedModel:
     spec, options = ModelSpec(**facts["spec"]), TrainOptions.model_validate(facts["options"])
-    scaling = {
-        modality: _restore(
-            facts["scaling"][modality.value], _part(tensors, f"scaling.{modality.value}.")
-        )
-        for modality in BOTH
-    }
+    scaling = {}
+    for modality in BOTH:
+        arrays = _part(tensors, f"scaling.{modality.value}.")
+        plain_arrays = {name: values.numpy() for name, values in arrays.items()}
+        scaling[modality] = restored(PlainScaling(facts["scaling"][modality.value], plain_arrays))
     dropout = regularisation(options, facts["events"]).dropout
     model = TTEModel(
         spec, {modality: scaling[modality].dims for modality in BOTH}, options.width, dropout
     )
     _load(model, _part(tensors, "model."))
-    return FittedModel(model.eval(), scaling, spec, options, facts["seed"], facts["events"])
+    seed, events, loss = (facts[name] for name in ("seed", "events", "tuning_loss"))
+    return FittedModel(model.eval(), scaling, spec, options, seed, events, loss)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -127,36 +118,3 @@ def _load(model: TTEModel, state: Mapping[str, Tensor]) -> None:
             owner, _, leaf = name.rpartition(".")
             setattr(model.head.get_submodule(owner), leaf, torch.empty_like(saved))
     model.load_state_dict(dict(state))
-
-
-def _describe(scaling: Scaling) -> tuple[dict[str, Any], dict[str, Any]]:
-    if isinstance(scaling, CodeScaling):
-        return {"mean": scaling.mean, "scale": scaling.scale}, {
-            "kind": "codes",
-            "codes": list(scaling.codes),
-            "norm": scaling.norm,
-        }
-    parts = {"token": scaling.token} | (
-        {} if scaling.pooled is None else {"pooled": scaling.pooled}
-    )
-    arrays = {
-        f"{part}.{name}": getattr(columns, name)
-        for part, columns in parts.items()
-        for name in ("mean", "scale", "median", "gaps")
-    }
-    return arrays, {"kind": "tokens", "pooled": scaling.pooled is not None}
-
-
-def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Scaling:
-    arrays = {name: value.numpy() for name, value in tensors.items()}
-    if described["kind"] == "codes":
-        return code_scaling(
-            tuple(described["codes"]), arrays["mean"], arrays["scale"], described["norm"]
-        )
-
-    def columns(part: str) -> ColumnScaling:
-        return ColumnScaling(
-            *(arrays[f"{part}.{name}"] for name in ("mean", "scale", "median", "gaps"))
-        )
-
-    return TokenScaling(columns("token"), columns("pooled") if described["pooled"] else None)

@@ -1,102 +1,82 @@
-"""The one way to fit: scaling, model, early stopping on tuning, view weights, baseline hazard."""
+"""The one way to fit: model, early stopping on tuning, view weights, baseline hazard."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from concordant.core.embedding import EmbeddingTable
 from concordant.core.errors import ConcordantError, ConfigError, NotApplicableError
 from concordant.core.modality import Modality
-from concordant.core.tokens import Pair
 from concordant.fusion import BOTH, Fusion, Phase
-from concordant.model import ModelOutput, ModelSpec, TTEModel
-from concordant.training.batches import Batch, Samples, chunk_of, make_batch, make_pair
+from concordant.model import ModelSpec, TTEModel
+from concordant.training.batches import Batch, Samples
 from concordant.training.calibration import calibrate
+from concordant.training.early_stopping import EarlyStopping
+from concordant.training.fitted import FittedModel, Predicted, evaluate
 from concordant.training.gradients import backward
 from concordant.training.options import TrainOptions, regularisation
+from concordant.training.prepare import FoldData, prepare_modality
 from concordant.training.ridge import solve_ridge
-from concordant.training.scaling import Scaling, fit_scaling
+
+__all__ = [
+    "FitFailed",
+    "FitRequest",
+    "FittedModel",
+    "Predicted",
+    "fit",
+    "fit_many",
+    "refuse_single_key",
+    "torch_device",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
-    """A fitted model's word on some samples.
+class FitRequest:
+    """One fit.
 
     Attributes:
-        risk: Log-hazard scale, higher = earlier event.
-        known: False where the model had none of its modalities and gave train's mean risk.
+        spec: Fusion and head by name, with options.
+        options: How to train.
+        seed: Makes the fit deterministic on one machine.
     """
 
-    risk: Float[np.ndarray, " sample"]
-    known: Bool[np.ndarray, " sample"]
-
-
-@dataclass(frozen=True, slots=True)
-class FittedModel:
-    """A model with everything that was fitted on train and tuning.
-
-    Attributes:
-        model: The network with its buffers, in evaluation mode.
-        scaling: Scaling per modality.
-        spec: Names and options of its parts.
-        options: Training options as given.
-        seed: Seed of initialisation and dropout.
-        events: Observed events in train, from which "auto" options were set.
-        history: One entry per epoch (or per penalty of the linear model).
-    """
-
-    model: TTEModel
-    scaling: Mapping[Modality, Scaling]
     spec: ModelSpec
     options: TrainOptions
     seed: int
-    events: int
-    history: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def n_parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(
-            parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad
-        )
 
-    def history_lines(self) -> list[str]:
-        """Return the history as JSON, one line per entry."""
-        return [json.dumps(entry) for entry in self.history]
+@dataclass(frozen=True, slots=True)
+class FitFailed:
+    """Why there is no model.
 
-    def predict(self, inputs: Mapping[Modality, EmbeddingTable]) -> Predicted:
-        """Return the risk of new samples; a modality that is left out is missing."""
-        samples = max((len(table) for table in inputs.values()), default=0)
-        tables = {
-            modality: inputs.get(modality, self.scaling[modality].absent(samples))
-            for modality in BOTH
-        }
-        device = self.model.mean_risk.device
-        output = _evaluate(
-            self.model, make_pair(tables, self.scaling, device), self.options.chunk_size
-        )
-        return Predicted(
-            self.model.risk(output).cpu().numpy(), output.view_valid.any(1).cpu().numpy()
-        )
+    Attributes:
+        reason: What to tell the user.
+        expected: True where an input or option is the cause; False: a defect of the software.
+        details: The traceback.
+    """
 
-    def survival(
-        self, risk: Float[np.ndarray, " sample"], times: Float[np.ndarray, " time"]
-    ) -> Float[np.ndarray, "sample time"]:
-        """Return S(t) at times in days for risks this model gave."""
-        device = self.model.mean_risk.device
-        curves = self.model.head.survival(
-            torch.tensor(risk, device=device),
-            torch.tensor(times, dtype=torch.float64, device=device),
-        )
-        return np.asarray(curves.detach().cpu().numpy())
+    reason: str
+    expected: bool
+    details: str
+
+
+def fit_many(data: FoldData, requests: Sequence[FitRequest]) -> tuple[FittedModel | FitFailed, ...]:
+    """Fit models on the same fold: everything on train, stopping and view weights on tuning.
+
+    Those without any modality a strategy uses are left out. One that fails does not stop the
+    others.
+
+    Args:
+        data: Inputs of the fold, shared by all fits, and outcomes of train and tuning.
+        requests: What to fit.
+    """
+    return tuple(_attempt(data, request) for request in requests)
 
 
 def fit(
@@ -107,7 +87,7 @@ def fit(
     *,
     seed: int = 0,
 ) -> FittedModel:
-    """Fit a model: everything on `train`, stopping and view weights on `tuning`.
+    """Fit one model on samples as they leave the store: prepare them, then as `fit_many`.
 
     Args:
         train: Samples to learn from; those without any modality the strategy uses are left out.
@@ -119,35 +99,21 @@ def fit(
 
     Raises:
         ConcordantError: No observed event in train or tuning among the samples that have a
-            modality, or a device that is not there.
+            modality, a device that is not there, or a fit that diverged.
         NotApplicableError: Attention over a single key.
     """
     options = options or TrainOptions()
-    device = torch_device(options.device)
-    scaling = {
-        modality: fit_scaling(train.table(modality), minimum_samples=options.min_code_samples)
+    parts = {"train": train, "tuning": tuning}
+    modalities = {
+        modality: prepare_modality(
+            {part: samples.table(modality) for part, samples in parts.items()},
+            minimum_samples=options.min_code_samples,
+        )
         for modality in BOTH
     }
-    events = int(train.target.observed.sum())
-    strength = regularisation(options, events)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        model = TTEModel(
-            spec,
-            {modality: scaling[modality].dims for modality in BOTH},
-            options.width,
-            strength.dropout,
-        ).to(device)
-        tokens = {modality: scaling[modality].lengths(train.table(modality)) for modality in BOTH}
-        refuse_single_key(
-            model.fusion,
-            {modality: int(lengths.max(initial=0)) for modality, lengths in tokens.items()},
-        )
-        train_batch = make_batch(_usable(train, scaling, model.fusion, "train"), scaling, device)
-        tuning_batch = make_batch(_usable(tuning, scaling, model.fusion, "tuning"), scaling, device)
-        history = _solve(model, train_batch, tuning_batch, options, strength.weight_decay)
-        _finish(model, train_batch, tuning_batch, options.chunk_size)
-    return FittedModel(model, scaling, spec, options, seed, events, history)
+    targets = {part: samples.target for part, samples in parts.items()}
+    subjects = {part: one.subject for part, one in parts.items() if one.subject is not None}
+    return _fit(FoldData(modalities, targets, subjects), FitRequest(spec, options, seed))
 
 
 def refuse_single_key(fusion: Fusion, most_tokens: Mapping[Modality, int]) -> None:
@@ -185,24 +151,30 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _usable(
-    samples: Samples, scaling: Mapping[Modality, Scaling], fusion: Fusion, part: str
-) -> Samples:
-    """Keep the samples that have a token of a modality the fusion uses.
+def _attempt(data: FoldData, request: FitRequest) -> FittedModel | FitFailed:
+    try:
+        return _fit(data, request)
+    except Exception as error:  # whatever it is, the other fits go on and the study names it
+        reason = str(error) or type(error).__name__
+        return FitFailed(reason, isinstance(error, ConcordantError), traceback.format_exc())
 
-    A record of unknown codes alone has none.
-    """
-    known = np.any(
-        [scaling[modality].lengths(samples.table(modality)) > 0 for modality in fusion.uses], axis=0
-    )
-    kept = samples.take(np.flatnonzero(known))
-    if not kept.target.observed.any():
-        raise ConcordantError(
-            f"{part} has no observed event (event = 1) among its {len(kept)} samples with "
-            f"{' or '.join(fusion.uses)}; a model cannot be fitted. Check the event column and the "
-            "split"
-        )
-    return kept
+
+def _fit(data: FoldData, request: FitRequest) -> FittedModel:
+    options, scaling = request.options, data.scaling
+    device = torch_device(options.device)
+    events = int(data.targets["train"].observed.sum())
+    strength = regularisation(options, events)
+    dims = {modality: one.dims for modality, one in scaling.items()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(request.seed)
+        model = TTEModel(request.spec, dims, options.width, strength.dropout).to(device)
+        pair = data.pair("train")
+        most = {modality: int(pair.of(modality).valid.sum(1).max()) for modality in BOTH}
+        refuse_single_key(model.fusion, most)
+        train, tuning = (data.batch(part, model.fusion, device) for part in ("train", "tuning"))
+        history = _solve(model, train, tuning, options, strength.weight_decay)
+    loss = _finish(model, train, tuning, options)
+    return FittedModel(model, scaling, request.spec, options, request.seed, events, loss, history)
 
 
 def _solve(
@@ -234,23 +206,24 @@ def _descend(
     that tuning liked best.
     """
     optimiser = torch.optim.AdamW(_decay_groups(model, weight_decay), lr=options.lr)
-    keeper = _BestViews(model, options.patience)
+    stopping = EarlyStopping(model, options.patience)
     history: list[dict[str, Any]] = []
     for epoch in range(phase.epochs or options.max_epochs):
         losses = None
         if phase.epochs is None and epoch >= options.min_epochs:
-            losses = _tuning_losses(model, tuning, options.chunk_size)
-            keeper.see(losses)
-            if keeper.exhausted:
+            losses = _tuning_losses(model, tuning, epoch, options)
+            stopping.see(losses)
+            if stopping.exhausted:
                 break
         model.train()
         optimiser.zero_grad()
         loss = backward(model, train, phase, options.chunk_size)
+        _refuse_divergence([loss], f"the training loss of epoch {epoch}", options)
         optimiser.step()
         history.append({"epoch": epoch, "train_loss": loss, "tuning_loss": losses})
     if phase.epochs is None:
-        keeper.see(_tuning_losses(model, tuning, options.chunk_size))
-        keeper.restore()
+        stopping.see(_tuning_losses(model, tuning, len(history), options))
+        stopping.restore()
     return history
 
 
@@ -267,78 +240,40 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-class _BestViews:
-    """Remembers, per view, the parameters of its best epoch.
-
-    Views are independent models and stop at their own time.
-    """
-
-    def __init__(self, model: TTEModel, patience: int) -> None:
-        views = len(model.fusion.view_modalities)
-        self._model = model
-        self._patience = patience
-        self._best = [float("inf")] * views
-        self._since = [0] * views
-        self._state: list[dict[str, Tensor]] = [{} for _ in range(views)]
-
-    def see(self, losses: list[float]) -> None:
-        parameters = dict(self._model.named_parameters())
-        for view, loss in enumerate(losses):
-            if self._since[view] >= self._patience:
-                continue  # it has stopped; that another view goes on must not give it more epochs
-            self._since[view] += 1
-            if loss < self._best[view]:
-                self._best[view], self._since[view] = loss, 0
-                self._state[view] = {
-                    name: parameters[name].detach().clone()
-                    for name in self._model.view_parameters(view)
-                }
-
-    @property
-    def exhausted(self) -> bool:
-        return all(since >= self._patience for since in self._since)
-
-    def restore(self) -> None:
-        for state in self._state:
-            self._model.load_state_dict(state, strict=False)
-
-
-def _tuning_losses(model: TTEModel, tuning: Batch, chunk_size: int | None) -> list[float]:
+def _tuning_losses(
+    model: TTEModel, tuning: Batch, epoch: int, options: TrainOptions
+) -> list[float]:
     """Return the negative log partial likelihood of tuning per event, for each view over the
     samples that have it.
     """
-    output = _evaluate(model, tuning.pair, chunk_size)
+    output = evaluate(model, tuning.pair, options.chunk_size)
     hazard, valid = output.log_hazard, output.view_valid
-    return [
+    losses = [
         float(model.head.loss(hazard[:, view], tuning.time, tuning.event, valid[:, view]))
         for view in range(hazard.shape[1])
     ]
+    _refuse_divergence(losses, f"the tuning loss before epoch {epoch}", options)
+    return losses
 
 
-def _evaluate(model: TTEModel, pair: Pair, chunk_size: int | None) -> ModelOutput:
-    """Run a model without dropout or gradient, in chunks if asked."""
-    model.eval()
-    size = len(pair.ct.valid)
-    with torch.no_grad():
-        if chunk_size is None or size <= chunk_size:
-            output: ModelOutput = model(pair)
-            return output
-        outputs = [
-            model(chunk_of(pair, slice(start, start + chunk_size)))
-            for start in range(0, size, chunk_size)
-        ]
-    return ModelOutput(
-        torch.cat([one.log_hazard for one in outputs]),
-        torch.cat([one.view_valid for one in outputs]),
-        None,
-        None,
-    )
+def _refuse_divergence(numbers: Sequence[float], what: str, options: TrainOptions) -> None:
+    if not all(math.isfinite(number) for number in numbers):
+        raise ConcordantError(
+            f"the fit diverged: {what} is not finite. Try a lower train.lr (given {options.lr:g}) "
+            "or more train.weight_decay, and look for absurd values among the features"
+        )
 
 
-def _finish(model: TTEModel, train: Batch, tuning: Batch, chunk_size: int | None) -> None:
-    """Fit view weights, the mean risk and the baseline, on the final risk."""
-    output = _evaluate(model, train.pair, chunk_size)
-    calibrate(model, output, _evaluate(model, tuning.pair, chunk_size), tuning)
+def _finish(model: TTEModel, train: Batch, tuning: Batch, options: TrainOptions) -> float:
+    """Fit view weights, the mean risk and the baseline, on the final risk; return its loss on
+    tuning.
+    """
+    output = evaluate(model, train.pair, options.chunk_size)
+    on_tuning = evaluate(model, tuning.pair, options.chunk_size)
+    calibrate(model, output, on_tuning, tuning)
     risk = model.risk(output)
+    loss = float(model.head.loss(model.risk(on_tuning), tuning.time, tuning.event))
+    _refuse_divergence([float(risk.sum()), loss], "the final risk", options)
     model.mean_risk.copy_(risk.mean())
     model.head.fit_baseline(risk, train.time, train.event)
+    return loss

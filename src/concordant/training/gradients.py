@@ -10,7 +10,7 @@ from torch import Tensor
 
 from concordant.fusion import Phase
 from concordant.model import ModelOutput, TTEModel
-from concordant.training.batches import Batch, chunk_of
+from concordant.training.batches import Batch
 
 
 def survival_loss(
@@ -65,7 +65,7 @@ def _backward_in_chunks(model: TTEModel, batch: Batch, phase: Phase, chunk_size:
     with torch.no_grad():
         for rows in slices:
             states.append(_random_state(batch.time.device))
-            outputs.append(model(chunk_of(batch.pair, rows)))
+            outputs.append(model(batch.pair.rows(rows)))
     hazard = torch.cat([output.log_hazard for output in outputs]).requires_grad_()
     valid = torch.cat([output.view_valid for output in outputs])
     loss = phase.time_to_event * survival_loss(model, hazard, valid, batch)
@@ -73,7 +73,7 @@ def _backward_in_chunks(model: TTEModel, batch: Batch, phase: Phase, chunk_size:
     total = float(loss.detach())
     for rows, state in zip(slices, states, strict=True):
         _restore(state, batch.time.device)
-        output = model(chunk_of(batch.pair, rows))
+        output = model(batch.pair.rows(rows))
         surrogate = (output.log_hazard * gradient[rows]).sum()
         if phase.alignment and output.alignment_loss is not None:
             part = phase.alignment * output.alignment_loss * ((rows.stop - rows.start) / len(batch))

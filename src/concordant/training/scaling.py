@@ -11,7 +11,7 @@ from torch import Tensor
 
 from concordant.core.embedding import CodeTable, EmbeddingTable, TokenTable
 from concordant.core.errors import FeatureError
-from concordant.core.tokens import CodeTokens, Tokens
+from concordant.core.tokens import CodeTokens, Tokens, mean_of_valid
 from concordant.model import InputDims
 
 CLIP = 6.0
@@ -51,31 +51,52 @@ class ColumnScaling:
 
     def apply(self, values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row scaled"]:
         """Return imputed, standardised, clipped columns, then the indicators (centred on half)."""
-        missing = np.isnan(values)
-        filled = np.where(missing, self.median, values)
-        scaled = np.clip((filled - self.mean) / self.scale, -CLIP, CLIP)
-        return np.concatenate([scaled, missing[:, self.gaps] - 0.5], axis=1).astype(np.float32)
+        scaled = np.empty((len(values), self.width), np.float32)
+        for start in range(0, len(values), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            missing = np.isnan(values[rows])
+            filled = np.where(missing, self.median, values[rows])
+            columns = len(self.mean)
+            scaled[rows, :columns] = np.clip((filled - self.mean) / self.scale, -CLIP, CLIP)
+            scaled[rows, columns:] = missing[:, self.gaps] - 0.5
+        return scaled
+
+
+_ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 4096, 32
+"""What is held in double precision at once: a cohort's tokens are gigabytes of it."""
 
 
 def fit_columns(values: Float[np.ndarray, "row column"]) -> ColumnScaling:
     """Fit centre, scale and median of each column, NaN being gaps."""
-    values = values.astype(np.float64)
-    missing = np.isnan(values)
-    median = np.array(
-        [
-            np.median(column[~gap]) if (~gap).any() else 0.0
-            for column, gap in zip(values.T, missing.T, strict=True)
-        ]
-    )
-    filled = np.where(missing, median, values)
-    mean = filled.mean(0) if len(filled) else np.zeros(values.shape[1])
-    scale = filled.std(0) if len(filled) else np.ones(values.shape[1])
+    starts = range(0, max(values.shape[1], 1), _COLUMNS_AT_ONCE)
+    parts = [_fit_block(values[:, start : start + _COLUMNS_AT_ONCE]) for start in starts]
+    mean, scale, median, gaps = (np.concatenate(part) for part in zip(*parts, strict=True))
     # a column whose spread is rounding noise beside its size is constant: dividing by it would blow
     # that noise up
     constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    return ColumnScaling(
-        mean, np.where(constant, 1.0, scale), median.astype(np.float64), missing.any(0)
-    )
+    return ColumnScaling(mean, np.where(constant, 1.0, scale), median, gaps)
+
+
+def _fit_block(values: Float[np.ndarray, "row column"]) -> tuple[Float[np.ndarray, " column"], ...]:
+    """Return mean, deviation and median of some columns after imputation, and who had gaps."""
+    missing = np.isnan(values)
+    median = _medians(values, (~missing).sum(0))
+    filled = np.where(missing, median, values)
+    if not len(filled):
+        return np.zeros(len(median)), np.ones(len(median)), median, missing.any(0)
+    return filled.mean(0), filled.std(0), median, missing.any(0)
+
+
+def _medians(
+    values: Float[np.ndarray, "row column"], known: Int[np.ndarray, " column"]
+) -> Float[np.ndarray, " column"]:
+    """Return each column's median over the `known` values, which sorting puts before the gaps."""
+    if not len(values):
+        return np.zeros(len(known))
+    ordered = np.sort(values.T)  # rows of a contiguous copy: an order of magnitude faster
+    middle = np.stack([(known - 1) // 2, known // 2], axis=1)
+    median = np.take_along_axis(ordered, middle, axis=1).astype(np.float64).mean(axis=1)
+    return np.where(known > 0, median, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +119,7 @@ class TokenScaling:
         )
 
     def apply(self, table: EmbeddingTable) -> Tokens:
-        """Return scaled, padded tokens."""
+        """Return scaled, padded tokens; where there is no pooled vector, the mean of the tokens."""
         if not isinstance(table, TokenTable):
             raise FeatureError(
                 "this model was fitted on tokens and was given codes; use the encoder it was "
@@ -110,13 +131,15 @@ class TokenScaling:
                 f"{table.values.shape[1]}"
             )
         valid = _padding(table.lengths)
-        values = np.zeros((*valid.shape, self.token.width), np.float32)
-        values[valid] = self.token.apply(table.values)
-        return Tokens(torch.from_numpy(values), torch.from_numpy(valid), self._pooled(table))
-
-    def lengths(self, table: EmbeddingTable) -> Int[np.ndarray, " sample"]:
-        """Return how many tokens `apply` gives each sample; 0 = missing."""
-        return np.asarray(table.lengths)
+        scaled = self.token.apply(table.values)
+        if valid.all():
+            values = scaled.reshape(*valid.shape, -1)
+        else:
+            values = np.zeros((*valid.shape, self.token.width), np.float32)
+            values[valid] = scaled
+        tokens, there = torch.from_numpy(values), torch.from_numpy(valid)
+        pooled = self._pooled(table)
+        return Tokens(tokens, there, mean_of_valid(tokens, there) if pooled is None else pooled)
 
     def absent(self, samples: int) -> TokenTable:
         """Return a table this scaling accepts, in which every sample is missing."""
@@ -170,9 +193,13 @@ class CodeScaling:
         return InputDims("codes", len(self.codes), None, self.norm)
 
     def apply(self, table: EmbeddingTable) -> CodeTokens:
-        """Return scaled, padded codes; codes outside the vocabulary are dropped (see `dropped`)."""
+        """Return scaled, padded codes; those outside the vocabulary are dropped (see `dropped`).
+
+        A record without a code of the vocabulary is a missing one.
+        """
         known, index = self._known(table)
-        valid = _padding(self.lengths(table))
+        before = np.concatenate([[0], np.cumsum(known)])
+        valid = _padding(np.diff(before[table.offsets]))
         weight = np.clip(
             (_codes(table).weight[known] - self.mean[index]) / self.scale[index], -CLIP, CLIP
         )
@@ -183,15 +210,6 @@ class CodeScaling:
         return CodeTokens(
             torch.from_numpy(padded_index), torch.from_numpy(padded_weight), torch.from_numpy(valid)
         )
-
-    def lengths(self, table: EmbeddingTable) -> Int[np.ndarray, " sample"]:
-        """Return how many tokens `apply` gives each sample.
-
-        0 = missing, as is a record without a code of the vocabulary.
-        """
-        known, _ = self._known(table)
-        before = np.concatenate([[0], np.cumsum(known)])
-        return np.diff(before[table.offsets])
 
     def absent(self, samples: int) -> CodeTable:
         """Return a table this scaling accepts, in which every sample is missing."""
