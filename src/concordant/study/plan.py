@@ -237,12 +237,19 @@ def trials_that_differ(strategy: Strategy, trials: Sequence[Trial]) -> tuple[Tri
     return tuple(trial for trial in trials if first[trial.options.min_code_samples] is trial)
 
 
-def why_not_applicable(strategy: Strategy, most_tokens: Mapping[Modality, int]) -> str | None:
-    """Return why a strategy cannot be fitted to encoders with at most so many tokens, or None."""
-    dims = FusionDims(2, 0.0, dict.fromkeys(Modality, 1))
-    fusion = FUSIONS.create(strategy.fusion.name, dims, **strategy.fusion.options)
+def why_not_applicable(
+    strategy: Strategy, trials: Sequence[Trial], most_tokens: Mapping[Modality, int]
+) -> str | None:
+    """Return why a strategy cannot be fitted to encoders with at most so many tokens, or None.
+
+    Raises:
+        ConfigError: The fusion cannot have the width of a trial.
+    """
+    chosen = strategy.fusion
     try:
-        refuse_single_key(fusion, most_tokens)
+        for width in dict.fromkeys(trial.options.width for trial in trials):
+            dims = FusionDims(width, 0.0, dict.fromkeys(Modality, 1))
+            refuse_single_key(FUSIONS.create(chosen.name, dims, **chosen.options), most_tokens)
     except NotApplicableError as error:
         return str(error)
     return None

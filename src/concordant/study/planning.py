@@ -42,7 +42,7 @@ def make_plan(study: Study, data: StudyData, stores: Stores) -> Plan:
             study.run_folder.strategy(strategy.name),
             trials_that_differ(strategy, trials),
             cohorts.of(strategy),
-            why_not_applicable(strategy, cohorts.most_tokens(strategy)),
+            why_not_applicable(strategy, trials, cohorts.most_tokens(strategy)),
         )
         for strategy in study.strategies()
     )
