@@ -64,7 +64,9 @@ def test_the_command_draws_the_samples_at_both_ends_of_the_ranking(pictured, tmp
     names = ["highest-001.png", "highest-002.png", "lowest-001.png", "lowest-002.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == names
     index = pl.read_parquet(tmp_path / "out" / "index.parquet")
-    held_out = read_predictions(pictured.run_folder.strategy(ATTENDING).predictions("held_out")).table
+    held_out = read_predictions(
+        pictured.run_folder.strategy(ATTENDING).predictions("held_out")
+    ).table
     scanned = (
         held_out.filter(pl.col("available").is_in(["both", "ct"]))
         .sort("risk")["sample_id"]
@@ -168,7 +170,9 @@ def test_a_run_that_is_not_there_and_a_window_upside_down_are_refused(
     assert "lower number" in result.output
     with pytest.raises(StoreError, match="run the study first"):
         write_pictures(
-            read_study(write_study(simulated, name="never_run")), tmp_path / "out", strategy="concat"
+            read_study(write_study(simulated, name="never_run")),
+            tmp_path / "out",
+            strategy="concat",
         )
 
 

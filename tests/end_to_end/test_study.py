@@ -182,7 +182,8 @@ def test_results_are_those_of_the_predictions_beside_them(finished):
                 predictions.target.time, predictions.target.event, predictions.risk
             )
             row = results.row(
-                by_predicate=(pl.col("fusion") == strategy["fusion"]) & (pl.col("cohort") == cohort),
+                by_predicate=(pl.col("fusion") == strategy["fusion"])
+                & (pl.col("cohort") == cohort),
                 named=True,
             )
             assert row["value"] == pytest.approx(expected.estimate)
@@ -310,7 +311,9 @@ def test_tables_that_are_gone_are_written_again_from_the_fits(finished, study):
     assert units_of(files_of(finished.path)) == units_of(before)
 
 
-@pytest.mark.parametrize("last", ["write_tables", "write_record", "refresh_pictures", "write_report"])
+@pytest.mark.parametrize(
+    "last", ["write_tables", "write_record", "refresh_pictures", "write_report"]
+)
 def test_a_run_that_ends_before_its_report_vouches_for_nothing(tables, monkeypatch, last):
     run = run_study(small_study(tables))
     results, report = pl.read_parquet(run.results), run.report.read_text()
@@ -433,7 +436,8 @@ def test_two_workers_give_what_one_gives(tables):
         )
     for strategy in read_json(one.record)["strategies"]:
         first, second = (
-            read_predictions(run.strategy(strategy["folder"]).predictions("west")) for run in (one, two)
+            read_predictions(run.strategy(strategy["folder"]).predictions("west"))
+            for run in (one, two)
         )
         assert_frame_equal(first.table, second.table, abs_tol=1e-6)
 
@@ -475,7 +479,9 @@ def test_under_cross_validation_a_value_is_the_mean_over_folds_then_over_repeats
         assert concordances(run, "development")[strategy["fusion"]] == pytest.approx(np.mean(means))
         outside = read_predictions(run.strategy(strategy["folder"]).predictions("west")).table
         assert outside.height == outside["fold"].null_count() == 40
-        assert concordances(run, "west")[strategy["fusion"]] == pytest.approx(concordance_of(outside))
+        assert concordances(run, "west")[strategy["fusion"]] == pytest.approx(
+            concordance_of(outside)
+        )
     results = pl.read_parquet(run.results)
     assert set(results["cohort"]) == {"development", "west"}
     assert set(results.filter(pl.col("cohort") == "development")["n"]) == {80}

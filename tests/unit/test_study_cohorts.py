@@ -8,12 +8,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from concordant.core.errors import CohortError, FeatureError, StoreError
-from concordant.core.modality import Modality
-from concordant.data.features import FeatureOptions
-from concordant.embeddings.making import ShardEngine
-from concordant.encoders.base import ENCODERS
 from concordant.study.cohorts import (
     audit_data,
     check_inputs,
@@ -23,6 +17,12 @@ from concordant.study.cohorts import (
     records_of,
     shard_size,
 )
+
+from concordant.core.errors import CohortError, FeatureError, StoreError
+from concordant.core.modality import Modality
+from concordant.data.features import FeatureOptions
+from concordant.embeddings.making import ShardEngine
+from concordant.encoders.base import ENCODERS
 from study_fixture import alter, small_study, with_value, write_tables
 
 

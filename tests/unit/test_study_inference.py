@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from concordant.study.cohorts import embed_all, read_data
+from concordant.study.members import plan_members
+from concordant.study.units import Unit, tuning_predictions
 from scipy import stats
 
 from concordant.config import Study
@@ -27,9 +30,6 @@ from concordant.metrics import (
     simultaneous,
 )
 from concordant.study import run_study
-from concordant.study.cohorts import embed_all, read_data
-from concordant.study.members import plan_members
-from concordant.study.units import Unit, tuning_predictions
 from study_fixture import FUSIONS, alter, files_of, small_study, write_tables
 
 METRICS = ["concordance_index", "concordance_index_ipcw", "integrated_brier_score"]
