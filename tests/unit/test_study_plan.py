@@ -1,4 +1,4 @@
-"""The plan of a study: its folds, trials and fits, what cannot be fitted, and what a fit depends on."""
+"""The plan of a study: folds, trials, fits, what cannot be fitted, what a fit depends on."""
 
 from __future__ import annotations
 
