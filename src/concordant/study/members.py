@@ -23,7 +23,12 @@ from concordant.core.artifacts import MemberFolder
 from concordant.core.errors import CohortError, NotApplicableError, StoreError
 from concordant.core.files import read_json, write_json, write_text
 from concordant.core.modality import Modality
-from concordant.core.survival import Predictions, read_predictions
+from concordant.core.survival import (
+    AS_IS,
+    Predictions,
+    join_predictions,
+    read_predictions,
+)
 from concordant.fusion import BOTH, FUSIONS, FusionDims, modalities_used
 from concordant.study.cohorts import Stores, StudyData
 from concordant.study.units import CohortPart, Unit, availability
@@ -286,16 +291,26 @@ def _fold_key(account: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _joined(plan: MemberPlan, accounts: Sequence[Mapping[str, Any]], label: str) -> Predictions:
-    """Return a member's predictions for a cohort.
+    """Return a member's predictions for a cohort, as its models predict."""
+    tables = [
+        read_predictions(MemberFolder(unit.folder).predictions(label)).of_variant(AS_IS)
+        for unit in plan.units
+    ]
+    return joined_folds(plan, tables, label, [float(one["train_mean_risk"]) for one in accounts])
+
+
+def joined_folds(
+    plan: MemberPlan, tables: Sequence[Predictions], label: str, centres: Sequence[float]
+) -> Predictions:
+    """Put the predictions of a member's fits together.
 
     Its folds' test rows one after the other, or the mean of the fold models.
     """
-    tables = [read_predictions(MemberFolder(unit.folder).predictions(label)) for unit in plan.units]
     if len(tables) == 1:
         return tables[0]
     if label == plan.units[0].development.label:
-        return Predictions(pl.concat([one.table for one in tables]), tables[0].survival_times_days)
-    return _mean_of_folds(tables, [float(one["train_mean_risk"]) for one in accounts])
+        return join_predictions(tables)
+    return _mean_of_folds(tables, centres)
 
 
 def _mean_of_folds(tables: Sequence[Predictions], centres: Sequence[float]) -> Predictions:

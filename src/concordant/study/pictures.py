@@ -23,7 +23,7 @@ from concordant.core.errors import (
 from concordant.core.files import atomic_folder, read_json, write_json
 from concordant.core.modality import Modality
 from concordant.core.png import png_bytes
-from concordant.core.survival import read_predictions
+from concordant.core.survival import AS_IS, read_predictions
 from concordant.data.volumes import open_volume
 from concordant.embeddings.store import EmbeddingStore
 from concordant.encoders.base import ENCODERS, VolumeEncoder
@@ -215,8 +215,10 @@ def _ranked(folder: MemberFolder, data: StudyData, options: PictureOptions) -> p
     """
     if not (folder.path / "run.json").is_file():
         raise StoreError(f"{folder.path}: no finished fit; run the study first")
-    table = read_predictions(folder.predictions(data.internal_label)).table.filter(
-        pl.col("available").is_in(["both", "ct"])
+    table = (
+        read_predictions(folder.predictions(data.internal_label))
+        .of_variant(AS_IS)
+        .table.filter(pl.col("available").is_in(["both", "ct"]))
     )
     if table["fold"].null_count() < table.height:
         table = table.filter(pl.col("repeat") == pl.col("repeat").min())

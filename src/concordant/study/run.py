@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from concordant.analysis import ANALYSES
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
@@ -37,7 +38,13 @@ from concordant.study.members import (
     versions,
 )
 from concordant.study.pictures import refresh_pictures
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, write_tables
+from concordant.study.tables import (
+    cohort_facts,
+    judged_of,
+    member_facts,
+    quarantine_facts,
+    write_tables,
+)
 from concordant.study.units import run_unit
 from concordant.training.fit import torch_device
 
@@ -228,7 +235,7 @@ def _predicted(predictions: Predictions) -> str:
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
-    paths = (run.study, *run.tables, run.audit, run.report)
+    paths = (run.study, *map(run.table, ANALYSES), run.audit, run.report)
     return all(path.is_file() for path in paths) and read_json(run.study).get(
         "fingerprint"
     ) == fingerprint(facts)
@@ -252,7 +259,7 @@ def _judge(
     say("tables", 0, 3)
     results = [collect(plan, study) for plan in plans if plan.units]
     say("tables", 1, 3)
-    write_tables(study, data, results, foreign)
+    write_tables(study.run_folder, judged_of(study, data, results, foreign))
     say("tables", 2, 3)
     described = {
         "name": study.name,

@@ -22,7 +22,7 @@ from concordant.core.embedding import EmbeddingTable
 from concordant.core.errors import MetricError
 from concordant.core.files import atomic_folder, fingerprint, read_json, write_json
 from concordant.core.modality import Modality
-from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
+from concordant.core.survival import AS_IS, COLUMNS, Predictions, SurvivalTarget
 from concordant.embeddings.store import EmbeddingStore
 from concordant.metrics import concordance_index
 from concordant.model import ModelSpec
@@ -204,6 +204,9 @@ def _predict(
         part.available[rows].alias("available"),
         pl.lit(unit.repeat, pl.Int16).alias("repeat"),
         pl.lit(unit.fold, pl.Int16).alias("fold"),
+        pl.lit(None, pl.Int16).alias("trial"),
+        pl.lit(unit.member.seed, pl.Int64).alias("seed"),
+        pl.lit(AS_IS).alias("variant"),
     )
     return Predictions(
         table.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()]), unit.times
