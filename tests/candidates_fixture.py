@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from concordant.analysis.candidates import Candidate
-from concordant.core.survival import COLUMNS, Predictions
+from concordant.core.survival import Predictions, completed
 
 TIMES = np.array([100.0, 200.0, 400.0])
 N = 120
@@ -46,7 +46,7 @@ def predictions(
                 "fold": truth.permutation(np.arange(N) % folds) if folds else [None] * N,
             }
         ).sample(fraction=1, shuffle=True, seed=100 * seed + repeat)
-        parts.append(part.select(pl.col(name).cast(kind) for name, kind in COLUMNS.items()))
+        parts.append(completed(part))
     return Predictions(pl.concat(parts), TIMES)
 
 

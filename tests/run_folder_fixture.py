@@ -17,13 +17,14 @@ import numpy as np
 import polars as pl
 
 from concordant.analysis.calibration import calibration_groups, calibration_table
-from concordant.analysis.compare import Candidate, average_seeds, contrasts
+from concordant.analysis.candidates import Candidate
+from concordant.analysis.compare import contrasts
 from concordant.analysis.decision import decision_curves
 from concordant.analysis.gains import gains_over_both
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.files import write_json
 from concordant.core.survival import Predictions
-from concordant.evaluation import common_tau, evaluate, subgroups
+from concordant.evaluation import average_seeds, evaluate, subgroups, tau_days
 
 METRICS = ("concordance_index", "integrated_brier_score")
 HORIZONS = (180.0, 365.0)
@@ -239,7 +240,7 @@ def _write_tables(
         for cohort, made in cohorts.items()
     ]
     run.path.mkdir(parents=True, exist_ok=True)
-    tau = common_tau({cohort: made for _, cohort, made in rows}.values())
+    tau = tau_days("common", {cohort: made for _, cohort, made in rows}.values())
     whole = [
         _labelled(evaluate(made, metrics=METRICS, tau=tau), model, cohort)
         for model, cohort, made in rows

@@ -19,7 +19,7 @@ from concordant.metrics.calibration_curve import (
     one_calibration,
 )
 from concordant.metrics.cox import fit_cox
-from concordant.metrics.inputs import checked_subjects
+from concordant.metrics.inputs import checked_outcomes
 from concordant.metrics.recalibration import fit_recalibration
 from concordant.metrics.weak_calibration import (
     calibration_in_the_large,
@@ -63,7 +63,7 @@ def lifelines_cox(time, event, columns, **options):
 def test_cox_and_its_robust_error_equal_lifelines_without_ties():
     time, event, signal = simulated(0, 300)
     other = np.random.default_rng(1).normal(size=300)
-    fit = fit_cox(checked_subjects(time, event), np.column_stack([signal, other]))
+    fit = fit_cox(checked_outcomes(time, event), np.column_stack([signal, other]))
     theirs = lifelines_cox(time, event, {"a": signal, "b": other}, robust=True)
     np.testing.assert_allclose(fit.coefficient, theirs.params_, rtol=0, atol=1e-8)
     np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_cox_and_its_robust_error_equal_lifelines_without_ties():
 def test_cox_with_weights_and_clusters_equals_lifelines():
     time, event, signal = simulated(1, 300)
     weights, cluster = np.random.default_rng(2).integers(1, 4, 300), np.arange(300) // 3
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster)
     fit = fit_cox(subjects, signal[:, None])
     theirs = lifelines_cox(
         time,
@@ -100,7 +100,7 @@ def test_cox_with_weights_and_clusters_equals_lifelines():
 def test_cox_with_ties_equals_scikit_survival():
     time, event, signal = simulated(2, 300, ties=True)
     design = np.column_stack([signal, np.maximum(signal, 0) ** 2])
-    fit = fit_cox(checked_subjects(time, event), design)
+    fit = fit_cox(checked_outcomes(time, event), design)
     theirs = CoxPHSurvivalAnalysis(ties="breslow", tol=1e-14).fit(
         design, Surv.from_arrays(event == 1, time)
     )
@@ -143,12 +143,12 @@ def test_smooth_curve_equals_scikit_survival_on_another_basis():
 def test_observed_probability_equals_lifelines():
     time, event, signal = simulated(5, 300, ties=True)
     plain = lifelines.KaplanMeierFitter().fit(time, event)
-    assert observed_by(checked_subjects(time, event), HORIZON).value == pytest.approx(
+    assert observed_by(checked_outcomes(time, event), HORIZON).value == pytest.approx(
         1 - plain.predict(HORIZON), abs=1e-12
     )
     weights = np.random.default_rng(0).integers(1, 5, 300)
     weighted = lifelines.KaplanMeierFitter().fit(time, event, weights=weights)
-    mine = observed_by(checked_subjects(time, event, weights=weights), HORIZON).value
+    mine = observed_by(checked_outcomes(time, event, weights=weights), HORIZON).value
     assert mine == pytest.approx(1 - weighted.predict(HORIZON), abs=1e-12)
     time, event, signal = simulated(6, 300)
     codes = np.where((event == 1) & (signal < 0.3), 2, event)
@@ -156,7 +156,7 @@ def test_observed_probability_equals_lifelines():
         time, codes, event_of_interest=1
     )
     incidence = theirs.cumulative_density_.loc[:HORIZON].iloc[-1, 0]
-    assert observed_by(checked_subjects(time, codes, cause=1), HORIZON).value == pytest.approx(
+    assert observed_by(checked_outcomes(time, codes, cause=1), HORIZON).value == pytest.approx(
         incidence, abs=1e-12
     )
 

@@ -26,7 +26,7 @@ from concordant.metrics import (
     log_rank,
 )
 from concordant.metrics.censoring import censoring_curve
-from concordant.metrics.inputs import checked_subjects
+from concordant.metrics.inputs import checked_outcomes
 
 DATA = (
     Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -109,7 +109,7 @@ def test_uno_with_another_cohorts_curve():
 
 def test_censoring_curve(outcomes):
     time, event, _ = outcomes
-    curve = censoring_curve(checked_subjects(time, event))
+    curve = censoring_curve(checked_outcomes(time, event))
     theirs = CensoringDistributionEstimator().fit(Surv.from_arrays(event == 1, time))
     at = np.unique(time)[:-1]
     np.testing.assert_allclose(

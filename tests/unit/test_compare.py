@@ -6,18 +6,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from concordant.analysis.candidates import CHOSEN_PER_FOLD, Candidate
 from concordant.analysis.compare import (
-    CHOSEN_PER_FOLD,
     CONTRAST_SCHEMA,
     FILE_DIFFERENCE_SCHEMA,
-    Candidate,
-    average_seeds,
     compare_files,
     contrasts,
 )
 from concordant.core.errors import ConfigError, MetricError, PredictionsError
-from concordant.core.survival import COLUMNS, Predictions
-from concordant.evaluation import averaged
+from concordant.core.survival import Predictions, completed
+from concordant.evaluation import average_seeds, averaged
 from concordant.metrics import compare_concordance, concordance_index, holm
 from concordant.metrics.inference import wald_p_value
 
@@ -52,7 +50,7 @@ def predictions(weight, noise_seed, *, cohort=0, folds=None, survival=True):
         }
     )
     return Predictions(
-        table.select(pl.col(name).cast(kind) for name, kind in COLUMNS.items()),
+        completed(table),
         TIMES if survival else None,
     )
 

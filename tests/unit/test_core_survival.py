@@ -12,9 +12,12 @@ from concordant.core.errors import PredictionsError
 from concordant.core.survival import (
     COLUMNS,
     SURVIVAL_TIMES_KEY,
+    Outcomes,
     Predictions,
-    SurvivalTarget,
+    completed,
+    join_predictions,
     read_predictions,
+    split_predictions,
 )
 
 GOOD = {
@@ -48,7 +51,7 @@ def test_only_event_one_is_observed(tmp_path):
     assert len(target) == 3
     taken = target.take(np.array([2, 0]))
     assert (taken.time.tolist(), taken.event.tolist()) == ([3.0, 1.0], [2, 1])
-    assert isinstance(taken, SurvivalTarget)
+    assert isinstance(taken, Outcomes)
 
 
 rows = st.lists(
@@ -80,6 +83,9 @@ def test_what_is_written_is_read(tmp_path_factory, values, with_curves):
             "available": ["both"] * len(values),
             "repeat": [None] * len(values),
             "fold": [None] * len(values),
+            "trial": [3] * len(values),
+            "seed": [2**40] * len(values),
+            "variant": ["recalibrated"] * len(values),
         },
         schema=COLUMNS,
     )
@@ -309,3 +315,67 @@ def test_no_row_has_no_curve_but_the_times(tmp_path):
     none = read_predictions(path).filter(pl.col("event") == 9).survival
     assert none is not None
     assert none.shape == (0, 2)
+
+
+def of_seed(seed, variant, *, times=(30.0, 365.25), samples=3):
+    made = pl.DataFrame(
+        {
+            "sample_id": [f"s{number}" for number in range(samples)],
+            "subject_id": range(samples),
+            "time_days": [10.0] * samples,
+            "event": [1] * samples,
+            "risk": [float(seed)] * samples,
+            "survival": [[1.0, 1 / (seed + 1)]] * samples,
+            "seed": [seed] * samples,
+            "variant": [variant] * samples,
+        }
+    )
+    return Predictions(completed(made), np.array(times))
+
+
+def test_seeds_and_variants_of_a_cohort_stand_in_one_file(tmp_path):
+    parts = [of_seed(seed, variant) for variant in ("as_is", "recalibrated") for seed in (7, 3)]
+    join_predictions(parts).write(tmp_path / "cohort.parquet")
+    read = read_predictions(tmp_path / "cohort.parquet")
+    found = split_predictions(read)
+    assert list(found) == [("as_is", 7), ("as_is", 3), ("recalibrated", 7), ("recalibrated", 3)]
+    for part, own in zip(parts, found.values(), strict=True):
+        assert own.table.equals(part.table)
+        assert own.survival_times_days.tolist() == [30.0, 365.25]
+    assert read.of_variant("recalibrated").table.height == 6
+
+
+def test_rows_without_a_variant_are_as_predicted():
+    given = of_seed(0, None)
+    assert given.of_variant("as_is").table.equals(given.table)
+    assert given.of_variant("recalibrated").table.is_empty()
+    assert list(split_predictions(given)) == [("as_is", 0)]
+
+
+def test_only_what_has_one_set_of_times_is_joined():
+    with pytest.raises(PredictionsError, match="different times"):
+        join_predictions([of_seed(0, "as_is"), of_seed(1, "as_is", times=(30.0, 180.0))])
+    with pytest.raises(PredictionsError, match="no predictions to join"):
+        join_predictions([])
+
+
+def test_a_sample_stands_once_per_seed_and_variant(tmp_path):
+    twice = Predictions(pl.concat([of_seed(0, "as_is").table] * 2), np.array([30.0, 365.25]))
+    twice.write(tmp_path / "cohort.parquet")
+    with pytest.raises(PredictionsError, match="a sample_id occurs twice"):
+        read_predictions(tmp_path / "cohort.parquet")
+
+
+def test_outcomes_are_read_by_the_cause():
+    time, event = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 2])
+    plain, of_two = Outcomes(time, event), Outcomes(time, event, cause=2)
+    assert plain.observed.tolist() == [False, True, False]
+    assert plain.censored.tolist() == [True, False, True]
+    assert not plain.competing.any()
+    assert of_two.observed.tolist() == [False, False, True]
+    assert of_two.competing.tolist() == [False, True, False]
+    assert (plain.weights == 1).all()
+    part = Outcomes(time, event, np.array([1.0, 2.0, 3.0]), np.array([5, 5, 6]), 2).take(
+        np.array([2, 0])
+    )
+    assert (part.weights.tolist(), part.cluster.tolist(), part.n_events) == ([3.0, 1.0], [6, 5], 1)

@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from concordant import evaluation, metrics
-from concordant.analysis import calibration, compare, decision, gains
+from concordant import analysis, evaluation, metrics
+from concordant.analysis import calibration, candidates, compare, decision, gains
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
 LISTED = re.findall(r"^::: (\S+)$", PAGE, re.MULTILINE)
+COMPONENTS = (metrics.Metric, analysis.Analysis)
 ANALYSES = (
+    candidates.Candidate,
+    compare.compare_files,
+    compare.contrasts,
+    compare.FileComparison,
     calibration.calibration_groups,
     calibration.calibration_table,
     decision.decision_curves,
@@ -31,14 +36,12 @@ def found(path: str) -> object:
 
 
 def public() -> Iterator[object]:
-    """Yield what is exported; a registered metric goes by its name in METRICS, not by its class."""
-    for module in (metrics, evaluation, compare):
+    """Yield what is exported; registered metrics and analyses go by their names, not by class."""
+    for module in (metrics, evaluation, analysis):
         for name in module.__all__:
             one = getattr(module, name)
             registered = (
-                inspect.isclass(one)
-                and issubclass(one, metrics.Metric)
-                and one is not metrics.Metric
+                inspect.isclass(one) and issubclass(one, COMPONENTS) and one not in COMPONENTS
             )
             if (inspect.isfunction(one) or inspect.isclass(one)) and not registered:
                 yield one

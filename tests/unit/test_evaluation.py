@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 
 from concordant.core.errors import ConfigError, MetricError, PredictionsError
-from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
+from concordant.core.survival import Outcomes, Predictions, completed
 from concordant.evaluation import (
     METRICS,
     RESULT_SCHEMA,
+    EvaluationProtocol,
     align,
     averaged,
-    common_tau,
     evaluate,
     measures,
     on_shared_samples,
@@ -60,7 +60,7 @@ def predictions(seed=0, n=120, *, folds=None, repeats=1, subjects=None, survival
                 "fold": generator.permutation(np.arange(n) % folds) if folds else [None] * n,
             }
         )
-        parts.append(part.select(pl.col(name).cast(kind) for name, kind in COLUMNS.items()))
+        parts.append(completed(part))
     return Predictions(pl.concat(parts), TIMES if survival else None)
 
 
@@ -295,7 +295,7 @@ def test_every_metric_keeps_its_contract(name):
     shuffled = averaged(Predictions(given.table[order], TIMES), name, horizon_days=horizon)
     assert shuffled.estimate == pytest.approx(result.estimate, abs=1e-13)
     assert shuffled.standard_error == pytest.approx(result.standard_error, rel=1e-10)
-    external = SurvivalTarget(given.target.time, given.target.event)
+    external = Outcomes(given.target.time, given.target.event)
     assert averaged(
         given, name, horizon_days=horizon, censoring="train", train=external
     ).estimate == pytest.approx(result.estimate)
@@ -382,15 +382,13 @@ def test_the_common_time_is_the_least_of_what_every_cohort_supports():
     long, short = predictions(), cut(predictions(seed=1), 410)
     train = cut(predictions(seed=2), 250).target
     assert support_days(long) == long.target.time.max()
-    assert common_tau([long, short]) == support_days(short) == 410
-    assert common_tau([long, short], censoring="train", train=train) == 250
-    assert common_tau([long, short], censoring="pooled", train=train) == 410
-    assert common_tau([]) is None
-    assert tau_days("common", [long, short]) == 410
+    assert tau_days("common", [long, short]) == support_days(short) == 410
+    for source, expected in (("train", 250), ("pooled", 410), ("cohort", 410)):
+        protocol = EvaluationProtocol(censoring=source, train=train)
+        assert tau_days("common", [long, short], protocol) == expected
+    assert tau_days("common", []) is None
     assert tau_days("cohort", [long, short]) is None
     assert tau_days(365, [long, short]) == 365
-    with pytest.raises(ConfigError, match="needs train's outcomes"):
-        support_days(long, censoring="train")
     with pytest.raises(PredictionsError, match="no row"):
         support_days(long.filter(pl.lit(False)))
 

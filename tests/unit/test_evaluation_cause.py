@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concordant.analysis.families import Judging
 from concordant.core.errors import ConfigError
-from concordant.core.survival import COLUMNS, Predictions, SurvivalTarget
-from concordant.evaluation import METRICS, Measure, averaged, evaluate, subgroups
+from concordant.core.survival import Outcomes, Predictions, completed
+from concordant.evaluation import METRICS, averaged, evaluate, subgroups
 from concordant.metrics import (
     auc_at,
     brier_score_at,
@@ -44,7 +43,7 @@ def predictions(seed=0, n=150, *, codes=(1, 2), folds=None, weights=False):
         ]
     )
     risk = signal + rng.normal(size=n)
-    table = pl.DataFrame(
+    made = pl.DataFrame(
         {
             "sample_id": [f"s{row}" for row in range(n)],
             "subject_id": np.arange(n) // 2,
@@ -57,7 +56,8 @@ def predictions(seed=0, n=150, *, codes=(1, 2), folds=None, weights=False):
             "repeat": [0 if folds else None] * n,
             "fold": rng.permutation(np.arange(n) % folds) if folds else [None] * n,
         }
-    ).select(pl.col(name).cast(kind) for name, kind in COLUMNS.items())
+    )
+    table = completed(made)
     if weights:
         table = table.with_columns(weight=pl.Series(rng.integers(0, 3, n)))
     return Predictions(table, TIMES)
@@ -159,7 +159,7 @@ def test_the_censoring_curve_of_train_censors_code_0_alone():
     assert (found.estimate, found.standard_error) == pytest.approx(
         (expected.estimate, expected.standard_error), rel=1e-12
     )
-    others_censored = SurvivalTarget(train.time, (train.event == 1).astype(int))
+    others_censored = Outcomes(train.time, (train.event == 1).astype(int))
     assert (
         averaged(
             made, "concordance_index_ipcw", censoring="train", train=others_censored, cause=1
@@ -202,7 +202,7 @@ def test_folds_and_subgroups_are_judged_by_the_cause():
 def test_a_paired_difference_is_of_the_cause():
     made = predictions()
     other = Predictions(made.table.with_columns(risk=pl.col("risk").shuffle(seed=0)), TIMES)
-    found = Judging(cause=2).difference(made, other, Measure("concordance_index_ipcw", None))
+    found = averaged(made, "concordance_index_ipcw", reference=other, cause=2)
     rows = {"cluster": made.table["subject_id"].to_numpy(), "cause": 2}
     expected = compare_concordance_ipcw(
         made.target.time, made.target.event, made.risk, other.risk, **rows

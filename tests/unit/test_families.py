@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from candidates_fixture import CT, EHR, TIMES, N, candidates
-from concordant.analysis.compare import CHOSEN_PER_FOLD, compare_files, contrasts
+from concordant.analysis.candidates import CHOSEN_PER_FOLD
+from concordant.analysis.compare import compare_files, contrasts
 from concordant.analysis.gains import GAIN_SCHEMA, gains_over_both
 from concordant.core.errors import ConfigError
 from concordant.core.survival import Predictions

@@ -16,7 +16,7 @@ from concordant.metrics.calibration_curve import (
 )
 from concordant.metrics.cox import fit_cox
 from concordant.metrics.inference import critical_value
-from concordant.metrics.inputs import checked_subjects
+from concordant.metrics.inputs import checked_outcomes
 from concordant.metrics.weak_calibration import (
     CLIP,
     calibration_in_the_large,
@@ -89,7 +89,7 @@ def test_cox_maximises_the_partial_likelihood_and_breslow_gives_the_baseline(see
     time, event, signal = cohort(seed)
     design = np.column_stack([signal, np.random.default_rng(9).normal(size=len(time))])
     weights = some_weights(len(time))
-    fit = fit_cox(checked_subjects(time, event, weights=weights), design)
+    fit = fit_cox(checked_outcomes(time, event, weights=weights), design)
     slow = minimize(
         lambda b: -slow_partial_likelihood(time, event == 1, weights, design, b),
         np.zeros(2),
@@ -110,10 +110,10 @@ def test_cox_influence_is_the_derivative_by_the_weights():
     time, event, signal = cohort(3)
     design = np.column_stack([signal, signal**2])
     weights = some_weights(len(time))
-    whole = fit_cox(checked_subjects(time, event, weights=weights), design)
+    whole = fit_cox(checked_outcomes(time, event, weights=weights), design)
 
     def values(w):
-        fit = fit_cox(checked_subjects(time, event, weights=w), design)
+        fit = fit_cox(checked_outcomes(time, event, weights=w), design)
         moved = (
             (fit.centre - whole.centre) @ fit.coefficient + fit.shift - whole.shift
         )  # of the same baseline subject
@@ -129,14 +129,14 @@ def test_cox_influence_is_the_derivative_by_the_weights():
 
 def test_cox_does_not_overflow_and_a_row_of_no_weight_has_no_part():
     time, event, signal = cohort(4, ties=False)
-    plain = fit_cox(checked_subjects(time, event), signal[:, None])
-    scaled = fit_cox(checked_subjects(time, event), 1e6 + 1e5 * signal[:, None])
+    plain = fit_cox(checked_outcomes(time, event), signal[:, None])
+    scaled = fit_cox(checked_outcomes(time, event), 1e6 + 1e5 * signal[:, None])
     assert scaled.coefficient[0] * 1e5 == pytest.approx(plain.coefficient[0], rel=1e-6)
-    offset = fit_cox(checked_subjects(time, event), np.zeros((len(time), 0)), offset=2000 + signal)
+    offset = fit_cox(checked_outcomes(time, event), np.zeros((len(time), 0)), offset=2000 + signal)
     assert np.isfinite(offset.cumulative_hazard).all()
     weights = np.append(np.ones(len(time)), 0)
     ghost = fit_cox(
-        checked_subjects(np.append(time, 0.1), np.append(event, 1), weights=weights),
+        checked_outcomes(np.append(time, 0.1), np.append(event, 1), weights=weights),
         np.append(signal, 50.0)[:, None],
     )
     assert ghost.coefficient[0] == pytest.approx(plain.coefficient[0], abs=1e-12)
@@ -147,16 +147,16 @@ def test_cox_does_not_overflow_and_a_row_of_no_weight_has_no_part():
 def test_cox_refuses_what_has_no_maximum():
     time = np.arange(1.0, 13.0)
     with pytest.raises(MetricError, match="run off"):
-        fit_cox(checked_subjects(time, np.ones(12)), -time[:, None])
+        fit_cox(checked_outcomes(time, np.ones(12)), -time[:, None])
     with pytest.raises(MetricError, match="no spread"):
-        fit_cox(checked_subjects(time, np.ones(12)), np.full((12, 1), 0.1))
+        fit_cox(checked_outcomes(time, np.ones(12)), np.full((12, 1), 0.1))
     with pytest.raises(MetricError, match="determine each other"):
         fit_cox(
-            checked_subjects(time, np.ones(12)),
+            checked_outcomes(time, np.ones(12)),
             np.column_stack([np.sin(time), 3 - 2 * np.sin(time)]),
         )
     with pytest.raises(MetricError, match="needs an event"):
-        fit_cox(checked_subjects(time, np.zeros(12)), np.sin(time)[:, None])
+        fit_cox(checked_outcomes(time, np.zeros(12)), np.sin(time)[:, None])
 
 
 # --- observed probability ---
@@ -175,16 +175,16 @@ def slow_incidence(time, event, horizon):
 def test_observed_probability_and_its_influence(cause):
     time, event, _ = cohort(5, competing=True)
     codes = event if cause else (event == 1).astype(int)
-    assert observed_by(checked_subjects(time, event, cause=cause), HORIZON).value == pytest.approx(
+    assert observed_by(checked_outcomes(time, event, cause=cause), HORIZON).value == pytest.approx(
         slow_incidence(time, codes, HORIZON)
     )
     weights = some_weights(len(time))
 
     def value(w, horizon=HORIZON):
-        return observed_by(checked_subjects(time, event, weights=w, cause=cause), horizon).value
+        return observed_by(checked_outcomes(time, event, weights=w, cause=cause), horizon).value
 
     mine = observed_by(
-        checked_subjects(time, event, weights=weights, cause=cause), HORIZON
+        checked_outcomes(time, event, weights=weights, cause=cause), HORIZON
     ).influence
     np.testing.assert_allclose(mine, derivative(value, weights), rtol=0, atol=1e-9)
 
@@ -192,13 +192,13 @@ def test_observed_probability_and_its_influence(cause):
 def test_observed_probability_once_everybody_has_had_the_event():
     time, event = np.array([1.0, 2.0, 2.0, 3.0]), np.array([1, 0, 1, 1])
     result = observed_by(
-        checked_subjects(time, event, weights=np.array([0.1, 0.2, 0.3, 0.7])), 99.0
+        checked_outcomes(time, event, weights=np.array([0.1, 0.2, 0.3, 0.7])), 99.0
     )
     assert result.value == pytest.approx(1)
     np.testing.assert_allclose(result.influence, 0, atol=1e-15)
     with pytest.raises(MetricError, match=r"nobody .* followed to the horizon of 99"):
-        observed_by(checked_subjects(time, np.array([1, 0, 1, 0])), 99.0)
-    assert observed_by(checked_subjects(time, event), 0.5).value == 0
+        observed_by(checked_outcomes(time, np.array([1, 0, 1, 0])), 99.0)
+    assert observed_by(checked_outcomes(time, event), 0.5).value == 0
 
 
 def test_weighted_quantile_counts_copies():
@@ -220,7 +220,7 @@ def test_in_the_large_and_slope_by_definition():
     ended, until = np.minimum(time, HORIZON), ((event == 1) & (time <= HORIZON)).astype(int)
     slope = calibration_slope(time, event, chance(signal), HORIZON)
     assert slope.estimate == pytest.approx(
-        fit_cox(checked_subjects(ended, until), signal[:, None]).coefficient[0], rel=1e-6
+        fit_cox(checked_outcomes(ended, until), signal[:, None]).coefficient[0], rel=1e-6
     )
     assert slope.n_events == until.sum()
     assert calibration_slope(time, event, chance(signal / 2), HORIZON).estimate == pytest.approx(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics import kaplan_meier, median_follow_up
 from concordant.metrics.censoring import censoring_curve
-from concordant.metrics.inputs import Subjects, checked_subjects
+from concordant.metrics.inputs import checked_outcomes
 
 TIME = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0])
 EVENT = np.array([1, 1, 0, 0, 1, 0, 1])
@@ -24,7 +25,7 @@ def test_kaplan_meier_by_hand():
 
 
 def test_censoring_lets_events_leave_first():
-    curve = censoring_curve(checked_subjects(TIME, EVENT))
+    curve = censoring_curve(checked_outcomes(TIME, EVENT))
     np.testing.assert_array_equal(curve.times, [2, 3, 4])
     np.testing.assert_array_equal(
         curve.at_risk, [5, 4, 2]
@@ -41,11 +42,11 @@ def test_influence_of_the_curve_is_its_derivative_by_the_weights():
     sensitivity = generator.normal(size=len(read))
 
     def functional(w):
-        curve = censoring_curve(Subjects(time, observed, ~observed, w))
+        curve = censoring_curve(Outcomes(time, observed.astype(int), w))
         return sensitivity @ np.log(curve.steps[curve.before(read)])
 
-    curve = censoring_curve(Subjects(time, observed, ~observed, weights))
-    influence = curve.influence(curve.before(read), sensitivity)
+    curve = censoring_curve(Outcomes(time, observed.astype(int), weights))
+    influence = curve.row_influence(curve.before(read), sensitivity)
     for k in range(25):
         step = np.zeros(25)
         step[k] = 1e-6
@@ -56,8 +57,8 @@ def test_influence_of_the_curve_is_its_derivative_by_the_weights():
 
 def test_a_weight_of_zero_is_an_absent_subject():
     kept = np.array([True, True, False, True, True, True, False])
-    whole = censoring_curve(Subjects(TIME, EVENT == 1, EVENT != 1, kept.astype(float)))
-    part = censoring_curve(checked_subjects(TIME[kept], EVENT[kept]))
+    whole = censoring_curve(Outcomes(TIME, EVENT, kept.astype(float)))
+    part = censoring_curve(checked_outcomes(TIME[kept], EVENT[kept]))
     np.testing.assert_array_equal(whole.times, part.times)
     np.testing.assert_allclose(whole.steps, part.steps)
     assert whole.last == 4.0

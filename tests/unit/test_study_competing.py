@@ -108,7 +108,7 @@ def test_members_are_judged_by_the_cause(of_cause, cohort):
     time, event, tau = (
         given.target.time,
         given.target.event,
-        row(of_cause.results, fusion="late", cohort=cohort, metric=METRICS[1])["tau_days"],
+        row(of_cause.table("results"), fusion="late", cohort=cohort, metric=METRICS[1])["tau_days"],
     )
     before, column = given.survival_times_days < tau, list(given.survival_times_days).index(365.0)
     expected = {
@@ -118,12 +118,16 @@ def test_members_are_judged_by_the_cause(of_cause, cohort):
         ),
     }
     for metric, one in expected.items():
-        found = row(of_cause.results, fusion="late", cohort=cohort, metric=metric)
+        found = row(of_cause.table("results"), fusion="late", cohort=cohort, metric=metric)
         assert (found["value"], found["standard_error"]) == pytest.approx(
             (one.estimate, one.standard_error), rel=1e-10
         )
     found = row(
-        of_cause.calibration, fusion="late", cohort=cohort, metric="brier_score", horizon_days=365
+        of_cause.table("calibration"),
+        fusion="late",
+        cohort=cohort,
+        metric="brier_score",
+        horizon_days=365,
     )
     assert found["value"] == pytest.approx(
         brier_score_at(time, event, given.survival[:, column], 365, cause=1).estimate, rel=1e-10
@@ -134,18 +138,22 @@ def test_members_are_judged_by_the_cause(of_cause, cohort):
         / (1 - given.survival[:, column]).mean()
     )
     assert row(
-        of_cause.calibration,
+        of_cause.table("calibration"),
         fusion="late",
         cohort=cohort,
         metric="calibration_in_the_large",
         horizon_days=365,
     )["value"] == pytest.approx(observed, rel=1e-10)
     slope = row(
-        of_cause.results, fusion="late", cohort=cohort, metric="calibration_slope", horizon_days=365
+        of_cause.table("results"),
+        fusion="late",
+        cohort=cohort,
+        metric="calibration_slope",
+        horizon_days=365,
     )
     assert slope["value"] is None
     assert "does not know competing events" in slope["note"]
-    contrasts = pl.read_parquet(of_cause.contrasts).filter(
+    contrasts = pl.read_parquet(of_cause.table("contrasts")).filter(
         pl.col("cohort") == cohort, pl.col("metric") == METRICS[1], pl.col("family").is_not_null()
     )
     late = contrasts.row(by_predicate=pl.col("fusion") == "late", named=True)
@@ -163,7 +171,7 @@ def test_a_cause_changes_the_judging_and_no_model(of_cause, censored):
             predictions(censored, "late", cohort).table
         )
     values = [
-        pl.read_parquet(run.results).filter(pl.col("metric") == METRICS[0])["value"]
+        pl.read_parquet(run.table("results")).filter(pl.col("metric") == METRICS[0])["value"]
         for run in (of_cause, censored)
     ]
     assert (values[0] != values[1]).all()
@@ -216,20 +224,22 @@ def test_curves_of_others_are_judged_as_those_of_members(run, cause, request, fo
     time, event = rows["time_days"].to_numpy(), rows["event"].to_numpy()
     survival = np.array(pl.read_parquet(folder / "score.parquet")["survival"].to_list())
     brier = brier_score_at(time, event, survival[:, 3], 365, cause=cause)
-    for path in (run.results, run.calibration):
+    for path in (run.table("results"), run.table("calibration")):
         found = row(path, fusion="their_score", metric="brier_score", horizon_days=365)
         assert (found["cohort"], found["value"], found["standard_error"]) == pytest.approx(
             ("west", brier.estimate, brier.standard_error)
         )
-    tau = row(run.results, fusion="their_score", metric="integrated_brier_score")["tau_days"]
+    tau = row(run.table("results"), fusion="their_score", metric="integrated_brier_score")[
+        "tau_days"
+    ]
     integral = integrated_brier_score(
         time, event, survival[:, tau > DAYS], DAYS[tau > DAYS], cause=cause
     )
-    assert row(run.results, fusion="their_score", metric="integrated_brier_score")[
+    assert row(run.table("results"), fusion="their_score", metric="integrated_brier_score")[
         "value"
     ] == pytest.approx(integral.estimate)
     curve = (
-        pl.read_parquet(run.decision_curves)
+        pl.read_parquet(run.table("decision_curves"))
         .filter(pl.col("fusion") == "their_score", pl.col("horizon_days") == 180)
         .drop_nulls("net_benefit")
     )
@@ -237,7 +247,7 @@ def test_curves_of_others_are_judged_as_those_of_members(run, cause, request, fo
         time, event, 1 - survival[:, 1], 180, curve["threshold"].to_numpy(), cause=cause
     )
     np.testing.assert_allclose(curve["net_benefit"], expected.estimate, atol=1e-12)
-    groups = pl.read_parquet(run.calibration_groups).filter(
+    groups = pl.read_parquet(run.table("calibration_groups")).filter(
         pl.col("fusion") == "their_score", pl.col("horizon_days") == 365
     )
     assert groups["n"].sum() == rows.height
@@ -247,7 +257,10 @@ def test_curves_of_others_are_judged_as_those_of_members(run, cause, request, fo
         else aalen_johansen(time, event).at(np.array([365.0]))[0]
     )
     assert row(
-        run.calibration, fusion="their_score", metric="calibration_in_the_large", horizon_days=365
+        run.table("calibration"),
+        fusion="their_score",
+        metric="calibration_in_the_large",
+        horizon_days=365,
     )["value"] == pytest.approx(last / (1 - survival[:, 3]).mean())
 
 
@@ -268,14 +281,18 @@ def test_other_curves_of_others_make_other_tables_and_fit_nothing_anew(folder):
         for name, state in files_of(run.path).items()
         if name.endswith(("unit.json", "model.safetensors"))
     }
-    before = row(run.results, fusion="their_score", metric="brier_score", horizon_days=365)["value"]
+    before = row(
+        run.table("results"), fusion="their_score", metric="brier_score", horizon_days=365
+    )["value"]
     try:
         write_score(folder, scale=900.0)
         again = study(folder, "anew")
     finally:
         write_score(folder)
     assert (
-        row(again.results, fusion="their_score", metric="brier_score", horizon_days=365)["value"]
+        row(again.table("results"), fusion="their_score", metric="brier_score", horizon_days=365)[
+            "value"
+        ]
         != before
     )
     assert {name: state for name, state in files_of(run.path).items() if name in fits} == fits
@@ -286,12 +303,18 @@ def test_a_score_without_curves_is_in_the_results_alone(tmp_path):
     rows = pl.read_parquet(folder / "external.parquet")
     rows.select("sample_id", risk=pl.col("time_days").neg()).write_parquet(folder / "score.parquet")
     run = study(folder, "plain", cause=1)
-    assert row(run.results, fusion="their_score", metric="concordance_index")["value"] == 1
+    assert row(run.table("results"), fusion="their_score", metric="concordance_index")["value"] == 1
     assert (
-        row(run.results, fusion="their_score", metric="brier_score", horizon_days=365)["note"]
+        row(run.table("results"), fusion="their_score", metric="brier_score", horizon_days=365)[
+            "note"
+        ]
         == "not every row has a survival curve"
     )
-    for path in (run.decision_curves, run.calibration, run.calibration_groups):
+    for path in (
+        run.table("decision_curves"),
+        run.table("calibration"),
+        run.table("calibration_groups"),
+    ):
         assert "their_score" not in pl.read_parquet(path)["fusion"]
     assert "event counts as censored" not in words(run)
     assert "Competing events" not in words(run)

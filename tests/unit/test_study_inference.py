@@ -18,7 +18,7 @@ from scipy import stats
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.files import read_json
-from concordant.core.survival import Predictions, read_predictions
+from concordant.core.survival import Predictions, read_predictions, split_predictions
 from concordant.embeddings.making import ShardEngine
 from concordant.metrics import (
     concordance_index,
@@ -34,6 +34,7 @@ from study_fixture import FUSIONS, alter, files_of, small_study, write_tables
 
 METRICS = ["concordance_index", "concordance_index_ipcw", "integrated_brier_score"]
 FULL = {"metrics": METRICS, "multiplicity": "max_t", "margin": 0.05, "recalibrate": True}
+VARIANTS = ("as_is", "recalibrated")
 CT, EHR = "unimodal(modality=ct)", "unimodal(modality=ehr)"
 
 
@@ -63,18 +64,19 @@ def finished(folder: Path) -> RunFolder:
     return run_study(small_study(folder, evaluate=FULL))
 
 
-def predictions(run: RunFolder, fusion: str, cohort: str, suffix: str = "") -> Predictions:
+def predictions(run: RunFolder, fusion: str, cohort: str, variant: str = "as_is") -> Predictions:
     (member,) = (one for one in read_json(run.study)["members"] if one["fusion"] == fusion)
-    return read_predictions(run.member(member["folder"]).predictions(f"{cohort}{suffix}"))
+    whole = read_predictions(run.member(member["folder"]).predictions(cohort))
+    return whole.of_variant(variant)
 
 
 def rows(run: RunFolder, **equal: object) -> list[dict[str, object]]:
-    table = pl.read_parquet(run.results)
+    table = pl.read_parquet(run.table("results"))
     return table.filter(*(pl.col(name) == value for name, value in equal.items())).to_dicts()
 
 
 def family(run: RunFolder, cohort: str, metric: str = "concordance_index") -> pl.DataFrame:
-    table = pl.read_parquet(run.contrasts)
+    table = pl.read_parquet(run.table("contrasts"))
     return table.filter(
         pl.col("family").is_not_null(), pl.col("cohort") == cohort, pl.col("metric") == metric
     )
@@ -118,7 +120,9 @@ def test_tau_is_a_choice(folder, tau, held_out, west):
     assert ("tau is 5000 days, but only 700 are supported" in str(found["west"]["note"])) == (
         tau == 5000
     )
-    contrasts = pl.read_parquet(run.contrasts).filter(pl.col("metric") == "concordance_index_ipcw")
+    contrasts = pl.read_parquet(run.table("contrasts")).filter(
+        pl.col("metric") == "concordance_index_ipcw"
+    )
     assert dict(contrasts.select("cohort", "tau_days").unique().rows()) == {
         "held_out": held_out or own,
         "west": west,
@@ -154,7 +158,7 @@ def test_the_family_is_the_one_that_was_declared(finished, cohort):
     np.testing.assert_allclose(table["ci_low_simultaneous"], expected.interval().low, rtol=1e-8)
     below = stats.t.sf((difference + 0.05) / expected.standard_error, spread.shape[1] - 1)
     np.testing.assert_allclose(table["p_non_inferiority"], below, rtol=1e-8)
-    gains = pl.read_parquet(finished.gains_over_both).filter(
+    gains = pl.read_parquet(finished.table("gains_over_both")).filter(
         pl.col("cohort") == cohort, pl.col("metric") == "concordance_index"
     )
     for row in gains.to_dicts():
@@ -167,7 +171,7 @@ def test_the_family_is_the_one_that_was_declared(finished, cohort):
 
 
 def test_decision_curves_are_those_of_the_predictions(finished):
-    table = pl.read_parquet(finished.decision_curves)
+    table = pl.read_parquet(finished.table("decision_curves"))
     assert set(table["horizon_days"]) == {180.0, 365.0}
     for fusion in (CT, EHR):
         given = predictions(finished, fusion, "west")
@@ -184,6 +188,12 @@ def test_decision_curves_are_those_of_the_predictions(finished):
         )
         np.testing.assert_allclose(own["net_benefit"], expected.estimate, atol=1e-12)
         np.testing.assert_allclose(own["standard_error"], expected.standard_error, atol=1e-12)
+
+
+def variants_on_disk(run: RunFolder) -> list[int]:
+    """How many variants each predictions file of the members holds."""
+    files = sorted(run.path.glob("*/predictions/*.parquet"))
+    return [len(split_predictions(read_predictions(path))) for path in files]
 
 
 def units_of(study: Study) -> list[Unit]:
@@ -213,10 +223,10 @@ def test_recalibrated_survival_is_fitted_on_tuning_and_nothing_else_moves(finish
         )
         for cohort in ("held_out", "west"):
             plain, changed = (
-                predictions(finished, unit.member.label, cohort, suffix)
-                for suffix in ("", "@recalibrated")
+                predictions(finished, unit.member.label, cohort, variant) for variant in VARIANTS
             )
-            assert changed.table.drop("survival").equals(plain.table.drop("survival"))
+            same = ("survival", "variant")
+            assert changed.table.drop(same).equals(plain.table.drop(same))
             np.testing.assert_allclose(
                 changed.survival,
                 fitted.apply(plain.survival, plain.survival_times_days),
@@ -226,13 +236,13 @@ def test_recalibrated_survival_is_fitted_on_tuning_and_nothing_else_moves(finish
 
 
 def test_calibration_is_told_before_and_after(finished):
-    table = pl.read_parquet(finished.calibration)
-    for suffix in ("", "@recalibrated"):
-        given = predictions(finished, "late", "west", suffix)
+    table = pl.read_parquet(finished.table("calibration"))
+    for variant in VARIANTS:
+        given = predictions(finished, "late", "west", variant)
         column = int(np.searchsorted(given.survival_times_days, 365.0))
         observed = 1 - kaplan_meier(given.target.time, given.target.event).at(np.array([365.0]))[0]
         row = table.row(
-            by_predicate=(pl.col("recalibrated") == bool(suffix))
+            by_predicate=(pl.col("recalibrated") == (variant == "recalibrated"))
             & (pl.col("fusion") == "late")
             & (pl.col("cohort") == "west")
             & (pl.col("metric") == "calibration_in_the_large")
@@ -240,7 +250,7 @@ def test_calibration_is_told_before_and_after(finished):
             named=True,
         )
         assert row["value"] == pytest.approx(observed / (1 - given.survival[:, column]).mean())
-    groups = pl.read_parquet(finished.calibration_groups)
+    groups = pl.read_parquet(finished.table("calibration_groups"))
     assert set(groups["recalibrated"]) == {False, True}
     assert groups.filter(pl.col("cohort") == "west").group_by(
         "fusion", "recalibrated", "horizon_days"
@@ -254,12 +264,12 @@ def test_a_choice_of_judging_fits_nothing_anew_and_takes_away_what_it_no_longer_
         for name, state in files_of(run.path).items()
         if name.endswith(("unit.json", "model.safetensors"))
     }
-    assert len(list(run.path.rglob("*@recalibrated.parquet"))) == 2 * len(FUSIONS)
+    assert variants_on_disk(run) == [2] * 2 * len(FUSIONS)
     run_study(small_study(folder, name="choices", evaluate={"gain_over_both": False}))
     assert {name: state for name, state in files_of(run.path).items() if name in fits} == fits
-    assert not list(run.path.rglob("*@recalibrated.parquet"))
-    assert pl.read_parquet(run.gains_over_both).is_empty()
-    assert not pl.read_parquet(run.calibration)["recalibrated"].any()
+    assert variants_on_disk(run) == [1] * 2 * len(FUSIONS)
+    assert pl.read_parquet(run.table("gains_over_both")).is_empty()
+    assert not pl.read_parquet(run.table("calibration"))["recalibrated"].any()
 
 
 def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_folds_their_test(
@@ -281,9 +291,7 @@ def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_fold
         fits[unit.repeat, unit.fold] = fit_recalibration(
             tuning.target.time, tuning.target.event, tuning.survival, unit.times
         )
-    plain, changed = (
-        predictions(run, "linear", "development", suffix) for suffix in ("", "@recalibrated")
-    )
+    plain, changed = (predictions(run, "linear", "development", variant) for variant in VARIANTS)
     keys = plain.table.select("repeat", "fold").rows()
     expected = [
         fits[key].apply(curve[None], plain.survival_times_days)[0]
@@ -297,7 +305,7 @@ def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_fold
         for unit in units
     ]
     np.testing.assert_allclose(
-        predictions(run, "linear", "west", "@recalibrated").survival,
+        predictions(run, "linear", "west", "recalibrated").survival,
         np.mean(outside, axis=0),
         rtol=1e-9,
         atol=1e-12,
@@ -338,7 +346,7 @@ def test_seeds_are_no_subjects_and_their_spread_is_told_apart(folder):
     run = run_study(
         small_study(folder, name="seeds", grid={"fusion": FUSIONS[:2], "seed": [0, 1, 2]})
     )
-    of = pl.read_parquet(run.results).filter(
+    of = pl.read_parquet(run.table("results")).filter(
         (pl.col("fusion") == CT)
         & (pl.col("cohort") == "west")
         & (pl.col("metric") == "concordance_index")

@@ -5,18 +5,21 @@ calibration, before and after recalibration.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 import polars as pl
 
-from concordant.analysis.candidates import Candidate, merged
+from concordant.analysis.base import ANALYSES, Analysis, Judged
+from concordant.analysis.candidates import NAMES, Candidate, merged
 from concordant.analysis.decision import shown_models
 from concordant.core.errors import MetricError
-from concordant.core.survival import Predictions, SurvivalTarget
+from concordant.core.survival import AS_IS, RECALIBRATED, Predictions
 from concordant.evaluation import (
     RESULT_SCHEMA,
-    CensoringSource,
+    EvaluationProtocol,
+    ProtocolOptions,
     evaluate,
     incidence_remark,
     survival_at,
@@ -33,16 +36,15 @@ CALIBRATION_METRICS = (
 
 MOST_GROUPS, LEAST_IN_GROUP = 10, 10
 
-_NAMES: dict[str, type[pl.DataType]] = {
-    "cohort": pl.String,
-    "ct_encoder": pl.String,
-    "ehr_encoder": pl.String,
-    "fusion": pl.String,
+CALIBRATION_SCHEMA: dict[str, type[pl.DataType]] = {
+    **NAMES,
     "recalibrated": pl.Boolean,
+    **RESULT_SCHEMA,
 }
 
 GROUP_SCHEMA: dict[str, type[pl.DataType]] = {
-    **_NAMES,
+    **NAMES,
+    "recalibrated": pl.Boolean,
     "horizon_days": pl.Float64,
     "group": pl.Int64,
     "predicted": pl.Float64,
@@ -57,24 +59,23 @@ GROUP_SCHEMA: dict[str, type[pl.DataType]] = {
 
 def calibration_groups(
     candidates: Sequence[Candidate],
+    protocol: EvaluationProtocol | None = None,
     *,
-    horizons_days: Sequence[float],
     recalibrated: bool = False,
-    cause: int | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
     """Compare predicted and observed probability in groups of the prediction.
 
-    The best fusion, its unimodal models, models of others.
+    The best fusion, its unimodal models, models of others that give survival.
 
     Ten groups, fewer where a group would hold fewer than ten samples. Under cross-validation a
     sample counts once, with its prediction averaged over repeats.
 
     Args:
-        candidates: All models, every seed; those of others with curves of survival.
-        horizons_days: Times by which the event counts.
+        candidates: All models, every seed.
+        protocol: How they are judged: its horizons and its cause count here.
         recalibrated: What the column of this name says.
-        cause: Code of the event of interest, with which every other code above 0 competes; None =
-            event 1, every other code censored.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Returns:
         The columns of `GROUP_SCHEMA`, a row per group, lowest prediction first: the mean
@@ -82,15 +83,20 @@ def calibration_groups(
         a cause Aalen-Johansen) with its 95 % interval. Where that cannot be computed, one row whose
         `note` says why.
     """
-    models = merged(candidates)
-    cohorts = dict.fromkeys(cohort for model in models for cohort in model.predictions)
+    judged, models = replace(protocol or EvaluationProtocol(), **options), merged(candidates)
     rows = [
         row
-        for cohort in cohorts
+        for cohort in dict.fromkeys(cohort for model in models for cohort in model.predictions)
         for model in shown_models(models, cohort)
-        for horizon in horizons_days
+        for horizon in judged.horizons_days
         for row in _group_rows(
-            _names(model, cohort, recalibrated), model.predictions[cohort], float(horizon), cause
+            {
+                **model.names(cohort),
+                "recalibrated": recalibrated,
+                "horizon_days": float(horizon),
+            },
+            model.predictions[cohort],
+            judged.cause,
         )
     ]
     return pl.DataFrame(rows, schema=GROUP_SCHEMA).fill_nan(None)
@@ -98,66 +104,74 @@ def calibration_groups(
 
 def calibration_table(
     candidates: Sequence[Candidate],
+    protocol: EvaluationProtocol | None = None,
     *,
-    horizons_days: Sequence[float],
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
     recalibrated: bool = False,
-    cause: int | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
     """Compute the metrics of calibration of every model at every horizon, seeds averaged.
 
     Args:
-        candidates: All models, every seed.
-        horizons_days: Times by which the event counts.
-        censoring: Whose censoring curve the Brier score uses.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
+        candidates: All models, every seed; those of others count where they give survival.
+        protocol: How they are judged, its metrics apart.
         recalibrated: What the column of this name says.
-        cause: As in `evaluate`.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Returns:
-        `cohort`, `ct_encoder`, `ehr_encoder`, `fusion`, `recalibrated` and the columns of
-        `evaluate`.
+        The columns of `CALIBRATION_SCHEMA`.
     """
-    empty = pl.DataFrame(schema={**_NAMES, **RESULT_SCHEMA})
-    if not horizons_days:
-        return empty
-    options: dict[str, Any] = {
-        "horizons_days": horizons_days,
-        "censoring": censoring,
-        "train": train,
-        "cause": cause,
-    }
-    tables = [
-        evaluate(predictions, metrics=CALIBRATION_METRICS, **options).select(
-            *(
-                pl.lit(value, _NAMES[name]).alias(name)
-                for name, value in _names(model, cohort, recalibrated).items()
-            ),
-            pl.all(),
-        )
+    judged = replace(protocol or EvaluationProtocol(), **options)
+    if judged.horizons_days:
+        judged = replace(judged, metrics=CALIBRATION_METRICS)
+    rows = [
+        {**model.names(cohort), "recalibrated": recalibrated, **row}
         for model in merged(candidates)
         for cohort, predictions in model.predictions.items()
+        if judged.horizons_days and (predictions.has_curves or not model.is_foreign)
+        for row in evaluate(predictions, judged).iter_rows(named=True)
     ]
-    return pl.concat([empty, *tables])
+    return pl.DataFrame(rows, schema=CALIBRATION_SCHEMA)
 
 
-def _names(model: Candidate, cohort: str, recalibrated: bool) -> dict[str, Any]:
-    return {
-        "cohort": cohort,
-        "ct_encoder": model.ct_encoder,
-        "ehr_encoder": model.ehr_encoder,
-        "fusion": model.fusion,
-        "recalibrated": recalibrated,
-    }
+@ANALYSES.register("calibration")
+class Calibration(Analysis):
+    """Metrics of calibration at the horizons, before and after recalibration."""
+
+    variants = (AS_IS, RECALIBRATED)
+    schema = CALIBRATION_SCHEMA
+
+    def compute(self, judged: Judged) -> pl.DataFrame:
+        """Compute the metrics of every variant that was made."""
+        return pl.concat(
+            calibration_table(
+                judged.models(variant), judged.protocol, recalibrated=variant == RECALIBRATED
+            )
+            for variant in self.variants
+        )
+
+
+@ANALYSES.register("calibration_groups")
+class CalibrationInGroups(Analysis):
+    """Predicted and observed probability by group, before and after recalibration."""
+
+    variants = (AS_IS, RECALIBRATED)
+    schema = GROUP_SCHEMA
+
+    def compute(self, judged: Judged) -> pl.DataFrame:
+        """Compute the groups of every variant that was made."""
+        return pl.concat(
+            calibration_groups(
+                judged.models(variant), judged.protocol, recalibrated=variant == RECALIBRATED
+            )
+            for variant in self.variants
+        )
 
 
 def _group_rows(
-    names: Mapping[str, Any], predictions: Predictions, horizon: float, cause: int | None
+    named: Mapping[str, Any], predictions: Predictions, cause: int | None
 ) -> Iterator[dict[str, Any]]:
-    named = {**names, "horizon_days": horizon}
     try:
-        found = _groups(predictions, horizon, cause)
+        found = _groups(predictions, named["horizon_days"], cause)
     except MetricError as error:
         yield {**named, "note": str(error)}
         return

@@ -10,18 +10,25 @@ from functools import partial
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
-from concordant.core.errors import MetricError, PredictionsError
+from concordant.core.errors import MetricError
 from concordant.core.modality import Modality
-from concordant.core.survival import Predictions
-from concordant.evaluation import align
+from concordant.core.survival import Predictions, shared_times
+from concordant.evaluation import average_seeds
 
 CHOSEN_PER_FOLD = "unimodal(chosen per fold)"
 """Reference under cross-validation.
 
 In every fold the unimodal model that is better on the fold's tuning part.
 """
+
+NAMES: dict[str, type[pl.DataType]] = {
+    "cohort": pl.String,
+    "ct_encoder": pl.String,
+    "ehr_encoder": pl.String,
+    "fusion": pl.String,
+}
+"""Columns that name a cohort and a model in every table."""
 
 Fold = tuple[int, int]
 """Repeat and fold."""
@@ -38,7 +45,7 @@ class Candidate:
         ct_encoder: Label of the scan's encoder, None where the model uses no scan.
         ehr_encoder: Label of the record's encoder, None where the model uses no record.
         modality: "ct" or "ehr" if the model uses that modality alone, else None.
-        seed: Seed of the training.
+        seed: Seed of the training; None for the mean over seeds, and a model of others.
         predictions: Predictions per cohort label; the cohort under cross-validation has `repeat`
             and `fold`.
         tuning: Concordance on the tuning part per (repeat, fold); the key is None without
@@ -52,7 +59,7 @@ class Candidate:
     ct_encoder: str | None
     ehr_encoder: str | None
     modality: str | None
-    seed: int
+    seed: int | None
     predictions: Mapping[str, Predictions]
     tuning: Mapping[Fold | None, float]
     is_reference: bool = True
@@ -61,6 +68,15 @@ class Candidate:
     def is_foreign(self) -> bool:
         """True for a model of others, known by its predictions alone."""
         return self.ct_encoder is None and self.ehr_encoder is None
+
+    def names(self, cohort: str) -> dict[str, str | None]:
+        """Return the columns of `NAMES`."""
+        return {
+            "cohort": cohort,
+            "ct_encoder": self.ct_encoder,
+            "ehr_encoder": self.ehr_encoder,
+            "fusion": self.fusion,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,55 +95,30 @@ class Reference:
     declared: bool
 
 
-def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
-    """Average risks and survival curves row by row.
-
-    Rows are matched by sample, repeat and fold, in the first table's order.
-
-    Args:
-        predictions: One table per seed. Survival curves are kept only where every table has them
-            for all rows at the same times.
-
-    Raises:
-        PredictionsError: No table, or other samples or outcomes.
-    """
-    if not predictions:
-        raise PredictionsError("no predictions to average; expected one table per seed")
-    first = predictions[0]
-    if len(predictions) == 1:
-        return first
-    aligned = [first, *(align(other, first) for other in predictions[1:])]
-    risk = pl.Series("risk", np.mean([one.risk for one in aligned], axis=0))
-    curves = [one.survival for one in aligned if one.survival is not None]
-    times = _shared_times(aligned) if len(curves) == len(aligned) else None
-    survival = [None] * len(risk) if times is None else np.mean(curves, axis=0).tolist()
-    return Predictions(
-        first.table.with_columns(risk, pl.Series("survival", survival, dtype=pl.List(pl.Float64))),
-        times,
-    )
-
-
-def _shared_times(tables: Sequence[Predictions]) -> Float[np.ndarray, " time"] | None:
-    """Return the times of the survival curves, None where the tables do not have the same."""
-    times = [table.survival_times_days for table in tables if table.survival_times_days is not None]
-    return (
-        times[0]
-        if len(times) == len(tables) and all(np.array_equal(times[0], other) for other in times)
-        else None
-    )
+def by_model(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Return the seeds of each model, in the order in which models come."""
+    seeds: dict[tuple[str | None, ...], list[Candidate]] = defaultdict(list)
+    for one in candidates:
+        seeds[one.fusion, one.ct_encoder, one.ehr_encoder, one.modality].append(one)
+    return list(seeds.values())
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return one candidate per model.
 
-    Predictions and tuning concordances averaged over the seeds that have them.
+    Predictions and tuning concordances averaged over the seeds that have them; a single seed stays
+    as it is.
     """
-    seeds: dict[tuple[str | None, ...], list[Candidate]] = defaultdict(list)
-    for one in candidates:
-        seeds[one.fusion, one.ct_encoder, one.ehr_encoder, one.modality].append(one)
     return [
-        replace(group[0], predictions=_mean_predictions(group), tuning=_mean_tuning(group))
-        for group in seeds.values()
+        group[0]
+        if len(group) == 1
+        else replace(
+            group[0],
+            seed=None,
+            predictions=_mean_predictions(group),
+            tuning=_mean_tuning(group),
+        )
+        for group in by_model(candidates)
     ]
 
 
@@ -239,7 +230,7 @@ def _chosen_per_fold(
         parts.append(
             best.filter(pl.col("repeat").eq_missing(repeat) & pl.col("fold").eq_missing(number))
         )
-    return Predictions(pl.concat([part.table for part in parts]), _shared_times(parts))
+    return Predictions(pl.concat([part.table for part in parts]), shared_times(parts))
 
 
 def _tuning(model: Candidate, fold: Fold | None) -> float:

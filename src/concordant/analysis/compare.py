@@ -5,59 +5,38 @@ files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import polars as pl
 
-from concordant.analysis.candidates import (
-    CHOSEN_PER_FOLD,
-    Candidate,
-    Reference,
-    average_seeds,
-    merged,
-    references,
-)
+from concordant.analysis.base import ANALYSES, Analysis, Judged
+from concordant.analysis.candidates import NAMES, Candidate, Reference, merged, references
 from concordant.analysis.families import (
+    CONCORDANCE_ALONE,
     DIFFERENCE_SCHEMA,
     FURTHER_SCHEMA,
-    Judging,
-    Multiplicity,
     PairedTest,
     adjusted,
+    family_of,
     paired_test,
 )
 from concordant.core.errors import ConfigError, PredictionsError, did_you_mean
-from concordant.core.survival import Predictions, SurvivalTarget
+from concordant.core.survival import WEIGHT, Predictions
 from concordant.evaluation import (
     KEY,
-    WEIGHT,
-    CensoringSource,
+    EvaluationProtocol,
     Measure,
+    ProtocolOptions,
     align,
     column_names,
     evaluate,
-    measures,
     read_judged,
 )
 
-__all__ = [
-    "CHOSEN_PER_FOLD",
-    "CONTRAST_SCHEMA",
-    "FILE_DIFFERENCE_SCHEMA",
-    "Candidate",
-    "FileComparison",
-    "average_seeds",
-    "compare_files",
-    "contrasts",
-]
-
 CONTRAST_SCHEMA: dict[str, type[pl.DataType]] = {
-    "cohort": pl.String,
-    "ct_encoder": pl.String,
-    "ehr_encoder": pl.String,
-    "fusion": pl.String,
+    **NAMES,
     "reference": pl.String,
     **DIFFERENCE_SCHEMA,
     "family": pl.String,
@@ -92,16 +71,8 @@ class FileComparison:
 
 def contrasts(
     candidates: Sequence[Candidate],
-    *,
-    metrics: Sequence[str] = ("concordance_index",),
-    horizons_days: Sequence[float] = (),
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-    tau: float | None = None,
-    cause: int | None = None,
-    multiplicity: Multiplicity = "holm",
-    margin: float | None = None,
-    test_train_ratio: float | None = None,
+    protocol: EvaluationProtocol | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
     """Compare every fusion with the unimodal models of the same encoders, paired, on risks averaged
     over seeds.
@@ -114,20 +85,8 @@ def contrasts(
 
     Args:
         candidates: All models, every seed.
-        metrics: Names from `METRICS`.
-        horizons_days: Horizons of the metrics that have one value per horizon.
-        censoring: Whose censoring curve the weighted metrics use.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which the truncated metrics run; None = all that each cohort supports.
-        cause: As in `evaluate`.
-        multiplicity: How p-values are adjusted within a family; "max_t" also gives simultaneous 95
-            % intervals.
-        margin: The smallest difference of a concordance index that would matter: each fusion is
-            also tested for not being worse than the reference by it, and for being equivalent to
-            it. None = no such tests.
-        test_train_ratio: Rows of a fold's test part over those of its train part: gives the
-            Nadeau-Bengio p-value beside the others, which takes folds, not subjects, as the units
-            and lets for training again on other data.
+        protocol: How they are judged; None = by the concordance index.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Returns:
         The columns of `CONTRAST_SCHEMA`. `difference` is metric(fusion) minus metric(reference):
@@ -135,137 +94,85 @@ def contrasts(
         be computed (`note` says why); such a test still counts in its family, except by "max_t".
 
     Raises:
-        ConfigError: As `evaluate`, an unknown multiplicity, or a margin that is not > 0.
+        ConfigError: As `EvaluationProtocol`.
         MetricError: A unimodal model without a tuning concordance for a fold.
         PredictionsError: Models of one cohort that do not hold the same samples, folds and
             outcomes.
     """
-    judging = Judging(
-        censoring=censoring,
-        train=train,
-        tau=tau,
-        cause=cause,
-        multiplicity=multiplicity,
-        margin=margin,
-        test_train_ratio=test_train_ratio,
-    )
-    models = merged(candidates)
-    asked = measures(metrics, horizons_days)
+    judged, models = replace(protocol or CONCORDANCE_ALONE, **options), merged(candidates)
     tests = [
-        _contrast(fusion, cohort, reference, measure, judging)
+        _contrast(fusion, cohort, reference, measure, judged)
         for fusion in models
         if fusion.modality is None
         for cohort in fusion.predictions
         for reference in references(fusion, cohort, models)
-        for measure in asked
+        for measure in judged.measures
     ]
-    return pl.DataFrame(adjusted(tests, judging), schema=CONTRAST_SCHEMA).fill_nan(None)
+    return pl.DataFrame(adjusted(tests, judged), schema=CONTRAST_SCHEMA).fill_nan(None)
+
+
+@ANALYSES.register("contrasts")
+class Contrasts(Analysis):
+    """Every fusion against the better unimodal model, and beside the other."""
+
+    schema = CONTRAST_SCHEMA
+
+    def compute(self, judged: Judged) -> pl.DataFrame:
+        """Compute the differences."""
+        return contrasts(judged.models(), judged.protocol)
 
 
 def _contrast(
-    fusion: Candidate, cohort: str, reference: Reference, measure: Measure, judging: Judging
+    fusion: Candidate,
+    cohort: str,
+    reference: Reference,
+    measure: Measure,
+    protocol: EvaluationProtocol,
 ) -> PairedTest:
     family = family_of(cohort, fusion, measure) if reference.declared else None
-    names = {
-        "cohort": cohort,
-        "ct_encoder": fusion.ct_encoder,
-        "ehr_encoder": fusion.ehr_encoder,
-        "fusion": fusion.fusion,
-        "reference": reference.label,
-        "family": family,
-    }
+    names = {**fusion.names(cohort), "reference": reference.label, "family": family}
     return paired_test(
-        names, fusion.predictions[cohort], reference.predictions, measure, family, judging
+        names, fusion.predictions[cohort], reference.predictions, measure, family, protocol
     )
-
-
-def family_of(cohort: str, fusion: Candidate, measure: Measure) -> str:
-    """Name the family of tests that a fusion's test belongs to."""
-    return f"{cohort} | {fusion.ehr_encoder or 'no record encoder'} | {measure.metric}"
 
 
 def compare_files(
     paths: Sequence[Path],
     reference: str | None = None,
+    protocol: EvaluationProtocol | None = None,
     *,
-    metrics: Sequence[str] = ("concordance_index",),
-    horizons_days: Sequence[float] = (),
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-    tau: float | None = None,
-    cause: int | None = None,
-    multiplicity: Multiplicity = "holm",
-    margin: float | None = None,
     cluster: str | None = None,
     weights: str | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> FileComparison:
     """Compare predictions files, ours or another group's, on the samples that all of them hold.
 
     Args:
-        paths: Two or more predictions tables (see `read_predictions`). A file's label is its stem,
-            or its path where stems repeat.
+        paths: Two or more predictions tables (see `read_judged`: seeds are averaged, and of several
+            variants the one as predicted counts). A file's label is its stem, or its path where
+            stems repeat.
         reference: Label or path of the file the others are compared with; None = the first.
-        metrics: Names from `METRICS`.
-        horizons_days: Horizons of the metrics that have one value per horizon.
-        censoring: Whose censoring curve the weighted metrics use.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which the truncated metrics run; None = all that is supported.
-        cause: Code of the event of interest, which has to occur in every file; as in `evaluate`.
-        multiplicity: How the p-values of each metric are adjusted; "max_t" also gives simultaneous
-            95 % intervals.
-        margin: The smallest difference that would matter, in the units of the metrics: tests of
-            non-inferiority and equivalence.
+        protocol: How they are judged; None = by the concordance index. The margin is in the units
+            of the metrics, and the cause has to occur in every file.
         cluster: Column whose values name independent units, in one file at least; None =
             `subject_id`, or `cluster`.
         weights: Column of weights, in one file at least; a weight of 2 equals two copies of the
             subject.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Raises:
-        ConfigError: Fewer than two files, a file twice, an unknown reference, metric or
-            multiplicity, a margin that is not > 0, or a cause below 1.
+        ConfigError: Fewer than two files, a file twice, an unknown reference, or as
+            `EvaluationProtocol`.
         PredictionsError: An invalid file, a cause that does not occur in one, no shared sample, or
             files that give a shared sample different outcomes or weights.
     """
-    judging = Judging(
-        censoring=censoring,
-        train=train,
-        tau=tau,
-        cause=cause,
-        multiplicity=multiplicity,
-        margin=margin,
-        margin_for_all=True,
-    )
+    judged = replace(replace(protocol or CONCORDANCE_ALONE, **options), margin_for_all=True)
     labels = _labels(paths)
     chosen = _reference_label(labels, paths, reference)
-    columns = dict(zip(labels, (column_names(path) for path in paths), strict=True))
-    for name in (cluster, weights):
-        if name is not None and not any(name in own for own in columns.values()):
-            raise PredictionsError(
-                f"no column {name!r} in any of the {len(paths)} files; expected it in one of them "
-                "at least"
-            )
-    given = {
-        label: read_judged(
-            path,
-            cluster=cluster if cluster in own else None,
-            weights=weights if weights in own else None,
-            cause=cause,
-        )
-        for (label, own), path in zip(columns.items(), paths, strict=True)
-    }
-    shared = _on_shared_samples(
-        given, [label for label, own in columns.items() if cluster is None or cluster in own]
-    )
-    asked = measures(metrics, horizons_days)
-    options: dict[str, Any] = {
-        "horizons_days": horizons_days,
-        "censoring": censoring,
-        "train": train,
-        "tau": tau,
-        "cause": cause,
-    }
+    given, clustered = _read(dict(zip(labels, paths, strict=True)), cluster, weights, judged.cause)
+    shared = _on_shared_samples(given, clustered)
     files = [
-        evaluate(predictions, metrics=metrics, **options).select(
+        evaluate(predictions, judged).select(
             pl.lit(label).alias("file"),
             pl.lit(given[label].table["sample_id"].n_unique(), pl.Int64).alias("n_in_file"),
             pl.all(),
@@ -279,20 +186,42 @@ def compare_files(
             shared[chosen],
             measure,
             measure.metric,
-            judging,
+            judged,
         )
         for label, predictions in shared.items()
         if label != chosen
-        for measure in asked
+        for measure in judged.measures
     ]
+    differences = pl.DataFrame(adjusted(tests, judged), schema=FILE_DIFFERENCE_SCHEMA)
     return FileComparison(
         files=pl.concat(files),
-        differences=pl.DataFrame(adjusted(tests, judging), schema=FILE_DIFFERENCE_SCHEMA).fill_nan(
-            None
-        ),
+        differences=differences.fill_nan(None),
         reference=chosen,
         n_shared=shared[chosen].table["sample_id"].n_unique(),
     )
+
+
+def _read(
+    paths: Mapping[str, Path], cluster: str | None, weights: str | None, cause: int | None
+) -> tuple[dict[str, Predictions], list[str]]:
+    """Read the files, and tell which of them may say who is one subject."""
+    columns = {label: column_names(path) for label, path in paths.items()}
+    for name in (cluster, weights):
+        if name is not None and not any(name in own for own in columns.values()):
+            raise PredictionsError(
+                f"no column {name!r} in any of the {len(paths)} files; expected it in one of them "
+                "at least"
+            )
+    given = {
+        label: read_judged(
+            path,
+            cluster=cluster if cluster in columns[label] else None,
+            weights=weights if weights in columns[label] else None,
+            cause=cause,
+        )
+        for label, path in paths.items()
+    }
+    return given, [label for label, own in columns.items() if cluster is None or cluster in own]
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

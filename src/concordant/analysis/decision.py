@@ -5,14 +5,18 @@ everybody, on nobody.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from concordant.analysis.base import ANALYSES, Analysis, Judged
 from concordant.analysis.candidates import (
+    NAMES,
     Candidate,
+    Reference,
     best_fusion,
     merged,
     references,
@@ -20,10 +24,15 @@ from concordant.analysis.candidates import (
 )
 from concordant.core.errors import MetricError
 from concordant.core.survival import Predictions
-from concordant.evaluation import align, incidence_remark, survival_at
+from concordant.evaluation import (
+    EvaluationProtocol,
+    ProtocolOptions,
+    align,
+    incidence_remark,
+    survival_at,
+)
 from concordant.metrics import (
     DecisionCurve,
-    Difference,
     Estimate,
     SeedAverage,
     average_over_seeds,
@@ -38,10 +47,7 @@ THRESHOLDS: Float[np.ndarray, " threshold"] = np.round(np.arange(0.01, 0.995, 0.
 """Probabilities at and above which one acts."""
 
 DECISION_SCHEMA: dict[str, type[pl.DataType]] = {
-    "cohort": pl.String,
-    "ct_encoder": pl.String,
-    "ehr_encoder": pl.String,
-    "fusion": pl.String,
+    **NAMES,
     "horizon_days": pl.Float64,
     "threshold": pl.Float64,
     "net_benefit": pl.Float64,
@@ -58,7 +64,7 @@ DECISION_SCHEMA: dict[str, type[pl.DataType]] = {
 
 def shown_models(models: Sequence[Candidate], cohort: str) -> list[Candidate]:
     """Return the fusion that is best on tuning and its unimodal models (without a fusion, the
-    unimodal models), then models of others.
+    unimodal models), then models of others that give survival.
 
     Args:
         models: One candidate per model, see `merged`.
@@ -68,15 +74,16 @@ def shown_models(models: Sequence[Candidate], cohort: str) -> list[Candidate]:
     best = best_fusion(here)
     alone = [model for model in here if model.modality is not None and model.is_reference]
     ours = alone if best is None else [best, *unimodal_parts(best, cohort, models)]
-    return [*ours, *(model for model in here if model.is_foreign)]
+    theirs = [model for model in here if model.is_foreign and model.predictions[cohort].has_curves]
+    return [*ours, *theirs]
 
 
 def decision_curves(
     candidates: Sequence[Candidate],
+    protocol: EvaluationProtocol | None = None,
     *,
-    horizons_days: Sequence[float],
     thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
-    cause: int | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
     """Compute the net benefit of the best fusion, its unimodal models and models of others, and of
     treating everybody or nobody.
@@ -86,12 +93,11 @@ def decision_curves(
     are averaged over repeats, subject by subject.
 
     Args:
-        candidates: All models, every seed, those of others with curves of survival; curves are
-            averaged over seeds.
-        horizons_days: Times by which the event counts.
+        candidates: All models, every seed; curves are averaged over seeds.
+        protocol: How they are judged: its horizons and its cause count here (with a cause the event
+            probability is Aalen-Johansen's).
         thresholds: Probabilities at and above which one acts, ascending, in (0, 1).
-        cause: Code of the event of interest, with which every other code above 0 competes (the
-            event probability is then Aalen-Johansen's); None = event 1, every other code censored.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Returns:
         The columns of `DECISION_SCHEMA`: per cohort, model, horizon and threshold the net benefit
@@ -100,15 +106,26 @@ def decision_curves(
         is better on tuning. A threshold above which follow-up ends before the horizon is null, and
         `note` says so; a horizon that cannot be read is one row without a threshold.
     """
-    models = merged(candidates)
+    judged, models = replace(protocol or EvaluationProtocol(), **options), merged(candidates)
     cohorts = dict.fromkeys(cohort for model in models for cohort in model.predictions)
     rows = [
         row
         for cohort in cohorts
-        for horizon in horizons_days
-        for row in _cohort_rows(models, cohort, float(horizon), _Acting(thresholds, cause))
+        for horizon in judged.horizons_days
+        for row in _cohort_rows(models, cohort, float(horizon), _Acting(thresholds, judged.cause))
     ]
     return pl.DataFrame(rows, schema=DECISION_SCHEMA).fill_nan(None)
+
+
+@ANALYSES.register("decision_curves")
+class DecisionCurves(Analysis):
+    """Net benefit at the horizons."""
+
+    schema = DECISION_SCHEMA
+
+    def compute(self, judged: Judged) -> pl.DataFrame:
+        """Compute the curves."""
+        return decision_curves(judged.models(), judged.protocol)
 
 
 class _Acting(NamedTuple):
@@ -124,18 +141,8 @@ def _cohort_rows(
     named = {"cohort": cohort, "horizon_days": horizon}
     shown = shown_models(models, cohort)
     for model in shown:
-        names = {
-            **named,
-            "ct_encoder": model.ct_encoder,
-            "ehr_encoder": model.ehr_encoder,
-            "fusion": model.fusion,
-        }
-        yield from _model_rows(
-            names,
-            model,
-            references(model, cohort, models) if model.modality is None else [],
-            acting,
-        )
+        against = references(model, cohort, models) if model.modality is None else []
+        yield from _model_rows({**named, **model.names(cohort)}, model, against[:1], acting)
     if shown:
         everybody = shown[0].predictions[cohort]
         yield from _rows({**named, "fusion": TREAT_ALL}, everybody, acting, certain=1.0)
@@ -143,13 +150,12 @@ def _cohort_rows(
 
 
 def _model_rows(
-    names: Mapping[str, Any], model: Candidate, against: Sequence[Any], acting: _Acting
+    names: Mapping[str, Any], model: Candidate, against: Sequence[Reference], acting: _Acting
 ) -> Iterator[dict[str, Any]]:
     own = model.predictions[names["cohort"]]
-    reference = next(iter(against), None)
-    if reference is None:
+    if not against:
         yield from _rows(names, own, acting)
-    else:
+    for reference in against:
         other = align(reference.predictions, own)
         yield from _rows({**names, "reference": reference.label}, own, acting, reference=other)
 
@@ -239,6 +245,6 @@ def _numbers(point: Estimate) -> dict[str, float]:
 def _against(point: Estimate, other: Estimate | None) -> dict[str, float]:
     if other is None:
         return {}
-    paired: Difference = subtract(point, other)
+    paired = subtract(point, other)
     low, high = paired.interval()
     return {"difference": paired.difference, "difference_ci_low": low, "difference_ci_high": high}

@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from concordant.core.errors import ConfigError, MetricError, did_you_mean
-from concordant.core.survival import Predictions, SurvivalTarget
+from concordant.analysis.candidates import Candidate
+from concordant.core.errors import MetricError
+from concordant.core.survival import Predictions
 from concordant.evaluation import (
-    CensoringSource,
+    METRICS,
+    EvaluationProtocol,
     Measure,
     MetricEstimate,
+    Multiplicity,
     averaged,
-    higher_is_better,
-    is_concordance,
     on_shared_samples,
 )
 from concordant.metrics import (
@@ -35,11 +35,6 @@ from concordant.metrics import (
     simultaneous_differences,
 )
 from concordant.metrics.inference import wald_p_value
-
-Multiplicity = Literal["holm", "benjamini_hochberg", "max_t"]
-"""How the p-values of a family are adjusted: `holm` and `max_t` bound the chance of any false
-finding in the family, `max_t` by the joint distribution of its tests (sharper, and with
-simultaneous intervals); `benjamini_hochberg` bounds the share of false findings."""
 
 DIFFERENCE_SCHEMA: dict[str, type[pl.DataType]] = {
     "metric": pl.String,
@@ -67,76 +62,13 @@ FURTHER_SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judging:
-    """How differences are computed and tested.
-
-    Attributes:
-        censoring: Whose censoring curve the weighted metrics use.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which the truncated metrics run; None = all that is supported.
-        cause: Code of the event of interest, with which every other code above 0 competes; None =
-            event 1, every other code censored.
-        multiplicity: How p-values are adjusted within a family.
-        margin: The smallest difference that would matter, for tests of non-inferiority and
-            equivalence; None = none are made.
-        margin_for_all: Whether the margin is in the units of every metric; else only the
-            concordance indices are tested against it.
-        test_train_ratio: Rows of a fold's test part over those of its train part, for the
-            Nadeau-Bengio test; None = it is not made.
-    """
-
-    censoring: CensoringSource = "cohort"
-    train: SurvivalTarget | None = None
-    tau: float | None = None
-    cause: int | None = None
-    multiplicity: Multiplicity = "holm"
-    margin: float | None = None
-    margin_for_all: bool = False
-    test_train_ratio: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done.
-
-        Raises:
-            ConfigError: An unknown adjustment, or a margin that is not finite and > 0.
-        """
-        if self.multiplicity not in get_args(Multiplicity):
-            known = get_args(Multiplicity)
-            raise ConfigError(
-                "unknown multiplicity "
-                f"{self.multiplicity!r}.{did_you_mean(self.multiplicity, known)}"
-            )
-        if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):
-            raise ConfigError(
-                f"margin is {self.margin}; expected a number > 0, the smallest difference that "
-                "would matter, such as 0.02"
-            )
-
-    def difference(
-        self, predictions: Predictions, reference: Predictions, measure: Measure
-    ) -> MetricEstimate:
-        """Compute a paired difference, `predictions` minus `reference`.
-
-        Raises:
-            MetricError: It cannot be computed.
-        """
-        return averaged(
-            predictions,
-            measure.metric,
-            horizon_days=measure.horizon_days,
-            censoring=self.censoring,
-            train=self.train,
-            tau=self.tau,
-            cause=self.cause,
-            reference=reference,
-        )
+CONCORDANCE_ALONE = EvaluationProtocol(metrics=("concordance_index",))
+"""How models are compared where nothing else is said."""
 
 
 class PairedTest(NamedTuple):
-    """A paired difference: its columns, the family it is in (None.
-
-    In none), and the estimate (None: it cannot be computed).
+    """A paired difference: its columns, the family it is in (None: in none), and the estimate
+    (None: it cannot be computed).
     """
 
     row: dict[str, Any]
@@ -150,7 +82,7 @@ def paired_test(
     reference: Predictions,
     measure: Measure,
     family: str | None,
-    judging: Judging,
+    protocol: EvaluationProtocol,
 ) -> PairedTest:
     """Test one difference by itself.
 
@@ -160,10 +92,16 @@ def paired_test(
         **names,
         "metric": measure.metric,
         "horizon_days": measure.horizon_days,
-        "multiplicity": judging.multiplicity if family else None,
+        "multiplicity": protocol.multiplicity if family else None,
     }
     try:
-        paired = judging.difference(predictions, reference, measure)
+        paired = averaged(
+            predictions,
+            measure.metric,
+            horizon_days=measure.horizon_days,
+            reference=reference,
+            protocol=protocol,
+        )
     except MetricError as error:
         return PairedTest({**row, "note": str(error)}, family, None)
     low, high = paired.interval()
@@ -175,11 +113,16 @@ def paired_test(
         "p_value": known(
             wald_p_value(paired.estimate, paired.standard_error, degrees=paired.degrees)
         ),
-        "p_nadeau_bengio": _over_folds(paired, judging.test_train_ratio),
+        "p_nadeau_bengio": _over_folds(paired, protocol.test_train_ratio),
         "tau_days": paired.tau_days,
         "note": paired.note or None,
     }
-    return PairedTest(row | _against_margin(paired, measure.metric, judging), family, paired)
+    return PairedTest(row | _against_margin(paired, measure.metric, protocol), family, paired)
+
+
+def family_of(cohort: str, fusion: Candidate, measure: Measure) -> str:
+    """Name the family of tests that a fusion's test belongs to."""
+    return f"{cohort} | {fusion.ehr_encoder or 'no record encoder'} | {measure.metric}"
 
 
 def known(value: float) -> float | None:
@@ -198,24 +141,25 @@ def _over_folds(paired: MetricEstimate, test_train_ratio: float | None) -> float
 
 
 def _against_margin(
-    paired: MetricEstimate, metric: str, judging: Judging
+    paired: MetricEstimate, metric: str, protocol: EvaluationProtocol
 ) -> dict[str, float | None]:
-    if judging.margin is None or not (judging.margin_for_all or is_concordance(metric)):
+    kind = METRICS.get(metric)
+    if protocol.margin is None or not (protocol.margin_for_all or kind.is_concordance):
         return {}
-    better = higher_is_better(metric)
+    better = kind.higher_is_better
     worse = (
         None
         if better is None
-        else known(non_inferiority(paired, judging.margin, higher_is_better=better).p_value)
+        else known(non_inferiority(paired, protocol.margin, higher_is_better=better).p_value)
     )
     return {
-        "margin": judging.margin,
+        "margin": protocol.margin,
         "p_non_inferiority": worse,
-        "p_equivalence": known(equivalence(paired, judging.margin).p_value),
+        "p_equivalence": known(equivalence(paired, protocol.margin).p_value),
     }
 
 
-def adjusted(tests: Sequence[PairedTest], judging: Judging) -> list[dict[str, Any]]:
+def adjusted(tests: Sequence[PairedTest], protocol: EvaluationProtocol) -> list[dict[str, Any]]:
     """Return the rows of tests with their adjusted p-values; a test that is in no family has none.
 
     Tests against a margin are a claim of their own, and adjusted among themselves: by Holm where
@@ -228,12 +172,12 @@ def adjusted(tests: Sequence[PairedTest], judging: Judging) -> list[dict[str, An
             families[test.family].append(number)
     for numbers in families.values():
         own = [rows[number] for number in numbers]
-        if judging.multiplicity == "max_t":
+        if protocol.multiplicity == "max_t":
             _adjust_jointly(own, [tests[number].paired for number in numbers])
         else:
-            adjust(own, "p_value", "p_adjusted", judging.multiplicity)
+            adjust(own, "p_value", "p_adjusted", protocol.multiplicity)
         for name in ("p_non_inferiority", "p_equivalence"):
-            adjust(own, name, f"{name}_adjusted", judging.multiplicity)
+            adjust(own, name, f"{name}_adjusted", protocol.multiplicity)
     return rows
 
 

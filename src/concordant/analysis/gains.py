@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Unpack
 
 import polars as pl
 
-from concordant.analysis.candidates import Candidate, merged, unimodal_parts
-from concordant.analysis.compare import family_of
-from concordant.analysis.families import Judging, Multiplicity, adjust, known
+from concordant.analysis.base import ANALYSES, Analysis, Judged
+from concordant.analysis.candidates import NAMES, Candidate, merged, unimodal_parts
+from concordant.analysis.families import CONCORDANCE_ALONE, adjust, family_of, known
 from concordant.core.errors import MetricError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
 from concordant.evaluation import (
-    CensoringSource,
+    METRICS,
+    EvaluationProtocol,
     Measure,
-    higher_is_better,
-    measures,
+    ProtocolOptions,
+    averaged,
     on_shared_samples,
 )
 from concordant.metrics import gain_over_both
 
 GAIN_SCHEMA: dict[str, type[pl.DataType]] = {
-    "cohort": pl.String,
-    "ct_encoder": pl.String,
-    "ehr_encoder": pl.String,
-    "fusion": pl.String,
+    **NAMES,
     "metric": pl.String,
     "horizon_days": pl.Float64,
     "gain": pl.Float64,
@@ -46,14 +44,8 @@ GAIN_SCHEMA: dict[str, type[pl.DataType]] = {
 
 def gains_over_both(
     candidates: Sequence[Candidate],
-    *,
-    metrics: Sequence[str] = ("concordance_index",),
-    horizons_days: Sequence[float] = (),
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-    tau: float | None = None,
-    cause: int | None = None,
-    multiplicity: Multiplicity = "holm",
+    protocol: EvaluationProtocol | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
     """Test every fusion for being better than both of its unimodal models at once
     (intersection-union), seeds averaged.
@@ -63,14 +55,10 @@ def gains_over_both(
 
     Args:
         candidates: All models, every seed.
-        metrics: Names from `METRICS`; those without a direction (a calibration slope) are left out.
-        horizons_days: Horizons of the metrics that have one value per horizon.
-        censoring: Whose censoring curve the weighted metrics use.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which the truncated metrics run; None = all that each cohort supports.
-        cause: As in `evaluate`.
-        multiplicity: How the p-values of a cohort, record encoder and metric are adjusted for the
-            number of fusions; by Holm for "max_t".
+        protocol: How they are judged; None = by the concordance index. Metrics without a direction
+            (a calibration slope) are left out. The p-values of a cohort, record encoder and metric
+            are adjusted for the number of fusions; by Holm for "max_t".
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Returns:
         The columns of `GAIN_SCHEMA`, a row per fusion, cohort and measure with both unimodal
@@ -78,57 +66,70 @@ def gains_over_both(
         `lower_limit` its one-sided 95 % limit, `p_value` one-sided.
 
     Raises:
-        ConfigError: As `contrasts`.
+        ConfigError: As `EvaluationProtocol`.
         PredictionsError: Models of one cohort that do not hold the same samples, folds and
             outcomes.
     """
-    judging = Judging(
-        censoring=censoring, train=train, tau=tau, cause=cause, multiplicity=multiplicity
-    )
-    models = merged(candidates)
-    asked = [
-        measure
-        for measure in measures(metrics, horizons_days)
-        if higher_is_better(measure.metric) is not None
-    ]
+    judged, models = replace(protocol or CONCORDANCE_ALONE, **options), merged(candidates)
     rows = [
-        _row(fusion, cohort, parts, measure, judging)
+        _row(fusion, cohort, parts, measure, judged)
         for fusion in models
         if fusion.modality is None
         for cohort in fusion.predictions
         if len(parts := {part.modality: part for part in unimodal_parts(fusion, cohort, models)})
         == len(Modality)
-        for measure in asked
+        for measure in judged.measures
+        if METRICS.get(measure.metric).higher_is_better is not None
     ]
-    _adjust(rows, multiplicity)
+    families: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        families[row["family"]].append(row)
+    for own in families.values():
+        adjust(own, "p_value", "p_adjusted", judged.multiplicity)
     return pl.DataFrame(rows, schema=GAIN_SCHEMA).fill_nan(None)
+
+
+@ANALYSES.register("gains_over_both")
+class GainsOverBoth(Analysis):
+    """Every fusion against both of its unimodal models, where the protocol asks for it."""
+
+    schema = GAIN_SCHEMA
+
+    def compute(self, judged: Judged) -> pl.DataFrame:
+        """Compute the gains."""
+        asked = judged.protocol.gain_over_both
+        return gains_over_both(judged.models() if asked else [], judged.protocol)
 
 
 def _row(
     fusion: Candidate,
     cohort: str,
-    parts: dict[str | None, Candidate],
+    parts: Mapping[str | None, Candidate],
     measure: Measure,
-    judging: Judging,
+    protocol: EvaluationProtocol,
 ) -> dict[str, Any]:
     named = {
-        "cohort": cohort,
-        "ct_encoder": fusion.ct_encoder,
-        "ehr_encoder": fusion.ehr_encoder,
-        "fusion": fusion.fusion,
+        **fusion.names(cohort),
         "metric": measure.metric,
         "horizon_days": measure.horizon_days,
         "family": family_of(cohort, fusion, measure),
-        "multiplicity": "holm" if judging.multiplicity == "max_t" else judging.multiplicity,
+        "multiplicity": "holm" if protocol.multiplicity == "max_t" else protocol.multiplicity,
     }
     own = fusion.predictions[cohort]
     try:
         differences = [
-            judging.difference(own, parts[modality].predictions[cohort], measure)
+            averaged(
+                own,
+                measure.metric,
+                horizon_days=measure.horizon_days,
+                reference=parts[modality].predictions[cohort],
+                protocol=protocol,
+            )
             for modality in (Modality.CT, Modality.EHR)
         ]
         tested = gain_over_both(
-            *on_shared_samples(differences), higher_is_better=bool(higher_is_better(measure.metric))
+            *on_shared_samples(differences),
+            higher_is_better=bool(METRICS.get(measure.metric).higher_is_better),
         )
     except MetricError as error:
         return {**named, "note": str(error)}
@@ -143,11 +144,3 @@ def _row(
         "p_value": known(tested.p_value),
         "note": differences[0].note or None,
     }
-
-
-def _adjust(rows: Sequence[dict[str, Any]], multiplicity: Multiplicity) -> None:
-    families: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        families[row["family"]].append(row)
-    for own in families.values():
-        adjust(own, "p_value", "p_adjusted", multiplicity)

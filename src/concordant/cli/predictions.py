@@ -11,7 +11,8 @@ from typer.core import TyperCommand
 from concordant.cli.console import open_console
 
 if TYPE_CHECKING:
-    from concordant.core.survival import SurvivalTarget
+    from concordant.core.survival import Outcomes
+    from concordant.evaluation import EvaluationProtocol
 
 _MULTIPLICITY = (
     "holm, benjamini_hochberg or max_t (joint distribution, with simultaneous intervals)"
@@ -119,6 +120,18 @@ def evaluate(
     cause: Cause = None,
     cluster: Cluster = None,
     weights: Weights = None,
+    variant: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Which variant to judge, of a file that holds several."),
+    ] = "as_is",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED",
+            help="Which seed to judge, of a file that holds several.",
+            show_default="their average",
+        ),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Judge the predictions in a file, ours or another group's.
@@ -129,13 +142,14 @@ def evaluate(
     --cause). Without --metric: concordance_index and integrated_brier_score.
     """
     from concordant.cli import tables
-    from concordant.evaluation import evaluate as evaluate_predictions
+    from concordant.evaluation import evaluate as judge
     from concordant.evaluation import read_judged
 
-    given = read_judged(predictions, cluster=cluster, weights=weights, cause=cause)
-    rows = evaluate_predictions(
-        given, tau=tau, cause=cause, **_measures(metric, horizon), **_curve(censoring, train)
+    protocol = _protocol(metric, horizon, censoring, train, tau, cause)
+    given = read_judged(
+        predictions, cluster=cluster, weights=weights, cause=cause, variant=variant, seed=seed
     )
+    rows = judge(given, protocol)
     _write(rows, out)
     open_console().print(tables.metrics(rows))
 
@@ -186,18 +200,17 @@ def compare(
     from concordant.analysis.compare import compare_files
     from concordant.cli import tables
 
-    comparison = compare_files(
-        files,
-        reference,
-        multiplicity=multiplicity,  # type: ignore[arg-type]  # compare_files refuses another word
+    protocol = _protocol(
+        metric or ["concordance_index"],
+        horizon,
+        censoring,
+        train,
+        tau,
+        cause,
+        multiplicity=multiplicity,
         margin=margin,
-        tau=tau,
-        cause=cause,
-        cluster=cluster,
-        weights=weights,
-        **_measures(metric, horizon),
-        **_curve(censoring, train),
     )
+    comparison = compare_files(files, reference, protocol, cluster=cluster, weights=weights)
     _write(comparison.differences, out)
     screen = open_console()
     screen.print(f"{comparison.n_shared} samples are in all files")
@@ -207,19 +220,32 @@ def compare(
         screen.print(tables.margins(comparison.differences))
 
 
-def _measures(metric: list[str] | None, horizon: list[float] | None) -> dict[str, Any]:
-    return {"horizons_days": tuple(horizon or ()), **({"metrics": tuple(metric)} if metric else {})}
+def _protocol(
+    metric: list[str] | None,
+    horizon: list[float] | None,
+    censoring: str | None,
+    train: Path | None,
+    tau: float | None,
+    cause: int | None,
+    **compared: Any,
+) -> EvaluationProtocol:
+    """Return how predictions are judged.
 
-
-def _curve(censoring: str | None, train: Path | None) -> dict[str, Any]:
-    """Return where the censoring curve comes from.
-
-    From train where it is given and nothing else is asked for.
+    The censoring curve comes from train where it is given and nothing else is asked for.
     """
-    return {
-        "censoring": censoring or ("cohort" if train is None else "train"),
-        "train": None if train is None else _outcomes(train),
-    }
+    from concordant.evaluation import EvaluationProtocol
+
+    if metric:
+        compared["metrics"] = tuple(metric)
+    if censoring or train is not None:
+        compared["censoring"] = censoring or "train"
+    return EvaluationProtocol(
+        horizons_days=tuple(horizon or ()),
+        train=None if train is None else _outcomes(train),
+        tau=tau,
+        cause=cause,
+        **compared,
+    )
 
 
 def _write(table: Any, out: Path | None) -> None:
@@ -230,7 +256,7 @@ def _write(table: Any, out: Path | None) -> None:
             table.write_parquet(temporary)
 
 
-def _outcomes(path: Path) -> SurvivalTarget:
+def _outcomes(path: Path) -> Outcomes:
     """Read the outcomes of train.
 
     The rows whose split is train, or all where the table has no splits.
@@ -238,12 +264,12 @@ def _outcomes(path: Path) -> SurvivalTarget:
     import polars as pl
 
     from concordant.core.errors import CohortError
-    from concordant.core.survival import SurvivalTarget
+    from concordant.core.survival import Outcomes
 
     try:
         table = pl.read_parquet(path)
         rows = table.filter(pl.col("split") == "train") if "split" in table.columns else table
-        return SurvivalTarget(
+        return Outcomes(
             rows["time_days"].cast(pl.Float64).to_numpy(), rows["event"].cast(pl.Int64).to_numpy()
         )
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -23,7 +23,6 @@ from pydantic import (
     model_validator,
 )
 
-from concordant.analysis.families import Multiplicity
 from concordant.config.components import (
     FEATURES,
     Component,
@@ -41,7 +40,15 @@ from concordant.core.artifacts import RunFolder, slug
 from concordant.core.errors import ConfigError, did_you_mean
 from concordant.core.messages import complaint, config_error
 from concordant.core.modality import Modality
-from concordant.evaluation import METRICS, CensoringSource, Tau, measures
+from concordant.core.survival import Outcomes
+from concordant.evaluation import (
+    METRICS,
+    CensoringSource,
+    EvaluationProtocol,
+    Multiplicity,
+    Tau,
+    measures,
+)
 from concordant.training.options import TrainOptions
 
 INTERNAL_LABELS = ("held_out", "development")
@@ -199,6 +206,28 @@ class Evaluate(_Frozen):
     margin: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] | None = None
     gain_over_both: bool = True
     recalibrate: bool = False
+
+    def protocol(
+        self,
+        horizons_days: tuple[float, ...],
+        train: Outcomes,
+        *,
+        tau: float | None = None,
+        test_train_ratio: float | None = None,
+    ) -> EvaluationProtocol:
+        """Return the protocol, with what the data says of it."""
+        return EvaluationProtocol(
+            metrics=self.metrics,
+            horizons_days=horizons_days,
+            censoring=self.censoring,
+            train=train,
+            tau=tau,
+            cause=self.cause,
+            multiplicity=self.multiplicity,
+            margin=self.margin,
+            test_train_ratio=test_train_ratio,
+            gain_over_both=self.gain_over_both,
+        )
 
 
 class Report(_Frozen):

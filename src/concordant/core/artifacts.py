@@ -52,11 +52,9 @@ class RunFolder:
         """Table of predicted and observed probabilities by group of risk."""
         return self.path / "calibration_groups.parquet"
 
-    @property
-    def tables(self) -> tuple[Path, ...]:
-        """All of the tables."""
-        compared = (self.results, self.subgroups, self.contrasts, self.gains_over_both)
-        return (*compared, self.decision_curves, self.calibration, self.calibration_groups)
+    def table(self, name: str) -> Path:
+        """Return the table of an analysis, by its name in `concordant.analysis.ANALYSES`."""
+        return self.path / f"{name}.parquet"
 
     @property
     def audit(self) -> Path:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 from concordant.core.errors import PredictionsError
 from concordant.core.files import atomic_path
@@ -21,31 +22,67 @@ SURVIVAL_TIMES_KEY = "survival_times_days"
 _ROUNDING = 1e-6  # a curve that rises by less from its first to its last time is flat
 
 
-@dataclass(frozen=True, slots=True)
-class SurvivalTarget:
-    """When, and whether, the event was seen.
+@dataclass(frozen=True)
+class Outcomes:
+    """When, and whether, the event was seen, who is one subject, and how much each row counts.
 
     Attributes:
-        time: Days from the prediction time, float64, > 0.
-        event: 0 censored, 1 the event of interest, 2 and above competing; cause-specific tools
-            treat "not 1" as censored.
+        time: Days from the prediction time (or any other unit), float64, > 0.
+        event: 0 censored, 1 the event of interest, 2 and above competing.
+        weights: A weight of 2 equals two copies of the row; 1 each where none are given, int32 so
+            that counts stay integers.
+        cluster: Number of the cluster per row, or None where every row is its own.
+        cause: None = event 1 is the event of interest and every other code is censored; else the
+            code of the event of interest, 0 alone being censored and every other code competing.
     """
 
     time: Float[np.ndarray, " subject"]
     event: Int[np.ndarray, " subject"]
+    weights: Real[np.ndarray, " subject"] = None  # type: ignore[assignment] # filled in below
+    cluster: Int[np.ndarray, " subject"] | None = None
+    cause: int | None = None
+
+    def __post_init__(self) -> None:
+        """Let every row count once where nothing else is said."""
+        if self.weights is None:
+            object.__setattr__(self, "weights", np.ones(len(self.time), np.int32))
 
     def __len__(self) -> int:
-        """Return the number of subjects."""
+        """Return the number of rows."""
         return len(self.time)
 
-    @property
+    @cached_property
     def observed(self) -> Bool[np.ndarray, " subject"]:
         """True where the event of interest was observed."""
-        return np.asarray(self.event == 1)
+        return np.asarray(self.event == event_code(self.cause))
 
-    def take(self, rows: Int[np.ndarray, " chosen"]) -> SurvivalTarget:
-        """Return the target of the chosen rows, in that order."""
-        return SurvivalTarget(self.time[rows], self.event[rows])
+    @cached_property
+    def censored(self) -> Bool[np.ndarray, " subject"]:
+        """True where the follow-up ended without any event that counts."""
+        return np.asarray(~self.observed if self.cause is None else self.event == 0)
+
+    @property
+    def competing(self) -> Bool[np.ndarray, " subject"]:
+        """True where a competing event was observed: the event of interest never comes."""
+        return np.asarray(~(self.observed | self.censored))
+
+    @property
+    def n_events(self) -> int:
+        """Number of rows with the event of interest."""
+        return int(self.observed.sum())
+
+    def take(self, rows: Int[np.ndarray, " chosen"]) -> Outcomes:
+        """Return some rows, in that order."""
+        cluster = None if self.cluster is None else self.cluster[rows]
+        return Outcomes(self.time[rows], self.event[rows], self.weights[rows], cluster, self.cause)
+
+
+SurvivalTarget = Outcomes  # what the modules that are not yet renamed call it
+
+
+def event_code(cause: int | None) -> int:
+    """Return the code of the event of interest: 1 unless a cause is named."""
+    return 1 if cause is None else cause
 
 
 COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -59,11 +96,25 @@ COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "available": pl.String,
     "repeat": pl.Int16,
     "fold": pl.Int16,
+    "trial": pl.Int16,
+    "seed": pl.Int64,
+    "variant": pl.String,
 }
 """Columns of a predictions table.
 
-The last four and `site` may be null or absent in a foreign file.
+`site` and the columns from `available` on may be null or absent in a foreign file.
 """
+
+WEIGHT = "weight"
+"""Column of a predictions table that, where it is there, weighs its rows.
+
+A weight of 2 equals two copies of the subject.
+"""
+
+AS_IS, RECALIBRATED = "as_is", "recalibrated"
+"""Variants: what a model predicts, and the same after recalibration on tuning."""
+
+_ROW = ("sample_id", "repeat", "trial", "seed", "variant")
 
 _WHOLE = (pl.Int64, pl.Int16, pl.Int8)
 
@@ -86,9 +137,9 @@ class Predictions:
     survival_times_days: Float[np.ndarray, " time"] | None = None
 
     @property
-    def target(self) -> SurvivalTarget:
+    def target(self) -> Outcomes:
         """Time and event of every row."""
-        return SurvivalTarget(
+        return Outcomes(
             self.table["time_days"].to_numpy(), self.table["event"].cast(pl.Int64).to_numpy()
         )
 
@@ -100,7 +151,7 @@ class Predictions:
     @property
     def survival(self) -> Float[np.ndarray, "subject time"] | None:
         """Survival probabilities, or None."""
-        if self.survival_times_days is None or self.table["survival"].null_count() > 0:
+        if self.survival_times_days is None or not self.has_curves:
             return None
         return (
             self.table["survival"]
@@ -109,9 +160,23 @@ class Predictions:
             .reshape(self.table.height, len(self.survival_times_days))
         )
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether every row has a survival curve."""
+        return self.survival_times_days is not None and not self.table["survival"].null_count()
+
     def filter(self, predicate: pl.Expr) -> Predictions:
         """Return the rows that fulfil a polars predicate."""
         return Predictions(self.table.filter(predicate), self.survival_times_days)
+
+    def of_variant(self, variant: str) -> Predictions:
+        """Return the rows of a variant; rows without one are as the model predicts."""
+        return self.filter(pl.col("variant").fill_null(AS_IS) == variant)
+
+    def with_curves(self, survival: Float[np.ndarray, "subject time"]) -> Predictions:
+        """Return the same rows with other survival curves, at the same times."""
+        column = pl.Series("survival", survival.tolist(), dtype=pl.List(pl.Float64))
+        return Predictions(self.table.with_columns(column), self.survival_times_days)
 
     def write(self, path: Path) -> None:
         """Write the table as parquet, atomically; the times go into the file's metadata."""
@@ -122,6 +187,46 @@ class Predictions:
             )
         with atomic_path(path) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
+
+
+def split_predictions(predictions: Predictions) -> dict[tuple[str, int | None], Predictions]:
+    """Return the predictions of each variant and seed, in the order in which they stand.
+
+    Rows without a variant are as the model predicts; a seed may be null (models of others).
+    """
+    keyed = predictions.table.with_columns(pl.col("variant").fill_null(AS_IS))
+    parts = keyed.partition_by("variant", "seed", maintain_order=True)
+    return {
+        (part["variant"][0], part["seed"][0]): Predictions(part, predictions.survival_times_days)
+        for part in parts
+    }
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Return several predictions of one cohort (seeds, variants, folds) as one table.
+
+    Raises:
+        PredictionsError: No part, or survival curves at different times.
+    """
+    if not parts:
+        raise PredictionsError("no predictions to join; expected one table or more")
+    times = shared_times(parts)
+    if times is None and any(one.survival_times_days is not None for one in parts):
+        raise PredictionsError(
+            "the predictions to join hold survival curves at different times; expected the same "
+            "survival_times_days in all of them"
+        )
+    return Predictions(pl.concat([one.table for one in parts]), times)
+
+
+def shared_times(parts: Sequence[Predictions]) -> Float[np.ndarray, " time"] | None:
+    """Return the times of the survival curves, None where the tables do not have the same."""
+    first = parts[0].survival_times_days
+    same = first is not None and all(
+        one.survival_times_days is not None and np.array_equal(first, one.survival_times_days)
+        for one in parts
+    )
+    return first if same else None
 
 
 def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
@@ -135,7 +240,8 @@ def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
 
     Raises:
         PredictionsError: No parquet file, a missing column, a value that is not of its column's
-            kind, a duplicate sample (within a repeat), a time that is not finite and > 0, a risk
+            kind, a duplicate sample (within a
+            repeat, trial, seed and variant), a time that is not finite and > 0, a risk
             that is not finite, survival without times in the file's metadata, that is not in [0,
             1], that rises from the first time to the last, or whose lists differ in length from
             those times.
@@ -147,13 +253,8 @@ def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
         table = table.with_columns(
             pl.col("sample_id").rank("dense").cast(pl.Int64).alias("subject_id")
         )
-    absent = [
-        pl.lit(None, dtype=kind).alias(name)
-        for name, kind in COLUMNS.items()
-        if name not in table.columns
-    ]
-    table = table.with_columns(absent).select(
-        [_cast(table[name], path) if name in table.columns else pl.col(name) for name in COLUMNS]
+    table = completed(
+        table.with_columns(_cast(table[name], path) for name in COLUMNS if name in table.columns)
     )
     predictions = Predictions(table, _survival_times(path))
     if outcomes:
@@ -161,6 +262,14 @@ def read_predictions(path: Path, *, outcomes: bool = True) -> Predictions:
     _check_rows(table, path)
     _check_survival(predictions, path)
     return predictions
+
+
+def completed(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns of `COLUMNS`, cast, null where the table lacks one, and no other."""
+    return table.select(
+        (pl.col(name) if name in table.columns else pl.lit(None).alias(name)).cast(kind)
+        for name, kind in COLUMNS.items()
+    )
 
 
 def _read(path: Path, required: Sequence[str]) -> pl.DataFrame:
@@ -242,9 +351,9 @@ def _check_rows(table: pl.DataFrame, path: Path) -> None:
         "one for every sample, or leave the column out",
     )
     _refuse(
-        table.select("sample_id", "repeat").is_duplicated(),
+        table.select(_ROW).is_duplicated(),
         f"{path}: a sample_id occurs twice",
-        "one row per sample (and repeat)",
+        "one row per sample (and repeat, trial, seed and variant)",
     )
     _refuse(
         ~risk.is_finite(),

@@ -4,46 +4,49 @@ cross-validation. No torch.
 
 from __future__ import annotations
 
+from concordant.core.survival import WEIGHT
 from concordant.evaluation.averages import (
     KEY,
     MetricEstimate,
     align,
+    average_seeds,
     averaged,
     on_shared_samples,
     over_folds,
 )
-from concordant.evaluation.competing import incidence_remark
-from concordant.evaluation.measures import (
+from concordant.evaluation.protocol import (
     CensoringSource,
+    EvaluationProtocol,
     Measure,
-    higher_is_better,
-    is_concordance,
+    Multiplicity,
+    ProtocolOptions,
     measures,
 )
 from concordant.evaluation.reading import column_names, read_judged
-from concordant.evaluation.support import Tau, common_tau, support_days, tau_days
-from concordant.evaluation.tables import RESULT_SCHEMA, evaluate, subgroups
+from concordant.evaluation.support import Tau, incidence_remark, support_days, tau_days
+from concordant.evaluation.tables import RESULT_SCHEMA, SUBGROUP_SCHEMA, evaluate, subgroups
 from concordant.metrics import METRICS
-from concordant.metrics.base import WEIGHT
-from concordant.metrics.registered import survival_at
+from concordant.metrics.base import survival_at
 
 __all__ = [
     "KEY",
     "METRICS",
     "RESULT_SCHEMA",
+    "SUBGROUP_SCHEMA",
     "WEIGHT",
     "CensoringSource",
+    "EvaluationProtocol",
     "Measure",
     "MetricEstimate",
+    "Multiplicity",
+    "ProtocolOptions",
     "Tau",
     "align",
+    "average_seeds",
     "averaged",
     "column_names",
-    "common_tau",
     "evaluate",
-    "higher_is_better",
     "incidence_remark",
-    "is_concordance",
     "measures",
     "on_shared_samples",
     "over_folds",

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from concordant.core.errors import ConfigError, MetricError, PredictionsError, did_you_mean
-from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation.competing import checked_cause, count_events, incidence_remark
-from concordant.evaluation.measures import CensoringSource
-from concordant.evaluation.support import support_days
-from concordant.metrics import METRICS, Estimate, Setting, subtract
+from concordant.core.errors import MetricError, PredictionsError
+from concordant.core.survival import COLUMNS, Predictions, event_code, shared_times
+from concordant.evaluation.protocol import EvaluationProtocol, ProtocolOptions
+from concordant.evaluation.support import incidence_remark, support_days
+from concordant.metrics import METRICS, Estimate, subtract
 from concordant.metrics.base import compute
 
 KEY = ("sample_id", "repeat", "fold")
@@ -51,11 +50,9 @@ def averaged(
     metric: str,
     *,
     horizon_days: float | None = None,
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-    tau: float | None = None,
-    cause: int | None = None,
     reference: Predictions | None = None,
+    protocol: EvaluationProtocol | None = None,
+    **options: Unpack[ProtocolOptions],
 ) -> MetricEstimate:
     """Compute a metric within each fold and average it over folds, then over repeats.
 
@@ -69,34 +66,66 @@ def averaged(
         predictions: One cohort's predictions.
         metric: A name from `METRICS`.
         horizon_days: For a metric at a horizon.
-        censoring: Whose censoring curve the weighted metrics use.
-        train: Outcomes of train, for `censoring` "train" and "pooled".
-        tau: Days up to which a metric with `runs_to_tau` runs; None = all that is supported. One
-            that is not supported is no error: the metric runs up to what is, and the note says so.
-        cause: Code of the event of interest, with which every other code above 0 competes; None =
-            event 1, every other code censored. The note says where 1 - survival is taken for a
-            cumulative incidence.
         reference: Another model's predictions for the same samples: the result is the paired
             difference, `predictions` minus `reference`, over the folds in which both can be
             computed.
+        protocol: How it is judged.
+        options: Attributes of `EvaluationProtocol`, in place of those of `protocol`.
 
     Raises:
-        ConfigError: As `evaluate`.
+        ConfigError: As `EvaluationProtocol`.
         MetricError: It can be computed in no fold.
         PredictionsError: `reference` holds other samples, folds or outcomes.
     """
-    setting = _setting(horizon_days, censoring, train, tau, cause)
+    judged = replace(protocol or EvaluationProtocol(), **options)
     other = None if reference is None else _comparable(metric, reference, predictions)
 
     def on_rows(rows: Int[np.ndarray, " row"]) -> Estimate:
-        first = compute(metric, _take(predictions, rows), setting)
-        return (
-            first if other is None else _paired(first, compute(metric, _take(other, rows), setting))
+        first, *second = (
+            compute(metric, judged.of_rows(_take(one, rows), horizon_days))
+            for one in (predictions, other)
+            if one is not None
         )
+        return _paired(first, second[0]) if second else first
 
-    runs_to, cut = _truncation(metric, predictions, censoring, train, tau)
-    assumed = incidence_remark(predictions, cause) if METRICS.get(metric).reads_survival else ""
-    return over_folds(predictions, on_rows, runs_to, "; ".join(filter(None, (cut, assumed))), cause)
+    runs_to, cut = _truncation(metric, predictions, judged)
+    reads_survival = METRICS.get(metric).reads_survival
+    assumed = incidence_remark(predictions, judged.cause) if reads_survival else ""
+    remark = "; ".join(filter(None, (cut, assumed)))
+    return over_folds(predictions, on_rows, runs_to, remark, judged.cause)
+
+
+def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
+    """Average risks and survival curves row by row; the result has neither seed nor trial.
+
+    Rows are matched by sample, repeat and fold, in the first table's order.
+
+    Args:
+        predictions: One table per seed. Survival curves are kept only where every table has them
+            for all rows at the same times.
+
+    Raises:
+        PredictionsError: No table, or other samples or outcomes.
+    """
+    if not predictions:
+        raise PredictionsError("no predictions to average; expected one table per seed")
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    aligned = [first, *(align(other, first) for other in predictions[1:])]
+    risk = pl.Series("risk", np.mean([one.risk for one in aligned], axis=0))
+    curves = [one.survival for one in aligned if one.survival is not None]
+    times = shared_times(aligned) if len(curves) == len(aligned) else None
+    survival = [None] * len(risk) if times is None else np.mean(curves, axis=0).tolist()
+    return Predictions(
+        first.table.with_columns(
+            risk,
+            pl.Series("survival", survival, dtype=pl.List(pl.Float64)),
+            pl.lit(None, COLUMNS["trial"]).alias("trial"),
+            pl.lit(None, COLUMNS["seed"]).alias("seed"),
+        ),
+        times,
+    )
 
 
 def over_folds(
@@ -220,42 +249,15 @@ class _FoldEstimate:
     estimate: Estimate
 
 
-def _setting(
-    horizon_days: float | None,
-    censoring: str,
-    train: SurvivalTarget | None,
-    tau: float | None,
-    cause: int | None,
-) -> Setting:
-    if censoring not in get_args(CensoringSource):
-        raise ConfigError(
-            "unknown censoring source "
-            f"{censoring!r}.{did_you_mean(censoring, get_args(CensoringSource))}"
-        )
-    if censoring == "cohort":
-        return Setting(horizon_days, tau=tau, cause=checked_cause(cause))
-    if train is None:
-        raise ConfigError(
-            f"censoring {censoring!r} needs train's outcomes; give `train`, or censoring 'cohort'"
-        )
-    return Setting(horizon_days, train, censoring == "pooled", tau, checked_cause(cause))
-
-
 def _truncation(
-    metric: str,
-    predictions: Predictions,
-    censoring: CensoringSource,
-    train: SurvivalTarget | None,
-    tau: float | None,
+    metric: str, predictions: Predictions, protocol: EvaluationProtocol
 ) -> tuple[float | None, str]:
     """Return the time that a truncated metric runs up to, and what has to be said where that is
     less than was asked for.
     """
-    if tau is not None and not (np.isfinite(tau) and tau > 0):
-        raise ConfigError(f"tau is {tau}; expected a number of days > 0")
     if not METRICS.get(metric).runs_to_tau or predictions.table.is_empty():
         return None, ""
-    supported = support_days(predictions, censoring=censoring, train=train)
+    supported, tau = support_days(predictions, protocol), protocol.tau
     if tau is None or tau <= supported:
         return supported if tau is None else tau, ""
     return supported, f"tau is {tau:g} days, but only {supported:g} are supported"
@@ -280,15 +282,11 @@ def _take(predictions: Predictions, rows: Int[np.ndarray, " row"]) -> Prediction
 def _comparable(metric: str, reference: Predictions, predictions: Predictions) -> Predictions:
     """Align the reference, and refuse a metric over times that the two do not share."""
     aligned = align(reference, predictions)
-    times = [
-        given
-        for given in (predictions.survival_times_days, reference.survival_times_days)
-        if given is not None
-    ]
+    have_curves = all(one.survival_times_days is not None for one in (predictions, reference))
     if (
         METRICS.get(metric).over_curve_times
-        and len(times) == 2
-        and not np.array_equal(times[0], times[1])
+        and have_curves
+        and shared_times([predictions, reference]) is None
     ):
         raise MetricError(
             "the two tables hold survival curves at different times; their integrals are not "
@@ -336,7 +334,7 @@ def _average(
         ),
         influence=samples["influence"].to_numpy(),
         n=samples.height,
-        n_events=count_events(samples, cause),
+        n_events=int((samples["event"].cast(pl.Int64) == event_code(cause)).sum()),
         cluster=np.unique(samples["subject_id"].to_numpy(), return_inverse=True)[1],
         censoring_influence=np.sum(
             [

@@ -8,18 +8,29 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import PredictionsError, did_you_mean
-from concordant.core.survival import Predictions, read_predictions
-from concordant.evaluation.competing import refuse_absent_cause
-from concordant.metrics.base import WEIGHT
+from concordant.core.survival import (
+    AS_IS,
+    WEIGHT,
+    Predictions,
+    read_predictions,
+    split_predictions,
+)
+from concordant.evaluation.averages import average_seeds
 
 CLUSTER = "cluster"
 """Column that names the clusters of a file without `subject_id`."""
 
 
 def read_judged(
-    path: Path, *, cluster: str | None = None, weights: str | None = None, cause: int | None = None
+    path: Path,
+    *,
+    cluster: str | None = None,
+    weights: str | None = None,
+    cause: int | None = None,
+    variant: str = AS_IS,
+    seed: int | None = None,
 ) -> Predictions:
-    """Read a predictions file.
+    """Read one model's predictions from a file.
 
     Args:
         path: As in `read_predictions`.
@@ -30,14 +41,16 @@ def read_judged(
             row counts once.
         cause: Code of the event that the predictions are to be judged by, which has to occur; None
             = nothing is asked for.
+        variant: Which of the file's variants, where it holds several.
+        seed: Which of the file's seeds; None = their average, where it holds several.
 
     Raises:
-        ConfigError: A cause below 1.
         PredictionsError: As `read_predictions`, a column that is not there, a null among its
-            values, weights that are not finite and >= 0 or all 0, or a cause that no row has.
+            values, weights that are not finite and >= 0 or all 0, a cause that no row has, or a
+            variant or seed that is not there.
     """
     predictions = read_predictions(path)
-    refuse_absent_cause(predictions, cause, path)
+    _refuse_absent_cause(predictions, cause, path)
     columns = pl.read_parquet_schema(path)
     if cluster is None and "subject_id" not in columns and CLUSTER in columns:
         cluster = CLUSTER
@@ -47,7 +60,30 @@ def read_judged(
         added.append(labels.rank("dense").cast(pl.Int64).alias("subject_id"))
     if weights is not None:
         added.append(_weights(path, _column(path, weights, columns)))
-    return Predictions(predictions.table.with_columns(added), predictions.survival_times_days)
+    whole = Predictions(predictions.table.with_columns(added), predictions.survival_times_days)
+    return whole if whole.table.is_empty() else _one_model(whole, variant, seed, path)
+
+
+def _one_model(predictions: Predictions, variant: str, seed: int | None, path: Path) -> Predictions:
+    parts = split_predictions(predictions)
+    chosen = [
+        part for (name, own), part in parts.items() if name == variant and seed in (None, own)
+    ]
+    if not chosen:
+        asked = f"variant {variant!r}" + ("" if seed is None else f" and seed {seed}")
+        known = ", ".join(f"{name} (seed {own})" for name, own in parts)
+        raise PredictionsError(f"{path}: no row has {asked}; the file holds {known}")
+    return average_seeds(chosen)
+
+
+def _refuse_absent_cause(predictions: Predictions, cause: int | None, path: Path) -> None:
+    codes = sorted(code for code in predictions.table["event"].unique() if code > 0)
+    if cause is not None and cause not in codes:
+        listed = ", ".join(map(str, codes)) or "none: every row is censored"
+        raise PredictionsError(
+            f"{path}: no row has event {cause}, the cause asked for; codes above 0 in the file: "
+            f"{listed}"
+        )
 
 
 def column_names(path: Path) -> frozenset[str]:

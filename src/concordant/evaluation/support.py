@@ -1,4 +1,4 @@
-"""Up to which time a cohort supports a metric, and the one time that several cohorts support."""
+"""What a cohort supports: up to which time it can be judged, and what survival curves stand for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Literal
 
 import polars as pl
 
-from concordant.core.errors import ConfigError, PredictionsError
-from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.evaluation.measures import CensoringSource
-from concordant.metrics.base import WEIGHT
+from concordant.core.errors import PredictionsError
+from concordant.core.survival import WEIGHT, Predictions
+from concordant.evaluation.protocol import EvaluationProtocol
 
 Tau = Literal["common", "cohort"] | float
 """Up to which time Uno's C and the integrated Brier score run: `common` = the greatest time that
@@ -18,12 +17,7 @@ every cohort supports, so that all of them are judged over the same period; `coh
 supports; a number = so many days."""
 
 
-def support_days(
-    predictions: Predictions,
-    *,
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-) -> float:
+def support_days(predictions: Predictions, protocol: EvaluationProtocol | None = None) -> float:
     """Return the time before which everything is supported.
 
     Follow-up goes on, and the censoring curve is known and above 0.
@@ -32,13 +26,7 @@ def support_days(
     one of train. With cross-validation a metric is computed in each fold by itself: the least over
     folds counts.
 
-    Args:
-        predictions: One cohort's predictions.
-        censoring: Whose censoring curve the metrics use.
-        train: Outcomes of train, for `censoring` "train".
-
     Raises:
-        ConfigError: No `train` where it is needed.
         PredictionsError: No row.
     """
     table = predictions.table
@@ -49,45 +37,37 @@ def support_days(
             "the predictions table holds no row: there is no time that it supports"
         )
     last = table.group_by("repeat", "fold").agg(pl.col("time_days").max())["time_days"].to_list()
-    if censoring != "train":
-        return float(min(last))
-    if train is None:
-        raise ConfigError(
-            "censoring 'train' needs train's outcomes; give `train`, or censoring 'cohort'"
-        )
-    return float(min(*last, train.time.max()))
+    if protocol is not None and protocol.censoring == "train" and protocol.train is not None:
+        last.append(protocol.train.time.max())
+    return float(min(last))
 
 
-def common_tau(
-    cohorts: Iterable[Predictions],
-    *,
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
+def tau_days(
+    tau: Tau, cohorts: Iterable[Predictions], protocol: EvaluationProtocol | None = None
 ) -> float | None:
-    """Return the greatest time that every cohort supports (see `support_days`); None without any.
+    """Return the days that a choice of tau means for these cohorts.
+
+    None = each up to its own support, or no cohort with a row.
 
     Source: the truncated concordance of Uno et al., Statistics in Medicine 30 (2011), 1105-1117,
     section 2.
     """
-    times = [
-        support_days(one, censoring=censoring, train=train)
-        for one in cohorts
-        if not one.table.is_empty()
-    ]
+    if tau == "cohort":
+        return None
+    if tau != "common":
+        return float(tau)
+    times = [support_days(one, protocol) for one in cohorts if not one.table.is_empty()]
     return min(times, default=None)
 
 
-def tau_days(
-    tau: Tau,
-    cohorts: Iterable[Predictions],
-    *,
-    censoring: CensoringSource = "cohort",
-    train: SurvivalTarget | None = None,
-) -> float | None:
-    """Return the days that a choice of tau means for these cohorts.
+def incidence_remark(predictions: Predictions, cause: int | None) -> str:
+    """Say what 1 - survival is taken for where other events compete with the cause.
 
-    None = each up to its own support.
+    Empty where none does.
     """
-    if tau == "cohort":
-        return None
-    return common_tau(cohorts, censoring=censoring, train=train) if tau == "common" else float(tau)
+    if cause is None or predictions.table["event"].cast(pl.Int64).is_in([0, cause]).all():
+        return ""
+    return (
+        f"1 - survival is read as the cumulative incidence of event {cause}; survival by a model "
+        "that censors competing events (a cause-specific Cox model) overstates it"
+    )

@@ -10,7 +10,7 @@ from concordant.metrics.auc import (
     auc_at,
     cumulative_dynamic_auc,
 )
-from concordant.metrics.base import METRICS, Metric, Setting
+from concordant.metrics.base import METRICS, Metric, MetricInput
 from concordant.metrics.bootstrap import (
     Bootstrap,
     JointBootstrap,
@@ -135,6 +135,7 @@ __all__ = [
     "LogScore",
     "MeanAUC",
     "Metric",
+    "MetricInput",
     "NetBenefitDifference",
     "NonInferiority",
     "OneCalibration",
@@ -143,7 +144,6 @@ __all__ = [
     "RestrictedMeanDifference",
     "RiskGroups",
     "SeedAverage",
-    "Setting",
     "Simultaneous",
     "SurvivalCurve",
     "TimeDependentAUC",

@@ -20,13 +20,13 @@ from jaxtyping import Float, Int, Real, Shaped
 from numba import njit
 
 from concordant.core.errors import MetricError, did_you_mean
+from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import ranking_within
 from concordant.metrics.inference import Estimate
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
     checked_curves,
-    checked_subjects,
+    checked_outcomes,
     followed_for_ever,
 )
 from concordant.metrics.pairs import pair_sums
@@ -111,7 +111,7 @@ def concordance_index_antolini(
     _check_option("method", method, get_args(Method))
     _check_option("steps", steps, get_args(Steps))
     subjects = followed_for_ever(
-        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+        checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     )
     curves = _reading(subjects, survival, times, steps)
     sums = _harrell_sums(subjects, curves, tied_credit=0.0 if method == "antolini" else 0.5)
@@ -139,7 +139,7 @@ def _check_option(name: str, given: str, known: tuple[str, ...]) -> None:
         raise MetricError(f"unknown {name} {given!r}.{did_you_mean(given, known)}")
 
 
-def _nothing_to_compare(subjects: Subjects) -> str:
+def _nothing_to_compare(subjects: Outcomes) -> str:
     if subjects.n_events == 0:
         return (
             f"none of the {len(subjects)} rows has the event: without an event there is no "
@@ -159,7 +159,7 @@ class _Reading:
 
 
 def _reading(
-    subjects: Subjects,
+    subjects: Outcomes,
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     steps: Steps,
@@ -190,7 +190,7 @@ class _Sums:
         )
 
 
-def _harrell_sums(subjects: Subjects, curves: _Reading, *, tied_credit: float) -> _Sums:
+def _harrell_sums(subjects: Outcomes, curves: _Reading, *, tied_credit: float) -> _Sums:
     """Sum over Harrell's comparable pairs of different clusters."""
     # Later intervals rank lower, so that a case has full credit over everybody there. Where equal
     # curves earn nothing, the one
@@ -234,7 +234,7 @@ class _Cells(NamedTuple):
     group_starts: Int[np.ndarray, " group_bound"]  # of the groups among the cells
 
 
-def _cells(subjects: Subjects, curves: _Reading, group: Int[np.ndarray, " subject"]) -> _Cells:
+def _cells(subjects: Outcomes, curves: _Reading, group: Int[np.ndarray, " subject"]) -> _Cells:
     cases = np.flatnonzero(subjects.observed)
     case = cases[np.lexsort((curves.own[cases], curves.column[cases], group[cases]))]
     starts = np.flatnonzero(
@@ -251,7 +251,7 @@ def _cells(subjects: Subjects, curves: _Reading, group: Int[np.ndarray, " subjec
 
 
 def _lost_across(
-    subjects: Subjects, curves: _Reading, group: Int[np.ndarray, " subject"], tied_credit: float
+    subjects: Outcomes, curves: _Reading, group: Int[np.ndarray, " subject"], tied_credit: float
 ) -> Float[np.ndarray, " subject"]:
     """Return for every row the weights, times the credit lost, of its pairs across intervals
     within its group.
@@ -336,7 +336,7 @@ def _first_above(values: Any, start: Any, stop: Any, value: Any) -> Any:
     return start
 
 
-def _tied_time_sums(subjects: Subjects, curves: _Reading) -> _Sums:
+def _tied_time_sums(subjects: Outcomes, curves: _Reading) -> _Sums:
     """Sum over what "adj_antolini" adds.
 
     Pairs at a tied time with one event once more, those with two events in both orders.

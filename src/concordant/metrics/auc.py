@@ -10,23 +10,22 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import Ranking, ranking
 from concordant.metrics.censoring import (
-    CensoringModel,
+    CensoringCurve,
     Convention,
     EventWeights,
-    censoring_model,
-    checked_convention,
+    censoring_curve,
 )
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.inference import Band, Estimate, wald_band
 from concordant.metrics.inputs import (
     Codes,
-    Outcomes,
-    Subjects,
+    OtherCohort,
     checked_horizon,
+    checked_outcomes,
     checked_risk,
-    checked_subjects,
     checked_times,
     real_array,
 )
@@ -93,7 +92,7 @@ def cumulative_dynamic_auc(
     risk: Real[np.ndarray, " subject"] | Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     *,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -140,13 +139,11 @@ def cumulative_dynamic_auc(
     Dartigues and Jacqmin-Gadda, Statistics in Medicine 32 (2013), 5381-5397, second definition of a
     control. The influence through the censoring curve is derived in `CensoringCurve.influence`.
     """
-    checked_convention(convention)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     grid = checked_times(times)
     columns = _checked_columns(risk, len(subjects), grid)
-    cohort = _cohort(
-        subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention
-    )
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    cohort = _cohort(subjects, curve)
     ranks = ranking(columns[0], subjects.cluster)
     mean = _RunningMean(subjects)
     reasons: dict[float, str] = {}
@@ -181,7 +178,7 @@ def auc_at(
     risk: Real[np.ndarray, " subject"],
     horizon: float,
     *,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -208,13 +205,20 @@ def auc_at(
         MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or
             not supported; the message says why.
     """
-    checked_convention(convention)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
-    values = checked_risk(risk, len(subjects))
-    end = checked_horizon(horizon)
-    cohort = _cohort(
-        subjects, censoring_model(subjects, censoring, pooled=pooled, cause=cause), convention
-    )
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    return area_at(subjects, curve, risk, horizon)
+
+
+def area_at(
+    subjects: Outcomes,
+    curve: CensoringCurve,
+    risk: Real[np.ndarray, " subject"],
+    horizon: float,
+) -> TimeDependentAUC:
+    """Compute `auc_at` of checked outcomes and their censoring curve."""
+    values, end = checked_risk(risk, len(subjects)), checked_horizon(horizon)
+    cohort = _cohort(subjects, curve)
     return _area(cohort, _split(cohort, end), ranking(values, subjects.cluster), end)
 
 
@@ -246,15 +250,15 @@ def _checked_columns(
 
 @dataclass(frozen=True, slots=True)
 class _Cohort:
-    subjects: Subjects
-    model: CensoringModel
+    subjects: Outcomes
+    curve: CensoringCurve
     events: EventWeights
     last: float  # largest time in the cohort
 
 
-def _cohort(subjects: Subjects, model: CensoringModel, convention: Convention) -> _Cohort:
-    events = model.curve.weigh_events(subjects.time, convention)
-    return _Cohort(subjects, model, events, float(subjects.time[subjects.weights > 0].max()))
+def _cohort(subjects: Outcomes, curve: CensoringCurve) -> _Cohort:
+    last = float(subjects.time[subjects.weights > 0].max())
+    return _Cohort(subjects, curve, curve.weigh_events(subjects.time), last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +271,7 @@ class _Split:
 
 
 def _split(cohort: _Cohort, horizon: float) -> _Split:
-    subjects, curve = cohort.subjects, cohort.model.curve
+    subjects, curve = cohort.subjects, cohort.curve
     if horizon >= cohort.last:
         raise _UnsupportedTimeError(
             horizon, f"nobody is followed beyond it; follow-up ends at {cohort.last:g}"
@@ -303,7 +307,7 @@ def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> Tim
     pairs = split.amount * (sums.credit - value * sums.total) / total
     # A pair weighs 1 / G for each of its two rows, where that row reads the curve: hence the
     # sensitivity.
-    through = cohort.model.influence(split.place, -pairs, subjects.weights)
+    through = cohort.curve.influence(split.place, -pairs, subjects.weights)
     return TimeDependentAUC(
         estimate=value,
         influence=pairs + through.own,
@@ -320,7 +324,7 @@ def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> Tim
 class _RunningMean:
     """The mean of areas that come one after the other; their influences are not kept."""
 
-    def __init__(self, subjects: Subjects) -> None:
+    def __init__(self, subjects: Outcomes) -> None:
         self.times: list[float] = []
         self.estimates: list[float] = []
         self.standard_errors: list[float] = []

@@ -25,8 +25,8 @@ from concordant.metrics.inference import (
 )
 from concordant.metrics.inputs import (
     Codes,
+    checked_outcomes,
     checked_risks,
-    checked_subjects,
     cluster_numbers,
     followed_for_ever,
 )
@@ -305,7 +305,7 @@ def bootstrap_concordance(
             too many failed ones.
     """
     subjects = followed_for_ever(
-        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+        checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     )
     columns = checked_risks(risks, len(subjects))
     _check_size(len(subjects), replicates)

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int, Real, Shaped
 from numba import njit
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import (
-    CensoringModel,
+    CensoringCurve,
     Convention,
     EventWeights,
-    censoring_model,
-    checked_convention,
+    censoring_curve,
 )
 from concordant.metrics.inference import (
     Band,
@@ -29,10 +29,9 @@ from concordant.metrics.inference import (
 )
 from concordant.metrics.inputs import (
     Codes,
-    Outcomes,
-    Subjects,
+    OtherCohort,
     checked_curves,
-    checked_subjects,
+    checked_outcomes,
     numbers,
 )
 from concordant.metrics.ordering import ascending
@@ -85,7 +84,7 @@ def brier_score(
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     *,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -123,8 +122,9 @@ def brier_score(
     Biometrical Journal 48 (2006), 1029-1040; competing risks: Schoop et al., Biometrical Journal 53
     (2011), 88-112.
     """
-    cohort = _Cohort(time, event, weights, cluster, cause)
-    supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    supported = _supported(subjects, curve, survival, times)
     cluster_now = supported.weighting.subjects.cluster
     values, errors = np.empty(len(supported.times)), np.empty(len(supported.times))
     for number, score in enumerate(supported.scores()):
@@ -132,7 +132,7 @@ def brier_score(
             score.value,
             standard_error(score.influence, cluster_now, score.through_other),
         )
-    degrees = degrees_of_freedom(np.size(time), supported.cluster)
+    degrees = degrees_of_freedom(len(subjects), supported.cluster)
     return BrierScores(supported.times, supported.unsupported, values, errors, degrees)
 
 
@@ -142,7 +142,7 @@ def brier_score_at(
     survival: Real[np.ndarray, " subject"],
     horizon: float,
     *,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -168,10 +168,21 @@ def brier_score_at(
     Raises:
         MetricError: As `brier_score`.
     """
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    return score_at(subjects, curve, survival, horizon)
+
+
+def score_at(
+    subjects: Outcomes,
+    curve: CensoringCurve,
+    survival: Real[np.ndarray, " subject"],
+    horizon: float,
+) -> Estimate:
+    """Compute `brier_score_at` of checked outcomes and their censoring curve."""
     column = numbers("survival", survival)[..., None]
     grid = np.atleast_1d(numbers("horizon", horizon))
-    cohort = _Cohort(time, event, weights, cluster, cause)
-    supported = _supported(cohort, column, grid, censoring, pooled=pooled, convention=convention)
+    supported = _supported(subjects, curve, column, grid)
     return Estimate(**supported.fields(next(supported.scores())))
 
 
@@ -181,7 +192,7 @@ def integrated_brier_score(
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
     *,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -205,8 +216,19 @@ def integrated_brier_score(
     Raises:
         MetricError: As `brier_score`, or fewer than two supported times.
     """
-    cohort = _Cohort(time, event, weights, cluster, cause)
-    supported = _supported(cohort, survival, times, censoring, pooled=pooled, convention=convention)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    return integrated_score(subjects, curve, survival, times)
+
+
+def integrated_score(
+    subjects: Outcomes,
+    curve: CensoringCurve,
+    survival: Real[np.ndarray, "subject time"],
+    times: Real[np.ndarray, " time"],
+) -> IntegratedBrierScore:
+    """Compute `integrated_brier_score` of checked outcomes and their censoring curve."""
+    supported = _supported(subjects, curve, survival, times)
     grid = supported.times
     if len(grid) < 2:
         raise MetricError(
@@ -241,9 +263,9 @@ class _Weighting:
     """
 
     order: Int[np.ndarray, " subject"]  # the given rows in order of time
-    subjects: Subjects
+    subjects: Outcomes
     share: Float[np.ndarray, " subject"]  # of the whole weight
-    model: CensoringModel
+    curve: CensoringCurve
     events: EventWeights
 
 
@@ -291,47 +313,23 @@ class _Supported:
         }
 
 
-class _Cohort(NamedTuple):
-    """What the caller gave of the evaluated cohort, unchecked."""
-
-    time: Real[np.ndarray, " subject"]
-    event: Codes
-    weights: Real[np.ndarray, " subject"] | None
-    cluster: Shaped[np.ndarray, " subject"] | None
-    cause: int | None
-
-
 def _supported(
-    cohort: _Cohort,
+    given: Outcomes,
+    curve: CensoringCurve,
     survival: Real[np.ndarray, "subject time"],
     times: Real[np.ndarray, " time"],
-    censoring: Outcomes | None,
-    *,
-    pooled: bool,
-    convention: Convention,
 ) -> _Supported:
-    checked_convention(convention)
-    given = checked_subjects(
-        cohort.time,
-        cohort.event,
-        weights=cohort.weights,
-        cluster=cohort.cluster,
-        cause=cohort.cause,
-    )
     grid, curves = checked_curves(survival, times, len(given))
     order = ascending(given.time)
-    subjects = given.take(order)
-    model = censoring_model(subjects, censoring, pooled=pooled, cause=cohort.cause)
-    end = min(float(subjects.time[subjects.weights > 0].max()), model.curve.last)
+    subjects, curve = given.take(order), curve.in_order(order)
+    end = min(float(subjects.time[subjects.weights > 0].max()), curve.last)
     inside = grid < end
     if not inside.any():
         raise MetricError(
             f"no time is supported: times start at {grid[0]:g}, follow-up ends at {end:g}"
         )
     share = subjects.weights / subjects.weights.sum()
-    weighting = _Weighting(
-        order, subjects, share, model, model.curve.weigh_events(subjects.time, convention)
-    )
+    weighting = _Weighting(order, subjects, share, curve, curve.weigh_events(subjects.time))
     return _Supported(weighting, given.cluster, curves, grid[inside], grid[~inside])
 
 
@@ -340,7 +338,7 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
 
     Its influence is the row's own loss and, through the censoring curve, everybody's.
     """
-    subjects, curve = weighting.subjects, weighting.model.curve
+    subjects, curve = weighting.subjects, weighting.curve
     place_now = int(curve.up_to(np.array([time]))[0])
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
     _losses(
@@ -354,7 +352,7 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
     weighted = weighting.share * loss
     value = float(weighted.sum())
     # A loss is proportional to 1 / G where it reads the curve: hence the sensitivity -loss.
-    through = weighting.model.influence(place, -weighted, subjects.weights)
+    through = curve.influence(place, -weighted, subjects.weights)
     return _Score(value, weighted - weighting.share * value + through.own, through.other)
 
 

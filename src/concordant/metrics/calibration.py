@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy.special import chdtrc
 
 from concordant.core.errors import MetricError, did_you_mean
+from concordant.core.survival import Outcomes
 from concordant.metrics.inference import (
     Band,
     Estimate,
@@ -18,7 +19,7 @@ from concordant.metrics.inference import (
     standard_error,
     wald_band,
 )
-from concordant.metrics.inputs import Codes, Subjects, checked_curves, checked_subjects
+from concordant.metrics.inputs import Codes, checked_curves, checked_outcomes
 
 DCalibrationTest = Literal["pearson", "robust"]
 """`pearson`: Haider's chi-square of the counts; `robust`.
@@ -144,7 +145,7 @@ def d_calibration(
     Source: Haider, Hoehn, Davis and Greiner, JMLR 21 (2020), 85, on D-calibration; see `rao_scott`
     for the robust test.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     if subjects.competing.any():
         raise MetricError(
             f"{int(subjects.competing.sum())} row(s) have a competing event, for which "
@@ -223,7 +224,7 @@ def log_score(
     Source: Rindt, Hu, Steinsaltz and Sejdinovic, AISTATS 2022 (the right-censored log-likelihood is
     strictly proper where censoring does not depend on the event time given the predictors).
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     curves = checked_survival(survival, times, len(subjects))
     if event_free is not None and cause is None:
         raise MetricError(
@@ -252,7 +253,7 @@ def log_score(
 
 
 def _probability_of_what_was_seen(
-    subjects: Subjects,
+    subjects: Outcomes,
     curves: SurvivalCurves,
     times: Real[np.ndarray, " time"],
     event_free: Real[np.ndarray, "subject time"] | None,
@@ -413,7 +414,7 @@ def _tested(
     test: DCalibrationTest,
     excess: Float[np.ndarray, " bin"],
     contribution: Float[np.ndarray, "subject bin"],
-    subjects: Subjects,
+    subjects: Outcomes,
 ) -> ChiSquare:
     """Test the excess of the shares over 1 / bins.
 

@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.calibration import ChiSquare, checked_test, rao_scott
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
     checked_horizon,
+    checked_outcomes,
     checked_predicted,
-    checked_subjects,
 )
 from concordant.metrics.weak_calibration import (
     log_log,
@@ -186,9 +186,8 @@ def kaplan_meier_calibration(
     Raises:
         MetricError: Invalid outcomes or predictions, or a horizon beyond the follow-up of a group.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
-    chance = checked_predicted(predicted, len(subjects))
-    return _groups(subjects, chance, checked_horizon(horizon), groups)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return grouped(subjects, predicted, horizon, groups)
 
 
 def one_calibration(
@@ -299,7 +298,14 @@ def integrated_calibration_index(
 
     Source: Austin, Harrell and van Klaveren, Statistics in Medicine 39 (2020), 2714-2742.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return calibration_index(subjects, predicted, horizon)
+
+
+def calibration_index(
+    subjects: Outcomes, predicted: Real[np.ndarray, " subject"], horizon: float
+) -> IntegratedCalibrationIndex:
+    """Compute `integrated_calibration_index` of checked outcomes."""
     refuse_competing(subjects, "integrated_calibration_index")
     chance = checked_predicted(predicted, len(subjects))
     end = checked_horizon(horizon)
@@ -334,9 +340,11 @@ def integrated_calibration_index(
     )
 
 
-def _groups(
-    subjects: Subjects, chance: Float[np.ndarray, " subject"], horizon: float, count: int
+def grouped(
+    subjects: Outcomes, predicted: Real[np.ndarray, " subject"], horizon: float, count: int
 ) -> CalibrationGroups:
+    """Compute `kaplan_meier_calibration` of checked outcomes."""
+    chance, end = checked_predicted(predicted, len(subjects)), checked_horizon(horizon)
     if int(count) != count or count < 1:
         raise MetricError(f"groups is {count}; expected a whole number, 1 or more")
     limits = weighted_quantile(chance, subjects.weights, np.arange(1, count) / count)
@@ -347,11 +355,11 @@ def _groups(
     )  # a row of weight 0 may lie above all
     members = group == np.arange(len(present))[:, None]
     parts = [replace(subjects, weights=np.where(member, subjects.weights, 0)) for member in members]
-    observed = [observed_by(part, horizon) for part in parts]
+    observed = [observed_by(part, end) for part in parts]
     share = np.stack([part.weights / part.weights.sum() for part in parts])
     mean = share @ chance
-    early = subjects.time <= horizon
-    known = (early & (subjects.observed | subjects.competing)) | (subjects.time >= horizon)
+    early = subjects.time <= end
+    known = (early & (subjects.observed | subjects.competing)) | (subjects.time >= end)
     return CalibrationGroups(
         predicted=mean,
         estimate=np.array([part.value for part in observed]),
@@ -364,12 +372,12 @@ def _groups(
             [_independent(subjects, member & known & (subjects.weights > 0)) for member in members]
         ),
         group=group,
-        horizon=horizon,
+        horizon=end,
         cluster=subjects.cluster,
     )
 
 
-def _independent(subjects: Subjects, chosen: Bool[np.ndarray, " subject"]) -> int:
+def _independent(subjects: Outcomes, chosen: Bool[np.ndarray, " subject"]) -> int:
     return (
         int(chosen.sum()) if subjects.cluster is None else len(np.unique(subjects.cluster[chosen]))
     )
@@ -453,7 +461,7 @@ class _Curve:
 
 
 def _curve(
-    subjects: Subjects, design: Float[np.ndarray, "subject column"], horizon: float
+    subjects: Outcomes, design: Float[np.ndarray, "subject column"], horizon: float
 ) -> _Curve:
     fit = fit_cox(subjects, design)
     relative, baseline = fit.relative_hazard(design), fit.baseline(horizon)

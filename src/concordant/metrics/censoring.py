@@ -4,7 +4,7 @@ weighs by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,14 +12,13 @@ from jaxtyping import Float, Int, Real
 from numba import njit
 
 from concordant.core.errors import MetricError, did_you_mean
+from concordant.core.survival import Outcomes
 from concordant.metrics.inference import Band, critical_value
 from concordant.metrics.inputs import (
     Codes,
-    Outcomes,
-    Subjects,
+    OtherCohort,
     checked_outcomes,
-    checked_subjects,
-    checked_target,
+    other_cohort,
 )
 from concordant.metrics.ordering import ascending
 
@@ -30,18 +29,6 @@ Convention = Literal["default", "sksurv"]
 """
 
 
-def checked_convention(convention: str) -> None:
-    """Refuse an unknown convention.
-
-    Raises:
-        MetricError: Neither "default" nor "sksurv".
-    """
-    if convention not in get_args(Convention):
-        raise MetricError(
-            f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}"
-        )
-
-
 class EventWeights(NamedTuple):
     """Weights of events by the censoring curve.
 
@@ -50,6 +37,16 @@ class EventWeights(NamedTuple):
 
     place: Int[np.ndarray, " any"]
     inverse: Float[np.ndarray, " any"]
+
+
+class SplitInfluence(NamedTuple):
+    """An influence through the censoring curve.
+
+    Of the metric's own rows (0 where the curve is another cohort's), of the others.
+    """
+
+    own: Float[np.ndarray, " subject"]
+    other: Float[np.ndarray, " other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,9 @@ class CensoringCurve:
         last: Largest time of the sample the curve was estimated from.
         row_place: Per row of that sample, the censoring times before its own time, plus the number
             of places if it was censored.
+        own_rows: How many rows of that sample are those of the metric that reads the curve; they
+            come first. 0 where the curve is another cohort's.
+        convention: Where an event reads the curve.
     """
 
     times: Float[np.ndarray, " censoring_time"]
@@ -75,6 +75,8 @@ class CensoringCurve:
     drift: Float[np.ndarray, " censoring_time"]
     last: float
     row_place: Int[np.ndarray, " subject"]
+    own_rows: int
+    convention: Convention = "default"
 
     def before(self, time: Float[np.ndarray, " any"]) -> Int[np.ndarray, " any"]:
         """Return the place of G(t-)."""
@@ -84,21 +86,39 @@ class CensoringCurve:
         """Return the place of G(t)."""
         return np.searchsorted(self.times, time, side="right")
 
-    def place_of_case(
-        self, time: Float[np.ndarray, " any"], convention: Convention
-    ) -> Int[np.ndarray, " any"]:
-        """Return the place at which an event at this time reads the curve."""
-        return self.up_to(time) if convention == "sksurv" else self.before(time)
-
-    def weigh_events(self, time: Float[np.ndarray, " any"], convention: Convention) -> EventWeights:
+    def weigh_events(self, time: Float[np.ndarray, " any"]) -> EventWeights:
         """Return what an event at each time weighs, and where it reads the curve."""
-        place = self.place_of_case(time, convention)
+        place = self.up_to(time) if self.convention == "sksurv" else self.before(time)
         probability = self.steps[place]
         return EventWeights(
             place, np.divide(1.0, probability, out=np.zeros(len(time)), where=probability > 0)
         )
 
+    def in_order(self, order: Int[np.ndarray, " own"]) -> CensoringCurve:
+        """Return the curve as the metric's own rows in another order read it."""
+        rows = self.row_place.copy()
+        rows[: self.own_rows] = rows[order[: self.own_rows]]
+        return replace(self, row_place=rows)
+
     def influence(
+        self,
+        place: Int[np.ndarray, " read"],
+        sensitivity: Float[np.ndarray, " read"],
+        weights: Real[np.ndarray, " own"],
+    ) -> SplitInfluence:
+        """Return the influence of every row through the curve, times the row's weight.
+
+        Args:
+            place: Where a functional of the curve reads it.
+            sensitivity: Its derivative with respect to log G there.
+            weights: Those of the metric's own rows.
+        """
+        rows = self.row_influence(place, sensitivity)
+        own = np.zeros(len(weights))
+        own[: self.own_rows] = rows[: self.own_rows] * weights[: self.own_rows]
+        return SplitInfluence(own, rows[self.own_rows :])
+
+    def row_influence(
         self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]
     ) -> Float[np.ndarray, " subject"]:
         """Return how a functional of the curve changes with the weight of every row of the curve's
@@ -137,8 +157,51 @@ def _influence_of_rows(
         influence[row] = by_place[row_place[row]]
 
 
-def censoring_curve(subjects: Subjects) -> CensoringCurve:
-    """Estimate the Kaplan-Meier curve of censoring; a weight counts as so many copies."""
+def censoring_curve(
+    subjects: Outcomes,
+    other: OtherCohort | None = None,
+    *,
+    pooled: bool = False,
+    convention: Convention = "default",
+) -> CensoringCurve:
+    """Estimate the Kaplan-Meier curve of censoring that a metric reads.
+
+    A weight counts as so many copies.
+
+    Args:
+        subjects: The cohort the metric is computed on.
+        other: None = the curve of `subjects`; else the cohort whose curve is used.
+        pooled: With `other`: one curve from both cohorts together.
+        convention: Where an event at T reads the curve.
+
+    Raises:
+        MetricError: An unknown convention, `pooled` without another cohort, or an invalid other
+            cohort.
+    """
+    if convention not in get_args(Convention):
+        raise MetricError(
+            f"unknown convention {convention!r}.{did_you_mean(convention, get_args(Convention))}"
+        )
+    if other is None:
+        if pooled:
+            raise MetricError(
+                "pooled=True needs `censoring`, the cohort to estimate the censoring curve "
+                "together with"
+            )
+        return _estimated(subjects, len(subjects), convention)
+    second = other_cohort(other, subjects.cause)
+    if not pooled:
+        return _estimated(second, 0, convention)
+    joined = Outcomes(
+        np.concatenate([subjects.time, second.time]),
+        np.concatenate([subjects.event, second.event]),
+        np.concatenate([subjects.weights, second.weights]),
+        cause=subjects.cause,
+    )
+    return _estimated(joined, len(subjects), convention)
+
+
+def _estimated(subjects: Outcomes, own_rows: int, convention: Convention) -> CensoringCurve:
     order = ascending(subjects.time)
     time, weights, is_censored = (
         subjects.time[order],
@@ -163,80 +226,9 @@ def censoring_curve(subjects: Subjects) -> CensoringCurve:
         ),
         last=float(time[weights > 0][-1]),
         row_place=row_place,
+        own_rows=own_rows,
+        convention=convention,
     )
-
-
-class SplitInfluence(NamedTuple):
-    """An influence through the censoring curve.
-
-    Of the metric's own rows (0 where the curve is another cohort's), of the others.
-    """
-
-    own: Float[np.ndarray, " subject"]
-    other: Float[np.ndarray, " other"]
-
-
-@dataclass(frozen=True, slots=True)
-class CensoringModel:
-    """The censoring curve of a metric, and the way back from its sample to the metric's own rows
-    and the other cohort's.
-
-    Attributes:
-        curve: The curve.
-        own_rows: How many rows of the curve's sample are the metric's own; they come first.
-    """
-
-    curve: CensoringCurve
-    own_rows: int
-
-    def influence(
-        self,
-        place: Int[np.ndarray, " read"],
-        sensitivity: Float[np.ndarray, " read"],
-        weights: Real[np.ndarray, " subject"],
-    ) -> SplitInfluence:
-        """Return the influence of every row through the curve (see `CensoringCurve.influence`),
-        times the row's weight.
-        """
-        rows = self.curve.influence(place, sensitivity)
-        own = np.zeros(len(weights))
-        own[: self.own_rows] = rows[: self.own_rows] * weights[: self.own_rows]
-        return SplitInfluence(own, rows[self.own_rows :])
-
-
-def censoring_model(
-    subjects: Subjects, other: Outcomes | None, *, pooled: bool, cause: int | None = None
-) -> CensoringModel:
-    """Estimate the censoring curve of a metric.
-
-    Args:
-        subjects: The cohort the metric is computed on.
-        other: None = the curve of `subjects`; else the cohort whose curve is used.
-        pooled: With `other`: one curve from both cohorts together.
-        cause: As in `checked_subjects`, for the other cohort: with a cause only code 0 is censored
-            there too.
-
-    Raises:
-        MetricError: `pooled` without another cohort, or an invalid other cohort.
-    """
-    if other is None:
-        if pooled:
-            raise MetricError(
-                "pooled=True needs `censoring`, the cohort to estimate the censoring curve "
-                "together with"
-            )
-        return CensoringModel(censoring_curve(subjects), len(subjects))
-    target = checked_outcomes(other)
-    second = checked_subjects(target.time, target.event, cause=cause)
-    if not pooled:
-        return CensoringModel(censoring_curve(second), 0)
-    joined = Subjects(
-        np.concatenate([subjects.time, second.time]),
-        np.concatenate([subjects.observed, second.observed]),
-        np.concatenate([subjects.censored, second.censored]),
-        np.concatenate([subjects.weights, second.weights]),
-    )
-    return CensoringModel(censoring_curve(joined), len(subjects))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +283,7 @@ def kaplan_meier(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalCu
     Source: Kaplan and Meier 1958; Greenwood's variance; log(-log) limits as in Kalbfleisch and
     Prentice, section 1.4.
     """
-    target = checked_target(time, event)
+    target = checked_outcomes(time, event)
     times, index, leaving = np.unique(target.time, return_inverse=True, return_counts=True)
     events = np.bincount(index, weights=target.observed, minlength=len(times)).astype(np.int64)
     at_risk = len(target) - np.concatenate([[0], np.cumsum(leaving)[:-1]])
@@ -316,8 +308,8 @@ def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
 
     Source: Schemper and Smith, Controlled Clinical Trials 17 (1996), 343-346.
     """
-    target = checked_target(time, event)
-    curve = censoring_curve(checked_subjects(target.time, target.event != 0))
+    target = checked_outcomes(time, event)
+    curve = censoring_curve(checked_outcomes(target.time, target.event != 0))
     return _first_time_at_half(curve.times, curve.steps[1:])
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.inference import Band, Estimate, critical_value
-from concordant.metrics.inputs import Codes, Subjects, checked_horizon, checked_subjects
+from concordant.metrics.inputs import Codes, checked_horizon, checked_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class EventTimeline:
         return np.asarray(self.times <= horizon, dtype=np.float64)
 
 
-def event_timeline(subjects: Subjects) -> EventTimeline:
+def event_timeline(subjects: Outcomes) -> EventTimeline:
     """Lay out the event times of a cohort."""
     of_any = subjects.observed | subjects.competing
     times = np.unique(subjects.time[of_any])
@@ -259,7 +260,7 @@ def aalen_johansen(
     Source: Aalen and Johansen, Scandinavian Journal of Statistics 5 (1978), 141-150; standard
     error: infinitesimal jackknife.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     timeline = event_timeline(subjects)
     table = incidence(timeline, subjects.weights)
     counted = table.weights > 0
@@ -298,7 +299,7 @@ def event_probability(
             follow-up while someone is still without an event there.
     """
     checked_horizon(horizon)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     table = incidence(event_timeline(subjects), subjects.weights)
     check_support(table, horizon)
     return Estimate(

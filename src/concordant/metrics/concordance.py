@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import SplitInfluence
 from concordant.metrics.inference import Difference, Estimate, contrast, joint_covariance, subtract
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
+    checked_outcomes,
     checked_risk,
     checked_risks,
-    checked_subjects,
     followed_for_ever,
 )
 from concordant.metrics.pair_share import Pairs, PairShare, pair_share
@@ -110,17 +110,16 @@ def concordance_index(
     jackknife as in R `survival::concordance`; for competing risks Wolbers et al., Biostatistics 15
     (2014), 526-539, without their weights.
     """
-    subjects = followed_for_ever(
-        checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
-    )
-    values = checked_risk(risk, len(subjects))
-    as_case = subjects.observed.astype(np.int32)
-    return concordance_of(
-        subjects,
-        pair_share(
-            subjects, Pairs(pair_sums(subjects, values, as_case * subjects.weights), as_case)
-        ),
-    )
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return harrell_concordance(subjects, risk)
+
+
+def harrell_concordance(subjects: Outcomes, risk: Real[np.ndarray, " subject"]) -> Concordance:
+    """Compute `concordance_index` of checked outcomes."""
+    followed, values = followed_for_ever(subjects), checked_risk(risk, len(subjects))
+    as_case = followed.observed.astype(np.int32)
+    pairs = Pairs(pair_sums(followed, values, as_case * followed.weights), as_case)
+    return concordance_of(followed, pair_share(followed, pairs))
 
 
 def compare_concordance(
@@ -147,9 +146,10 @@ def compare_concordance(
     Raises:
         MetricError: As `concordance_index`.
     """
-    a = concordance_index(time, event, risk_a, weights=weights, cluster=cluster, cause=cause)
-    b = concordance_index(time, event, risk_b, weights=weights, cluster=cluster, cause=cause)
-    return paired_difference(a, b)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return paired_difference(
+        harrell_concordance(subjects, risk_a), harrell_concordance(subjects, risk_b)
+    )
 
 
 def concordance_covariance(
@@ -175,10 +175,9 @@ def concordance_covariance(
     Raises:
         MetricError: As `concordance_index`, or no model.
     """
-    columns = checked_risks(risks, np.size(time))
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     models = tuple(
-        concordance_index(time, event, risk, weights=weights, cluster=cluster, cause=cause)
-        for risk in columns
+        harrell_concordance(subjects, risk) for risk in checked_risks(risks, len(subjects))
     )
     return ConcordanceCovariance(
         np.array([model.estimate for model in models]), joint_covariance(models), models
@@ -205,7 +204,7 @@ def paired_difference(a: Concordance, b: Concordance) -> ConcordanceDifference:
 
 
 def concordance_of(
-    subjects: Subjects,
+    subjects: Outcomes,
     share: PairShare,
     *,
     tau: float = np.inf,

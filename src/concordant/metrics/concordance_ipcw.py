@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import (
-    CensoringModel,
+    CensoringCurve,
     Convention,
     EventWeights,
-    censoring_model,
-    checked_convention,
+    censoring_curve,
 )
 from concordant.metrics.concordance import (
     Concordance,
@@ -25,10 +25,9 @@ from concordant.metrics.concordance import (
 )
 from concordant.metrics.inputs import (
     Codes,
-    Outcomes,
-    Subjects,
+    OtherCohort,
+    checked_outcomes,
     checked_risk,
-    checked_subjects,
     numbers,
 )
 from concordant.metrics.pair_share import Pairs, pair_share
@@ -41,7 +40,7 @@ def concordance_index_ipcw(
     risk: Real[np.ndarray, " subject"],
     *,
     tau: float | None = None,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -83,8 +82,9 @@ def concordance_index_ipcw(
     Biostatistics 15 (2014), 526-539, with G(T-) for their G(T) of a control that is still followed,
     by our rule for tied times.
     """
-    cohort = _cohort(time, event, tau, censoring, pooled, convention, weights, cluster, cause)
-    return _index(cohort, risk)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    return uno_concordance(subjects, curve, risk, tau)
 
 
 def compare_concordance_ipcw(
@@ -94,7 +94,7 @@ def compare_concordance_ipcw(
     risk_b: Real[np.ndarray, " subject"],
     *,
     tau: float | None = None,
-    censoring: Outcomes | None = None,
+    censoring: OtherCohort | None = None,
     pooled: bool = False,
     convention: Convention = "default",
     weights: Real[np.ndarray, " subject"] | None = None,
@@ -121,42 +121,41 @@ def compare_concordance_ipcw(
     Raises:
         MetricError: As `concordance_index_ipcw`.
     """
-    cohort = _cohort(time, event, tau, censoring, pooled, convention, weights, cluster, cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    curve = censoring_curve(subjects, censoring, pooled=pooled, convention=convention)
+    cohort = _cohort(subjects, curve, tau)
     return paired_difference(_index(cohort, risk_a), _index(cohort, risk_b))
+
+
+def uno_concordance(
+    subjects: Outcomes,
+    curve: CensoringCurve,
+    risk: Real[np.ndarray, " subject"],
+    tau: float | None = None,
+) -> Concordance:
+    """Compute `concordance_index_ipcw` of checked outcomes and their censoring curve."""
+    return _index(_cohort(subjects, curve, tau), risk)
 
 
 @dataclass(frozen=True, slots=True)
 class _Cohort:
     """All of the index but the risk."""
 
-    subjects: Subjects
+    subjects: Outcomes
     tau: float  # only cases before this time count, of those that the censoring curve reaches
-    model: CensoringModel
+    curve: CensoringCurve
     events: EventWeights
     inverse: Float[np.ndarray, " subject"]  # 1 / G of a case that counts, else 0
 
 
-def _cohort(
-    time: Real[np.ndarray, " subject"],
-    event: Codes,
-    tau: float | None,
-    censoring: Outcomes | None,
-    pooled: bool,
-    convention: Convention,
-    weights: Real[np.ndarray, " subject"] | None,
-    cluster: Shaped[np.ndarray, " subject"] | None,
-    cause: int | None,
-) -> _Cohort:
-    checked_convention(convention)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
-    model = censoring_model(subjects, censoring, pooled=pooled, cause=cause)
-    events = model.curve.weigh_events(subjects.time, convention)
+def _cohort(subjects: Outcomes, curve: CensoringCurve, tau: float | None) -> _Cohort:
+    events = curve.weigh_events(subjects.time)
     limit = _checked_tau(tau)
-    counts = subjects.observed & (subjects.time < limit) & (subjects.time <= model.curve.last)
+    counts = subjects.observed & (subjects.time < limit) & (subjects.time <= curve.last)
     inverse = np.where(counts, events.inverse, 0.0)
     left_out = subjects.time[subjects.observed & (inverse == 0)]
     return _Cohort(
-        subjects, min(limit, float(left_out.min(initial=np.inf))), model, events, inverse
+        subjects, min(limit, float(left_out.min(initial=np.inf))), curve, events, inverse
     )
 
 
@@ -178,12 +177,12 @@ def _index(cohort: _Cohort, risk: Real[np.ndarray, " subject"]) -> Concordance:
         of_control = np.where(subjects.competing, cohort.events.inverse, 0.0)
         kinds.append(_with_earlier_competitors(subjects, values, cohort.inverse, of_control))
     share = pair_share(subjects, *kinds)
-    through = cohort.model.influence(cohort.events.place, share.sensitivity, subjects.weights)
+    through = cohort.curve.influence(cohort.events.place, share.sensitivity, subjects.weights)
     return concordance_of(subjects, share, tau=cohort.tau, through=through)
 
 
 def _with_earlier_competitors(
-    subjects: Subjects,
+    subjects: Outcomes,
     risk: Float[np.ndarray, " subject"],
     case_factor: Float[np.ndarray, " subject"],
     control_factor: Float[np.ndarray, " subject"],

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.metrics.inputs import Subjects
+from concordant.core.survival import Outcomes
 
 _ITERATIONS = 50
 _HALVINGS = 30
@@ -77,7 +77,7 @@ class CoxFit:
 
 
 def fit_cox(
-    subjects: Subjects,
+    subjects: Outcomes,
     design: Float[np.ndarray, "subject column"],
     *,
     offset: Float[np.ndarray, " subject"] | None = None,
@@ -150,7 +150,7 @@ class _RiskSets:
     event_index: Int[np.ndarray, " kept"]  # for an event, its own time; else any
 
 
-def _risk_sets(subjects: Subjects) -> _RiskSets:
+def _risk_sets(subjects: Outcomes) -> _RiskSets:
     order = np.argsort(subjects.time, kind="stable")
     rows = order[subjects.weights[order] > 0]
     time, observed = subjects.time[rows], np.asarray(subjects.observed)[rows]

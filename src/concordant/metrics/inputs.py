@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 
 Codes = Real[np.ndarray, " subject"] | Bool[np.ndarray, " subject"]
 """Event codes as a metric takes them.
@@ -17,64 +17,21 @@ Codes = Real[np.ndarray, " subject"] | Bool[np.ndarray, " subject"]
 0 = censored, 1 (or True) = the event, 2 and above = competing events.
 """
 
-Outcomes = SurvivalTarget | tuple[Real[np.ndarray, " other"], Codes]
-"""Outcomes of another cohort: a `(time, event)` pair, or a SurvivalTarget."""
+OtherCohort = Outcomes | tuple[Real[np.ndarray, " other"], Codes]
+"""Outcomes of another cohort: a `(time, event)` pair, or an `Outcomes`."""
 
 
 _LARGEST_CODE = 2.0**53  # beyond it float64 does not tell whole numbers apart
 
 
-@dataclass(frozen=True, slots=True)
-class Subjects:
-    """Checked outcomes with their weights and clusters.
-
-    Attributes:
-        time: Follow-up, > 0, finite.
-        observed: True where the event of interest was observed.
-        censored: True where the follow-up ended without any event that counts.
-        weights: One weight per row; int32 ones where none were given, so that counts stay integers.
-        cluster: Cluster number per row, or None where every row is its own.
-    """
-
-    time: Float[np.ndarray, " subject"]
-    observed: Bool[np.ndarray, " subject"]
-    censored: Bool[np.ndarray, " subject"]
-    weights: Real[np.ndarray, " subject"]
-    cluster: Int[np.ndarray, " subject"] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.time)
-
-    def take(self, rows: Int[np.ndarray, " row"]) -> Subjects:
-        """Return some rows, in that order."""
-        cluster = None if self.cluster is None else self.cluster[rows]
-        return Subjects(
-            self.time[rows], self.observed[rows], self.censored[rows], self.weights[rows], cluster
-        )
-
-    @property
-    def competing(self) -> Bool[np.ndarray, " subject"]:
-        """True where a competing event was observed.
-
-        It is known that the event of interest never comes.
-        """
-        return np.asarray(~(self.observed | self.censored))
-
-    @property
-    def n_events(self) -> int:
-        """Number of rows with the event of interest."""
-        return int(self.observed.sum())
-
-
-def checked_subjects(
+def checked_outcomes(
     time: Real[np.ndarray, " subject"],
     event: Codes,
     *,
     weights: Real[np.ndarray, " subject"] | None = None,
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
-) -> Subjects:
+) -> Outcomes:
     """Check outcomes, weights and clusters.
 
     Args:
@@ -83,48 +40,12 @@ def checked_subjects(
         weights: Finite, >= 0, not all 0; None = 1 each.
         cluster: Labels of any kind (a subject's id where it has several scans); None = every row
             its own.
-        cause: None = event 1 is the event of interest and every other code is censored; else the
-            code of the event of interest, 0 alone being censored and every other code a competing
-            event.
+        cause: As in `Outcomes`.
 
     Raises:
-        MetricError: Lengths differ, no row, a time <= 0, NaN anywhere, what is no number, an event
-            code that is no whole number >= 0, a cause that is no whole number >= 1, a cluster
-            without a label, a negative weight, or no weight above 0.
-    """
-    target = checked_target(time, event)
-    count = len(target)
-    ones = np.ones(count, np.int32)
-    _check_cause(cause)
-    observed = np.asarray(target.event == event_code(cause))
-    return Subjects(
-        time=target.time,
-        observed=observed,
-        censored=~observed if cause is None else np.asarray(target.event == 0),
-        weights=ones if weights is None else _checked_weights(weights, count),
-        cluster=None if cluster is None else cluster_numbers(cluster, count),
-    )
-
-
-def _check_cause(cause: int | None) -> None:
-    if cause is not None and not (isinstance(cause, int | np.integer) and cause >= 1):
-        raise MetricError(
-            f"cause is {cause!r}; expected the code of an event, a whole number of 1 or above (0 "
-            "is censored)"
-        )
-
-
-def event_code(cause: int | None) -> int:
-    """Return the code of the event of interest: 1 unless a cause is named."""
-    return 1 if cause is None else cause
-
-
-def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> SurvivalTarget:
-    """Check outcomes alone.
-
-    Raises:
-        MetricError: Lengths differ, no row, a time that is not > 0 and finite, or an event code
-            that is no whole number >= 0.
+        MetricError: Lengths differ, no row, a time that is not > 0 and finite, what is no number,
+            an event code that is no whole number >= 0, a cause that is no whole number >= 1, a
+            cluster without a label, a negative weight, or no weight above 0.
     """
     times, codes = numbers("time", time), real_array("event", event)
     if times.ndim != 1 or times.size == 0:
@@ -135,29 +56,43 @@ def checked_target(time: Real[np.ndarray, " subject"], event: Codes) -> Survival
         raise MetricError(
             f"event has shape {codes.shape}, time {times.shape}; expected one event code per time"
         )
-    if not bool((np.isfinite(times) & (times > 0)).all()):
-        bad = int((~(np.isfinite(times) & (times > 0))).sum())
+    if bad := int((~(np.isfinite(times) & (times > 0))).sum()):
         raise MetricError(
             f"time has {bad} value(s) that are not finite and > 0; expected follow-up after the "
             "prediction time"
         )
-    return SurvivalTarget(times, _checked_codes(codes))
+    return Outcomes(
+        times,
+        _checked_codes(codes),
+        np.ones(len(times), np.int32) if weights is None else _checked_weights(weights, len(times)),
+        None if cluster is None else cluster_numbers(cluster, len(times)),
+        _checked_cause(cause),
+    )
 
 
-def checked_outcomes(outcomes: Outcomes) -> SurvivalTarget:
-    """Check the outcomes of another cohort.
+def _checked_cause(cause: int | None) -> int | None:
+    if cause is not None and not (isinstance(cause, int | np.integer) and cause >= 1):
+        raise MetricError(
+            f"cause is {cause!r}; expected the code of an event, a whole number of 1 or above (0 "
+            "is censored)"
+        )
+    return cause
+
+
+def other_cohort(outcomes: OtherCohort, cause: int | None) -> Outcomes:
+    """Check the outcomes of another cohort, to be read by the cause of the evaluated one.
 
     Raises:
-        MetricError: As `checked_target`, or not a pair.
+        MetricError: As `checked_outcomes`, or not a pair.
     """
-    if isinstance(outcomes, SurvivalTarget):
-        return checked_target(outcomes.time, outcomes.event)
+    if isinstance(outcomes, Outcomes):
+        return checked_outcomes(outcomes.time, outcomes.event, cause=cause)
     if not isinstance(outcomes, tuple | list) or len(outcomes) != 2:
         raise MetricError(
             f"censoring is a {type(outcomes).__name__}; expected the (time, event) pair of another "
             "cohort"
         )
-    return checked_target(*outcomes)
+    return checked_outcomes(*outcomes, cause=cause)
 
 
 def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
@@ -175,7 +110,7 @@ def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " s
     return values.astype(np.int64)
 
 
-def followed_for_ever(subjects: Subjects) -> Subjects:
+def followed_for_ever(subjects: Outcomes) -> Outcomes:
     """Return the subjects as a rank statistic sees them.
 
     Who had a competing event stays under observation for ever.

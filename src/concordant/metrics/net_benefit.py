@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import (
     EventTimeline,
     check_support,
@@ -20,10 +21,9 @@ from concordant.metrics.competing_risks import (
 from concordant.metrics.inference import Band, Difference, Estimate, subtract
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
     checked_horizon,
+    checked_outcomes,
     checked_predicted,
-    checked_subjects,
     numbers,
 )
 
@@ -157,7 +157,7 @@ def net_benefit(
     error: infinitesimal jackknife.
     """
     checked_horizon(horizon)
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
     limits = _checked_thresholds(thresholds)
     probability = checked_predicted(predicted, len(subjects))
     timeline = event_timeline(subjects)
@@ -248,7 +248,7 @@ def _points_at(curve: DecisionCurve, thresholds: Float[np.ndarray, " threshold"]
 
 
 def _point(
-    subjects: Subjects,
+    subjects: Outcomes,
     timeline: EventTimeline,
     treated: Bool[np.ndarray, " subject"],
     threshold: float,
@@ -275,7 +275,7 @@ def _point(
 
 
 def _estimate(
-    subjects: Subjects, value: float, influence: Float[np.ndarray, " subject"], threshold: float
+    subjects: Outcomes, value: float, influence: Float[np.ndarray, " subject"], threshold: float
 ) -> Estimate:
     return Estimate(
         estimate=value,

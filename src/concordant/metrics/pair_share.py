@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real
 
 from concordant.core.errors import MetricError
-from concordant.metrics.inputs import Subjects
+from concordant.core.survival import Outcomes
 from concordant.metrics.pairs import PairSums
 
 
@@ -71,7 +71,7 @@ class PairShare:
     n_comparable: int
 
 
-def pair_share(subjects: Subjects, *kinds: Pairs) -> PairShare:
+def pair_share(subjects: Outcomes, *kinds: Pairs) -> PairShare:
     """Compute the share of credit in several kinds of pairs together.
 
     Raises:
@@ -129,7 +129,7 @@ def _beyond(
     return beyond
 
 
-def _nothing_to_compare(subjects: Subjects, case_factor: Real[np.ndarray, " subject"]) -> str:
+def _nothing_to_compare(subjects: Outcomes, case_factor: Real[np.ndarray, " subject"]) -> str:
     if subjects.n_events == 0:
         return (
             f"none of the {len(subjects)} rows has event 1 (or that of `cause`): without an event "

@@ -9,14 +9,14 @@ otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 from numba import njit
 
-from concordant.metrics.inputs import Subjects
+from concordant.core.survival import Outcomes
 from concordant.metrics.ordering import ascending
 
 
@@ -42,7 +42,7 @@ class PairSums:
 
 
 def pair_sums(
-    subjects: Subjects,
+    subjects: Outcomes,
     risk: Float[np.ndarray, " subject"],
     case_weight: Real[np.ndarray, " subject"],
 ) -> PairSums:
@@ -57,12 +57,7 @@ def pair_sums(
     sums = _sweep_groups(subjects, risk, case_weight, None)
     several = _rows_that_share_a_cluster(subjects.cluster)
     if several.size and subjects.cluster is not None:
-        part = Subjects(
-            subjects.time[several],
-            subjects.observed[several],
-            subjects.censored[several],
-            subjects.weights[several],
-        )
+        part = replace(subjects.take(several), cluster=None)
         sums[:, several] -= _sweep_groups(
             part, risk[several], case_weight[several], subjects.cluster[several]
         )
@@ -78,7 +73,7 @@ def _rows_that_share_a_cluster(
 
 
 def _sweep_groups(
-    subjects: Subjects,
+    subjects: Outcomes,
     risk: Float[np.ndarray, " subject"],
     case_weight: Real[np.ndarray, " subject"],
     group: Int[np.ndarray, " subject"] | None,

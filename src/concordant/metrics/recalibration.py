@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from concordant.core.errors import MetricError, did_you_mean
+from concordant.core.survival import Outcomes
 from concordant.metrics.calibration import checked_survival
 from concordant.metrics.cox import CoxFit, fit_cox, has_spread
-from concordant.metrics.inputs import Codes, Subjects, checked_subjects, numbers
+from concordant.metrics.inputs import Codes, checked_outcomes, numbers
 from concordant.metrics.weak_calibration import log_log, weighted_quantile
 
 RecalibrationMethod = Literal["slope", "baseline"]
@@ -114,7 +115,7 @@ def fit_recalibration(
     Source: van Houwelingen, Statistics in Medicine 19 (2000), 3401-3415 (calibration of the slope
     and the baseline hazard).
     """
-    subjects = checked_subjects(time, event, weights=weights)
+    subjects = checked_outcomes(time, event, weights=weights)
     if method not in get_args(RecalibrationMethod):
         raise MetricError(
             f"unknown method {method!r}.{did_you_mean(method, get_args(RecalibrationMethod))}"
@@ -135,7 +136,7 @@ def fit_recalibration(
 
 
 def _checked_reference(
-    given: float | None, subjects: Subjects, times: Float[np.ndarray, " time"]
+    given: float | None, subjects: Outcomes, times: Float[np.ndarray, " time"]
 ) -> float:
     observed = subjects.observed & (subjects.weights > 0)
     if not bool(observed.any()):
@@ -176,7 +177,7 @@ def _log_hazard(
 
 
 def _fit(
-    subjects: Subjects, log_hazard: Float[np.ndarray, " subject"], method: RecalibrationMethod
+    subjects: Outcomes, log_hazard: Float[np.ndarray, " subject"], method: RecalibrationMethod
 ) -> CoxFit:
     alone = np.zeros((len(subjects), 0))
     if method == "baseline":

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
-import numpy as np
-import polars as pl
-from jaxtyping import Float
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import Predictions
-from concordant.metrics.auc import auc_at
-from concordant.metrics.base import METRICS, WEIGHT, Metric, Setting
-from concordant.metrics.brier import brier_score_at, integrated_brier_score
-from concordant.metrics.calibration_curve import integrated_calibration_index
-from concordant.metrics.concordance import concordance_index
-from concordant.metrics.concordance_ipcw import concordance_index_ipcw
+from concordant.metrics.auc import area_at
+from concordant.metrics.base import METRICS, Metric, MetricInput, survival_curves
+from concordant.metrics.brier import integrated_score, score_at
+from concordant.metrics.calibration_curve import calibration_index
+from concordant.metrics.concordance import harrell_concordance
+from concordant.metrics.concordance_ipcw import uno_concordance
 from concordant.metrics.inference import Estimate
-from concordant.metrics.weak_calibration import calibration_in_the_large, calibration_slope
+from concordant.metrics.weak_calibration import observed_over_expected, slope
 
 _UNIT = (0.0, 1.0)
 _NOT_NEGATIVE = (0.0, math.inf)
@@ -36,10 +30,12 @@ class HarrellConcordance(_Registered):
     """Harrell's concordance index of `risk`."""
 
     bounds = _UNIT
+    is_concordance = True
+    higher_is_better = True
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        return concordance_index(risk=predictions.risk, **_rows(predictions, setting))
+        return harrell_concordance(given.outcomes, given.predictions.risk)
 
 
 @METRICS.register("concordance_index_ipcw")
@@ -50,12 +46,12 @@ class UnoConcordance(_Registered):
 
     bounds = _UNIT
     runs_to_tau = True
+    is_concordance = True
+    higher_is_better = True
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the index."""
-        return concordance_index_ipcw(
-            risk=predictions.risk, tau=setting.tau, **_rows(predictions, setting), **_curve(setting)
-        )
+        return uno_concordance(given.outcomes, given.censoring, given.predictions.risk, given.tau)
 
 
 @METRICS.register("integrated_brier_score")
@@ -68,21 +64,20 @@ class IntegratedBrier(_Registered):
     over_curve_times = True
     runs_to_tau = True
     reads_survival = True
+    higher_is_better = False
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the score."""
-        times, survival = _curves(predictions)
-        if setting.tau is not None:
-            before = times < setting.tau
+        times, survival = survival_curves(given.predictions)
+        if given.tau is not None:
+            before = times < given.tau
             if before.sum() < 2:
                 starts = f"the survival curves start at {times[0]:g}"
                 raise MetricError(
-                    f"an integral needs two times or more before tau = {setting.tau:g}; {starts}"
+                    f"an integral needs two times or more before tau = {given.tau:g}; {starts}"
                 )
             survival, times = survival[:, before], times[before]
-        return integrated_brier_score(
-            survival=survival, times=times, **_rows(predictions, setting), **_curve(setting)
-        )
+        return integrated_score(given.outcomes, given.censoring, survival, times)
 
 
 @METRICS.register("brier_score")
@@ -92,18 +87,13 @@ class BrierAtHorizon(_Registered):
     bounds = _UNIT
     at_horizons = True
     reads_survival = True
+    higher_is_better = False
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the score; a curve without the horizon among its times is read at the last
         time before it.
         """
-        horizon = _horizon("brier_score", setting)
-        return brier_score_at(
-            survival=survival_at(predictions, horizon),
-            horizon=horizon,
-            **_rows(predictions, setting),
-            **_curve(setting),
-        )
+        return score_at(given.outcomes, given.censoring, given.survival, given.horizon)
 
 
 @METRICS.register("cumulative_dynamic_auc")
@@ -115,13 +105,11 @@ class DynamicAUC(_Registered):
 
     bounds = _UNIT
     at_horizons = True
+    higher_is_better = True
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the AUC."""
-        horizon = _horizon("cumulative_dynamic_auc", setting)
-        return auc_at(
-            risk=predictions.risk, horizon=horizon, **_rows(predictions, setting), **_curve(setting)
-        )
+        return area_at(given.outcomes, given.censoring, given.predictions.risk, given.horizon)
 
 
 @METRICS.register("integrated_calibration_index")
@@ -131,12 +119,11 @@ class CalibrationIndex(_Registered):
     bounds = _UNIT
     at_horizons = True
     reads_survival = True
+    higher_is_better = False
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the index; it uses no censoring curve."""
-        return integrated_calibration_index(
-            **_at_horizon("integrated_calibration_index", predictions, setting)
-        )
+        return calibration_index(given.outcomes, 1 - given.survival, given.horizon)
 
 
 @METRICS.register("calibration_slope")
@@ -149,9 +136,9 @@ class Slope(_Registered):
     at_horizons = True
     reads_survival = True
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the slope; it uses no censoring curve."""
-        return calibration_slope(**_at_horizon("calibration_slope", predictions, setting))
+        return slope(given.outcomes, 1 - given.survival, given.horizon)
 
 
 @METRICS.register("calibration_in_the_large")
@@ -165,74 +152,6 @@ class InTheLarge(_Registered):
     at_horizons = True
     reads_survival = True
 
-    def compute(self, predictions: Predictions, setting: Setting) -> Estimate:
+    def compute(self, given: MetricInput) -> Estimate:
         """Compute the ratio; it uses no censoring curve."""
-        return calibration_in_the_large(
-            **_at_horizon("calibration_in_the_large", predictions, setting)
-        )
-
-
-def survival_at(predictions: Predictions, days: float) -> Float[np.ndarray, " row"]:
-    """Read right-continuous curves: S at the last of their times <= days, 1 before the first.
-
-    Raises:
-        MetricError: Not every row has a curve, or the curves end before.
-    """
-    times, survival = _curves(predictions)
-    if days > times[-1]:
-        raise MetricError(
-            f"the survival curves end at {times[-1]:g} days, before the horizon of {days:g}"
-        )
-    column = int(np.searchsorted(times, days, side="right")) - 1
-    return survival[:, column] if column >= 0 else np.ones(len(survival))
-
-
-def _rows(predictions: Predictions, setting: Setting) -> dict[str, Any]:
-    """Return outcomes, clusters, weights and the cause as the library's functions call them."""
-    table, target = predictions.table, predictions.target
-    if table["subject_id"].null_count():
-        raise MetricError(
-            "subject_id holds nulls; expected a subject for every row, or no such column in the "
-            "file"
-        )
-    weights = table[WEIGHT].cast(pl.Float64).to_numpy() if WEIGHT in table.columns else None
-    cluster = table["subject_id"].to_numpy()
-    return {
-        "time": target.time,
-        "event": target.event,
-        "cluster": cluster,
-        "weights": weights,
-        "cause": setting.cause,
-    }
-
-
-def _curve(setting: Setting) -> dict[str, Any]:
-    return {"censoring": setting.censoring, "pooled": setting.pooled}
-
-
-def _at_horizon(metric: str, predictions: Predictions, setting: Setting) -> dict[str, Any]:
-    """Return the rows, the horizon and the predicted probability of the event by then."""
-    horizon = _horizon(metric, setting)
-    return {
-        **_rows(predictions, setting),
-        "horizon": horizon,
-        "predicted": 1 - survival_at(predictions, horizon),
-    }
-
-
-def _horizon(metric: str, setting: Setting) -> float:
-    if setting.horizon_days is None:
-        raise MetricError(f"{metric} needs a horizon; give horizons_days")
-    return setting.horizon_days
-
-
-class _Curves(NamedTuple):
-    times: Float[np.ndarray, " time"]
-    survival: Float[np.ndarray, "row time"]
-
-
-def _curves(predictions: Predictions) -> _Curves:
-    survival = predictions.survival
-    if survival is None or predictions.survival_times_days is None:
-        raise MetricError("not every row has a survival curve")
-    return _Curves(predictions.survival_times_days, survival)
+        return observed_over_expected(given.outcomes, 1 - given.survival, given.horizon)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 from numba import njit
 
-from concordant.metrics.inputs import Subjects
+from concordant.core.survival import Outcomes
 from concordant.metrics.pairs import pair_sums
 
 # resamples per sweep: a place of the tree is four cache lines, and one walk through it serves all
@@ -22,7 +22,7 @@ _ROUNDING = 1e-12  # a total below this share of all pairs is what rounding leav
 
 
 def resampled_concordance(
-    subjects: Subjects,
+    subjects: Outcomes,
     risks: Sequence[Float[np.ndarray, " subject"]],
     draws: Iterator[Int[np.ndarray, " unit"]],
 ) -> Iterator[Float[np.ndarray, "lane model"]]:
@@ -62,7 +62,7 @@ class _Sweep:
     within: tuple[Float[np.ndarray, "sum unit"] | None, ...]
 
 
-def _prepared(subjects: Subjects, risks: Sequence[Float[np.ndarray, " subject"]]) -> _Sweep:
+def _prepared(subjects: Outcomes, risks: Sequence[Float[np.ndarray, " subject"]]) -> _Sweep:
     cases = np.flatnonzero(subjects.observed)
     row = np.concatenate([np.arange(len(subjects)), cases])
     asks = np.arange(row.size) >= len(subjects)
@@ -85,7 +85,7 @@ def _prepared(subjects: Subjects, risks: Sequence[Float[np.ndarray, " subject"]]
 
 
 def _within(
-    subjects: Subjects, risk: Float[np.ndarray, " subject"]
+    subjects: Outcomes, risk: Float[np.ndarray, " subject"]
 ) -> Float[np.ndarray, "sum cluster"] | None:
     """Sum credit and total over the pairs inside each cluster.
 

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
     checked_horizon,
     checked_labels,
-    checked_subjects,
+    checked_outcomes,
 )
 
 
@@ -69,7 +69,7 @@ def restricted_mean(
     Source: Royston and Parmar, BMC Medical Research Methodology 13 (2013), 152; standard error:
     infinitesimal jackknife.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster)
     everyone = np.ones(len(subjects), dtype=np.bool_)
     return group_means(subjects, [everyone], tau)[0]
 
@@ -103,7 +103,7 @@ def restricted_mean_difference(
             above 0, or a tau that is not > 0 or beyond the largest that both groups support, which
             the message names.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster)
     number = checked_labels("group", group, len(subjects)).number
     present = np.unique(number[subjects.weights > 0])
     if len(present) != 2:
@@ -116,7 +116,7 @@ def restricted_mean_difference(
 
 
 def group_means(
-    subjects: Subjects, members: Sequence[Bool[np.ndarray, " subject"]], tau: float | None
+    subjects: Outcomes, members: Sequence[Bool[np.ndarray, " subject"]], tau: float | None
 ) -> tuple[RestrictedMean, ...]:
     """Estimate the restricted mean of several groups at one tau.
 
@@ -137,7 +137,7 @@ def group_means(
 
 
 def mean_difference(
-    subjects: Subjects, first: RestrictedMean, second: RestrictedMean
+    subjects: Outcomes, first: RestrictedMean, second: RestrictedMean
 ) -> RestrictedMeanDifference:
     """Return first minus second, both of `group_means` of these subjects."""
     return RestrictedMeanDifference(
@@ -172,7 +172,7 @@ def _shared_tau(tables: Sequence[Incidence], tau: float | None) -> float:
 
 
 def _mean(
-    subjects: Subjects, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float
+    subjects: Outcomes, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float
 ) -> RestrictedMean:
     lost = np.maximum(
         tau - table.timeline.times, 0.0

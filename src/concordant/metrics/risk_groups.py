@@ -17,9 +17,8 @@ from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
 from concordant.metrics.inputs import (
     Codes,
     checked_labels,
+    checked_outcomes,
     checked_risk,
-    checked_subjects,
-    checked_target,
     numbers,
 )
 from concordant.metrics.restricted_mean import (
@@ -106,16 +105,15 @@ def risk_groups(
         MetricError: Invalid outcomes or risk, fewer than two groups with subjects, no event, or a
             tau that is not > 0 or beyond the largest supported.
     """
-    target = checked_target(time, event)
+    target = checked_outcomes(time, event, cluster=cluster)
     values = checked_risk(risk, len(target))
     limits = _quantiles(values, groups) if thresholds is None else _checked_thresholds(thresholds)
     group = np.searchsorted(limits, values, side="left")
     filled = np.unique(group).tolist()
     curves = {number: _curve(target, group == number) for number in filled}
     test = log_rank(target.time, target.event, group)
-    subjects = checked_subjects(target.time, target.event, cluster=cluster)
     means = dict(
-        zip(filled, group_means(subjects, [group == number for number in filled], tau), strict=True)
+        zip(filled, group_means(target, [group == number for number in filled], tau), strict=True)
     )
     lowest, highest = means[filled[0]], means[filled[-1]]
     every = range(len(limits) + 1)
@@ -126,7 +124,7 @@ def risk_groups(
         log_rank=test,
         tau=highest.tau,
         restricted_means=tuple(means.get(number) for number in every),
-        restricted_mean_difference=mean_difference(subjects, highest, lowest),
+        restricted_mean_difference=mean_difference(target, highest, lowest),
     )
 
 
@@ -167,7 +165,7 @@ def log_rank(
     Source: Mantel, Cancer Chemotherapy Reports 50 (1966), 163-170; hypergeometric variance with
     ties.
     """
-    target = checked_target(time, event)
+    target = checked_outcomes(time, event)
     labels, member = checked_labels("group", group, len(target))
     if len(labels) < 2 or not target.observed.any():
         raise MetricError(

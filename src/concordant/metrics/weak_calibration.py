@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
+from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Estimate
 from concordant.metrics.inputs import (
     Codes,
-    Subjects,
     checked_horizon,
+    checked_outcomes,
     checked_predicted,
-    checked_subjects,
 )
 
 CLIP = 1e-8
@@ -90,7 +90,14 @@ def calibration_in_the_large(
     Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114 (ratio); standard error
     by the influence function.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return observed_over_expected(subjects, predicted, horizon)
+
+
+def observed_over_expected(
+    subjects: Outcomes, predicted: Real[np.ndarray, " subject"], horizon: float
+) -> CalibrationInTheLarge:
+    """Compute `calibration_in_the_large` of checked outcomes."""
     chance = checked_predicted(predicted, len(subjects))
     end = checked_horizon(horizon)
     observed = observed_by(subjects, end)
@@ -143,14 +150,21 @@ def calibration_slope(
 
     Source: McLernon et al., Annals of Internal Medicine 176 (2023), 105-114; ties as Breslow.
     """
-    subjects = checked_subjects(time, event, weights=weights, cluster=cluster, cause=cause)
+    subjects = checked_outcomes(time, event, weights=weights, cluster=cluster, cause=cause)
+    return slope(subjects, predicted, horizon)
+
+
+def slope(
+    subjects: Outcomes, predicted: Real[np.ndarray, " subject"], horizon: float
+) -> CalibrationSlope:
+    """Compute `calibration_slope` of checked outcomes."""
     refuse_competing(subjects, "calibration_slope")
     chance = checked_predicted(predicted, len(subjects))
     end = checked_horizon(horizon)
     early = replace(
         subjects,
         time=np.minimum(subjects.time, end),
-        observed=subjects.observed & (subjects.time <= end),
+        event=np.where(subjects.time <= end, subjects.event, 0),
     )
     covariate = log_log(chance)
     if not has_spread(covariate, subjects.weights):
@@ -172,7 +186,7 @@ def calibration_slope(
     )
 
 
-def refuse_competing(subjects: Subjects, name: str) -> None:
+def refuse_competing(subjects: Outcomes, name: str) -> None:
     """Refuse a cohort with competing events, for what has no meaning there.
 
     Raises:
@@ -220,7 +234,7 @@ class ObservedProbability:
     influence: Float[np.ndarray, " subject"]
 
 
-def observed_by(subjects: Subjects, horizon: float) -> ObservedProbability:
+def observed_by(subjects: Outcomes, horizon: float) -> ObservedProbability:
     """Estimate the probability of the event by a horizon from rows of weight above 0.
 
     Raises:

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from concordant.analysis.compare import average_seeds
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import ConcordantError, MetricError, PredictionsError
-from concordant.core.survival import Predictions, read_predictions
+from concordant.core.survival import AS_IS, Predictions, read_predictions
+from concordant.evaluation import average_seeds
 from concordant.metrics.censoring import SurvivalCurve
 from concordant.metrics.risk_groups import RiskGroups, risk_groups
 from concordant.report.axes import DAYS_OF, Axis, TimeAxis, axis_between_ticks, time_axis
@@ -168,7 +168,7 @@ def _risks(tables: RunTables, model: Model, cohort: str) -> pl.DataFrame | None:
 def _read(run: RunFolder, member: str, cohort: str) -> Predictions:
     path = run.member(member).predictions(cohort)
     try:
-        return read_predictions(path)
+        return read_predictions(path).of_variant(AS_IS)
     except PredictionsError as error:
         raise ConcordantError(
             f"{error}; run `concordant run` on the study file to write it again"

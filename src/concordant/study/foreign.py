@@ -9,7 +9,7 @@ import polars as pl
 
 from concordant.config import Foreign
 from concordant.core.errors import PredictionsError
-from concordant.core.survival import COLUMNS, Predictions, read_predictions
+from concordant.core.survival import COLUMNS, Predictions, completed, read_predictions
 from concordant.study.data import StudyData
 
 
@@ -69,12 +69,4 @@ def _cover(given: Predictions, rows: pl.DataFrame, path: Path, label: str) -> Pr
             f"{path}: gives survival for {with_curve} of the {rows.height} rows of {label}; give a "
             "curve for all of them or for none"
         )
-    absent = [
-        pl.lit(None, kind).alias(name)
-        for name, kind in COLUMNS.items()
-        if name not in joined.columns
-    ]
-    table = joined.with_columns(absent).select(
-        [pl.col(name).cast(kind) for name, kind in COLUMNS.items()]
-    )
-    return Predictions(table, given.survival_times_days if with_curve else None)
+    return Predictions(completed(joined), given.survival_times_days if with_curve else None)
