@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_tables(tmp_path)
         assert_frame_equal(
             pl.read_parquet(getattr(run, name)), pl.read_parquet(getattr(whole, name)), abs_tol=1e-6
         )
-    for member in read_json(whole.study)["members"]:
+    for member in read_json(whole.record)["strategies"]:
         for cohort in ("development", "west"):
             ours, theirs = (
                 read_predictions(folder.member(member["folder"]).predictions(cohort))

@@ -55,7 +55,7 @@ TABLES = {
     f"{name}.parquet"
     for name in ("results", "subgroups", "contrasts", "gains_over_both", "decision_curves")
 }
-TABLES |= {"calibration.parquet", "calibration_groups.parquet"}
+TABLES |= {"calibration.parquet", "calibration_groups.parquet", "survival_curves.parquet"}
 
 
 class Stages:
@@ -125,11 +125,16 @@ MEASURES = [
 
 def test_a_run_writes_its_tables_its_report_and_one_folder_per_member(finished):
     names = {path.name for path in finished.path.iterdir()}
-    assert TABLES | {"audit.json", "study.json", "report.html"} < names
-    folders = [finished.path / member["folder"] for member in read_json(finished.study)["members"]]
-    assert names == {folder.name for folder in folders} | {
+    assert TABLES | {"audit.json", "run.json", "report.html"} < names
+    folders = [
+        finished.path / member["folder"] for member in read_json(finished.record)["strategies"]
+    ]
+    assert names == {folder.name for folder in folders} | {"figures"} | {
         path.name for path in finished.path.iterdir() if path.is_file()
     }
+    figures = {path.name for path in finished.figures.iterdir()}
+    stems = ("forest", "gain-against-gap", "survival-held_out", "calibration-site_b")
+    assert {f"{stem}.{ending}" for stem in stems for ending in ("svg", "pdf", "png")} < figures
     for folder in folders:
         assert sorted(files_of(folder)) == [
             "config.yaml",
@@ -169,7 +174,7 @@ def test_results_have_a_row_per_strategy_cohort_and_measure(finished):
 
 def test_results_are_those_of_the_predictions_beside_them(finished):
     results = pl.read_parquet(finished.results).filter(pl.col("metric") == "concordance_index")
-    for member in read_json(finished.study)["members"]:
+    for member in read_json(finished.record)["strategies"]:
         for cohort in ("held_out", "site_b"):
             predictions = read_predictions(
                 MemberFolder(finished.path / member["folder"]).predictions(cohort)
@@ -208,7 +213,7 @@ def test_contrasts_compare_every_fusion_with_the_unimodal_model_that_tuning_pref
     contrasts = pl.read_parquet(finished.contrasts)
     assert contrasts.columns == CONTRASTS
     tuning = {
-        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.study)["members"]
+        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.record)["strategies"]
     }
     better = max(("unimodal(modality=ct)", "unimodal(modality=ehr)"), key=lambda name: tuning[name])
     family = contrasts.filter(
@@ -234,7 +239,7 @@ def test_subgroups_are_by_what_was_available(finished):
     ).select("cohort", "level", "n")
     for cohort in ("held_out", "site_b"):
         described = next(
-            one for one in read_json(finished.study)["cohorts"] if one["label"] == cohort
+            one for one in read_json(finished.record)["cohorts"] if one["label"] == cohort
         )
         assert (
             dict(counts.filter(pl.col("cohort") == cohort).select("level", "n").rows())
@@ -243,7 +248,7 @@ def test_subgroups_are_by_what_was_available(finished):
 
 
 def test_study_and_audit_tell_what_was_run(finished, study):
-    told = read_json(finished.study)
+    told = read_json(finished.record)
     assert (told["name"], told["task"]["event"], told["cross_validation"]) == (
         "whole",
         "death",
@@ -251,13 +256,13 @@ def test_study_and_audit_tell_what_was_run(finished, study):
     )
     assert told["train"]["max_epochs"] == QUICK["max_epochs"]
     assert {
-        one["fusion"]: (one["ct_encoder"], one["ehr_encoder"]) for one in told["members"]
+        one["fusion"]: (one["ct_encoder"], one["ehr_encoder"]) for one in told["strategies"]
     } == MEMBERS
-    assert {one["status"] for one in told["members"]} == {"done"}
+    assert {one["status"] for one in told["strategies"]} == {"done"}
     assert told["foreign"] == [{"name": name, "oracle": True} for name in FOREIGN]
     assert told["quarantine"] == []
     assert read_json(finished.audit)["passed"] is True
-    member = finished.member(told["members"][0]["folder"])
+    member = finished.member(told["strategies"][0]["folder"])
     assert read_json(member.run)["given"] == study.given
 
 
@@ -268,7 +273,7 @@ def test_no_identifier_leaves_in_tables_or_report(finished, simulated):
             for path in (simulated.development, simulated.external)
         ]
     )
-    written = finished.report.read_text() + finished.study.read_text() + finished.audit.read_text()
+    written = finished.report.read_text() + finished.record.read_text() + finished.audit.read_text()
     for name in TABLES:
         table = pl.read_parquet(finished.path / name)
         written += table.with_columns(
@@ -321,7 +326,7 @@ def test_a_run_that_ends_before_its_report_vouches_for_nothing(tables, monkeypat
             run_study(small_study(tables, evaluate={"metrics": ["concordance_index_ipcw"]}))
     run_study(small_study(tables))
     assert_frame_equal(pl.read_parquet(run.results), results)
-    assert read_json(run.study)["fingerprint"] in report
+    assert read_json(run.record)["fingerprint"] in report
 
 
 def units_of(files: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
@@ -347,7 +352,7 @@ def test_another_learning_rate_fits_every_member_anew(tables):
     assert before.keys() == after.keys()
     assert all(before[name] != after[name] for name in before)
     assert not pl.read_parquet(run.results).equals(results)
-    assert read_json(run.study)["train"]["lr"] == 0.03
+    assert read_json(run.record)["train"]["lr"] == 0.03
 
 
 def test_another_member_is_fitted_alone(tables):
@@ -399,7 +404,7 @@ def test_a_further_column_of_the_cohort_is_told_without_a_fit(tables):
     run_study(small_study(tables))
     assert units_of(files_of(run.path)) == before
     assert (
-        next(one for one in read_json(run.study)["cohorts"] if one["label"] == "west")["columns"][
+        next(one for one in read_json(run.record)["cohorts"] if one["label"] == "west")["columns"][
             "stage"
         ]
         == "II: 40"
@@ -425,7 +430,7 @@ def test_two_workers_give_what_one_gives(tables):
         assert_frame_equal(
             pl.read_parquet(getattr(one, name)), pl.read_parquet(getattr(two, name)), abs_tol=1e-6
         )
-    for member in read_json(one.study)["members"]:
+    for member in read_json(one.record)["strategies"]:
         first, second = (
             read_predictions(run.member(member["folder"]).predictions("west")) for run in (one, two)
         )
@@ -455,7 +460,7 @@ def test_under_cross_validation_a_value_is_the_mean_over_folds_then_over_repeats
     run = run_study(
         small_study(tables, cross_validation=options, grid={"fusion": [*FUSIONS[:2], "concat"]})
     )
-    for member in read_json(run.study)["members"]:
+    for member in read_json(run.record)["strategies"]:
         predictions = read_predictions(
             run.member(member["folder"]).predictions("development")
         ).table
@@ -535,7 +540,7 @@ def test_a_member_that_cannot_attend_is_left_out_with_its_reason_and_the_study_g
             tables, grid={"fusion": [*FUSIONS, {"name": "cross_attention", "query": "ehr"}]}
         )
     )
-    members = {one["fusion"]: one for one in read_json(run.study)["members"]}
+    members = {one["fusion"]: one for one in read_json(run.record)["strategies"]}
     left_out = members["cross_attention(query=ehr)"]
     assert (left_out["status"], left_out["tuning_concordance"]) == ("not_applicable", None)
     assert "attention over ct needs more than one token" in left_out["reason"]
@@ -631,7 +636,7 @@ def damaged(simulated: SimulatedCohort, tmp_path: Path) -> SimulatedCohort:
 
 def test_unreadable_scans_are_quarantined_and_the_study_goes_on_without_them(damaged):
     run = run_study(simulated_study(damaged, "goes_on", list(FUSIONS[:2])))
-    (told,) = read_json(run.study)["quarantine"]
+    (told,) = read_json(run.record)["quarantine"]
     assert (told["cohort"], told["modality"], told["encoder"], told["n"]) == (
         "cohort",
         "ct",
@@ -647,7 +652,7 @@ def test_unreadable_scans_are_quarantined_and_the_study_goes_on_without_them(dam
     index = dict(pl.read_parquet(store / "index.parquet").select("sample_id", "n_tokens").rows())
     assert [index[sample_id] for sample_id in affected] == [0, 0, 0, 0]
     assert all(
-        str(sample_id) not in run.report.read_text() + run.study.read_text()
+        str(sample_id) not in run.report.read_text() + run.record.read_text()
         for sample_id in affected
     )
     for reason in told["reasons"]:

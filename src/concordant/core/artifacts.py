@@ -53,10 +53,16 @@ class RunFolder:
         return self.path / "calibration_groups.parquet"
 
     @property
+    def survival_curves(self) -> Path:
+        """Table of Kaplan-Meier curves by third of predicted risk."""
+        return self.path / "survival_curves.parquet"
+
+    @property
     def tables(self) -> tuple[Path, ...]:
         """All of the tables."""
         compared = (self.results, self.subgroups, self.contrasts, self.gains_over_both)
-        return (*compared, self.decision_curves, self.calibration, self.calibration_groups)
+        probabilities = (self.decision_curves, self.calibration, self.calibration_groups)
+        return (*compared, *probabilities, self.survival_curves)
 
     @property
     def audit(self) -> Path:
@@ -64,14 +70,19 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
-    def study(self) -> Path:
-        """What was run on what: members, cohorts, quarantine, versions."""
-        return self.path / "study.json"
+    def record(self) -> Path:
+        """What was run on what: strategies, cohorts, quarantine, versions."""
+        return self.path / "run.json"
 
     @property
     def report(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """The report's figures as files, for a paper."""
+        return self.path / "figures"
 
     @property
     def pictures(self) -> Path:

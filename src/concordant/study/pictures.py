@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -22,16 +22,18 @@ from concordant.core.errors import (
 )
 from concordant.core.files import atomic_folder, read_json, write_json
 from concordant.core.modality import Modality
-from concordant.core.png import png_bytes
 from concordant.core.survival import read_predictions
 from concordant.data.volumes import open_volume
 from concordant.embeddings.store import EmbeddingStore
 from concordant.encoders.base import ENCODERS, VolumeEncoder
+from concordant.report.attention import ABOUT, AboutPicture, AboutPictures
 from concordant.report.overlay import WINDOW_HU, attention_picture
-from concordant.report.pictures import ABOUT
 from concordant.study.cohorts import StudyData, read_data
 from concordant.training.attention import ScanAttention, scan_attention
 from concordant.training.checkpoint import load_fitted
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOG = logging.getLogger(__name__)
 
@@ -184,9 +186,10 @@ def _write(
             zip(shown.iter_rows(named=True), attention.weights, strict=True)
         ):
             picture = _drawn(data, encoder, sample, weights, options.window_hu)
-            (temporary / shown["file"][row]).write_bytes(picture)
+            picture.save(temporary / shown["file"][row], format="PNG")
         shown.select("file", "group", "rank", "sample_id", "risk").write_parquet(temporary / INDEX)
-        write_json(temporary / ABOUT, _about(member, data, attention, options, shown))
+        about = _about(member, data, attention, options, shown)
+        write_json(temporary / ABOUT, about.model_dump(mode="json"))
     return shown.height
 
 
@@ -274,7 +277,7 @@ def _drawn(
     sample: Mapping[str, Any],
     weights: Any,
     window_hu: tuple[float, float],
-) -> bytes:
+) -> Image.Image:
     title = f"{_GROUPS[sample['group']]} {sample['rank']}"
     path = data.development.ct_path(data.development.sample_ids.index(sample["sample_id"]))
     try:
@@ -288,7 +291,7 @@ def _drawn(
             f"{len(weights)} tokens in the store; the scan has changed, or the store was made by "
             "another version: run the study again"
         )
-    return png_bytes(attention_picture(volume, boxes, weights, title=title, window_hu=window_hu))
+    return attention_picture(volume, boxes, weights, title=title, window_hu=window_hu)
 
 
 def _about(
@@ -297,14 +300,16 @@ def _about(
     attention: ScanAttention,
     options: PictureOptions,
     shown: pl.DataFrame,
-) -> dict[str, Any]:
+) -> AboutPictures:
     """Return what may be told of the pictures anywhere: no sample, no path."""
-    return {
-        "fusion": member.label,
-        "ct_encoder": member.ct_label,
-        "ehr_encoder": member.ehr_label,
-        "cohort": data.internal_label,
-        "source": attention.source,
-        "window_hu": list(options.window_hu),
-        "pictures": shown.select("file", "group", "rank").to_dicts(),
-    }
+    return AboutPictures(
+        fusion=member.label,
+        ct_encoder=member.ct_label,
+        ehr_encoder=member.ehr_label,
+        cohort=data.internal_label,
+        source=attention.source,
+        window_hu=options.window_hu,
+        pictures=tuple(
+            AboutPicture(**row) for row in shown.select("file", "group", "rank").to_dicts()
+        ),
+    )

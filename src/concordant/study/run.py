@@ -11,12 +11,19 @@ from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
 from concordant.core.processes import Outcome
+from concordant.core.records import (
+    ForeignRecord,
+    RunRecord,
+    TaskRecord,
+    refuse_earlier_layout,
+    write_record,
+)
 from concordant.core.survival import Predictions
 from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audit, AuditCheck
 from concordant.embeddings.extract import Progress
 from concordant.embeddings.making import ShardEngine
 from concordant.engine import run_tasks
-from concordant.report.html import write_report
+from concordant.report.page import write_report
 from concordant.study.cohorts import (
     Stores,
     StudyData,
@@ -37,11 +44,12 @@ from concordant.study.members import (
     versions,
 )
 from concordant.study.pictures import refresh_pictures
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts, write_tables
+from concordant.study.records import cohort_records, quarantine_records, strategy_records
+from concordant.study.tables import write_tables
 from concordant.study.units import run_unit
 from concordant.training.fit import torch_device
 
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 """Raised when the same predictions would give other tables or another report."""
 
 WARNINGS_ONLY = (TRAINING_DATA, PRETRAINING, SHARED_SCANS)
@@ -111,8 +119,10 @@ def run_study(
     Raises:
         ConcordantError: Wrong input, a leak the audit found, no applicable member, or a fit that
             failed (the others are kept).
+        StoreError: The run folder was written by an earlier version.
     """
     started = datetime.now(UTC)
+    refuse_earlier_layout(study.run_folder)
     for member in study.members():
         torch_device(member.train.device)
     data = read_data(study)
@@ -130,7 +140,7 @@ def run_study(
     facts = _facts(study, data, audit, plans, foreign)
     if not _is_current(study.run_folder, facts):
         for vouching in (
-            study.run_folder.study,
+            study.run_folder.record,
             study.run_folder.report,
         ):  # stopped from here on, the run is not current
             vouching.unlink(missing_ok=True)
@@ -228,8 +238,8 @@ def _predicted(predictions: Predictions) -> str:
 
 
 def _is_current(run: RunFolder, facts: Any) -> bool:
-    paths = (run.study, *run.tables, run.audit, run.report)
-    return all(path.is_file() for path in paths) and read_json(run.study).get(
+    paths = (run.record, *run.tables, run.audit, run.report)
+    return all(path.is_file() for path in paths) and read_json(run.record).get(
         "fingerprint"
     ) == fingerprint(facts)
 
@@ -246,7 +256,7 @@ def _judge(
 ) -> None:
     """Collect, tabulate, report.
 
-    `study.json`, which vouches for the tables, is written after them, and the report last.
+    `run.json`, which vouches for the tables, is written after them, and the report last.
     """
     say = progress or (lambda stage, done, total: None)
     say("tables", 0, 3)
@@ -254,23 +264,26 @@ def _judge(
     say("tables", 1, 3)
     write_tables(study, data, results, foreign)
     say("tables", 2, 3)
-    described = {
-        "name": study.name,
-        "task": study.task,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "git_revision": git_revision(study.folder),
-        "fingerprint": fingerprint(facts),
-        "train": study.train,
-        "cross_validation": study.cross_validation,
-        "cause": study.evaluate.cause,
-        "cohorts": cohort_facts(study, data, plans),
-        "members": member_facts(plans, results),
-        "foreign": [{"name": name, "oracle": name.startswith("oracle")} for name in foreign],
-        "quarantine": quarantine_facts(stores),
-    }
-    write_json(study.run_folder.study, described)
+    cross_validation = study.cross_validation
+    record = RunRecord(
+        name=study.name,
+        task=TaskRecord(event=study.task.event, horizons_days=study.task.horizons_days),
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        git_revision=git_revision(study.folder),
+        fingerprint=fingerprint(facts),
+        train=study.train.model_dump(mode="json"),
+        cross_validation=cross_validation and cross_validation.model_dump(mode="json"),
+        cause=study.evaluate.cause,
+        cohorts=cohort_records(study, data, plans),
+        strategies=strategy_records(plans, results),
+        foreign=tuple(
+            ForeignRecord(name=name, oracle=name.startswith("oracle")) for name in foreign
+        ),
+        quarantine=quarantine_records(stores),
+    )
+    write_record(study.run_folder, record)
     refresh_pictures(study, data)
     write_report(study.run_folder)
     say("tables", 3, 3)

@@ -1,31 +1,26 @@
-"""The tables of a run: results, subgroups, comparisons, utility and calibration, and what
-`study.json` says of it.
-"""
+"""The tables of a run: results, subgroups, comparisons, utility, calibration and survival."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from concordant.analysis.calibration import calibration_groups, calibration_table
 from concordant.analysis.compare import Candidate, average_seeds, contrasts
 from concordant.analysis.decision import decision_curves
 from concordant.analysis.gains import gains_over_both
+from concordant.analysis.survival_curves import survival_curves
 from concordant.config import Study
 from concordant.core.files import atomic_path
 from concordant.core.survival import Predictions, SurvivalTarget
-from concordant.data.cohort import Cohort
 from concordant.evaluation import CensoringSource, evaluate, subgroups, tau_days
 from concordant.fusion import modalities_used
-from concordant.metrics import median_follow_up
-from concordant.study.cohorts import Stores, StudyData
-from concordant.study.members import MemberPlan, MemberResult
+from concordant.study.cohorts import StudyData
+from concordant.study.members import MemberResult
 from concordant.study.recalibration import recalibrate, remove_recalibrated
 
 
@@ -43,14 +38,15 @@ def write_tables(
     results: Sequence[MemberResult],
     foreign: Mapping[str, Mapping[str, Predictions]],
 ) -> None:
-    """Write results, subgroups, contrasts, gains over both modalities, decision curves and
-    calibration.
+    """Write results, subgroups, contrasts, gains over both modalities, decision curves,
+    calibration and survival curves.
     """
     judging = _Judging.of(study, data, results, foreign)
     rows = [*_member_rows(results), *_foreign_rows(foreign)]
     _write_results(study, rows, judging)
     candidates = [_candidate(one, results) for one in results]
     _write_comparisons(study, candidates, judging, _test_train_ratio(results))
+    _write(study.run_folder.survival_curves, survival_curves(candidates))
     _write_probabilities(study, results, [*candidates, *_foreign_candidates(foreign)], judging)
 
 
@@ -305,142 +301,3 @@ def _candidate(result: MemberResult, results: Sequence[MemberResult]) -> Candida
         is_reference=member.fusion.name == "unimodal"
         or all(one.plan.member.fusion.name != "unimodal" for one in results),
     )
-
-
-def cohort_facts(
-    study: Study, data: StudyData, plans: Sequence[MemberPlan]
-) -> list[dict[str, Any]]:
-    """Return what `study.json` says of each cohort."""
-    unit = next((unit for plan in plans for unit in plan.units), None)
-    parts = (
-        {}
-        if unit is None
-        else {part.label: part.available for part in (unit.development, *unit.external)}
-    )
-    labels = [
-        (data.internal_label, "internal", data.development),
-        *((one.label, "external", one) for one in data.external),
-    ]
-    return [_facts(label, role, cohort, data, parts.get(label)) for label, role, cohort in labels]
-
-
-def _facts(
-    label: str, role: str, cohort: Cohort, data: StudyData, available: pl.Series | None
-) -> dict[str, Any]:
-    table = cohort.table if available is None else cohort.table.with_columns(available)
-    split = table["split"]
-    predicted = (
-        table.filter(pl.col("split") == "held_out")
-        if role == "internal" and data.assignment is None
-        else table
-    )
-    return {
-        "label": label,
-        "role": role,
-        "n": predicted.height,
-        "n_subjects": predicted["subject_id"].n_unique(),
-        "n_events": int((predicted["event"] == 1).sum()),
-        "n_competing": int((predicted["event"] > 1).sum()),
-        "n_train": int((split == "train").sum())
-        if role == "internal" and data.assignment is None
-        else None,
-        "n_tuning": int((split == "tuning").sum())
-        if role == "internal" and data.assignment is None
-        else None,
-        "sites": Counter(predicted["site"].drop_nulls().to_list()),
-        "available": {} if available is None else Counter(predicted["available"].to_list()),
-        "median_follow_up_days": _number(
-            median_follow_up(
-                predicted["time_days"].to_numpy(), predicted["event"].cast(pl.Int64).to_numpy()
-            )
-        ),
-        "columns": {
-            name: text
-            for name in predicted.columns
-            if name not in _KNOWN and (text := _summary(predicted[name]))
-        },
-    }
-
-
-_KNOWN = {
-    "sample_id",
-    "subject_id",
-    "prediction_time",
-    "time_days",
-    "event",
-    "split",
-    "site",
-    "ct_path",
-    "available",
-}
-_MOST_LEVELS = 8
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _summary(column: pl.Series) -> str | None:
-    """Describe a further column in words, never listing values that may identify someone."""
-    known = column.drop_nulls()
-    if column.dtype.is_numeric() and known.n_unique() > 2:
-        low, middle, high = (known.quantile(share) for share in (0.25, 0.5, 0.75))
-        return f"median {middle:.3g} (quartiles {low:.3g} to {high:.3g})"
-    counts = (
-        known.cast(pl.String)
-        .alias("level")
-        .value_counts(name="count")
-        .sort("count", "level", descending=[True, False])
-    )
-    if known.is_empty() or counts.height > _MOST_LEVELS:
-        return None
-    return ", ".join(f"{level}: {count}" for level, count in counts.rows())
-
-
-def quarantine_facts(stores: Stores) -> list[dict[str, Any]]:
-    """Return what `study.json` says of inputs that could not be read: counts per reason."""
-    facts = []
-    for (modality, label), by_cohort in stores.items():
-        for cohort, store in by_cohort.items():
-            reasons = Counter(store.quarantine["reason"].to_list())
-            if reasons:
-                total = store.manifest["n_inputs"]
-                facts.append(
-                    {
-                        "cohort": cohort,
-                        "modality": modality,
-                        "encoder": label,
-                        "n": reasons.total(),
-                        "n_total": total,
-                        "reasons": reasons,
-                    }
-                )
-    return facts
-
-
-def member_facts(
-    plans: Sequence[MemberPlan], results: Sequence[MemberResult]
-) -> list[dict[str, Any]]:
-    """Return what `study.json` says of each member."""
-    done = {one.plan.folder: one for one in results}
-    return [_member(plan, done.get(plan.folder)) for plan in plans]
-
-
-def _member(plan: MemberPlan, result: MemberResult | None) -> dict[str, Any]:
-    member = plan.member
-    known = (
-        [] if result is None else [value for value in result.tuning.values() if not np.isnan(value)]
-    )
-    return {
-        "folder": plan.folder.path.name,
-        "fusion": member.label,
-        "ct_encoder": member.ct_label,
-        "ehr_encoder": member.ehr_label,
-        "head": member.head.label,
-        "seed": member.seed,
-        "status": "not_applicable" if plan.reason else "done",
-        "reason": plan.reason,
-        "n_parameters": None if result is None else result.n_parameters,
-        "tuning_concordance": float(np.mean(known)) if known else None,
-        "seconds": None if result is None else round(result.seconds, 1),
-    }
