@@ -21,6 +21,7 @@ from concordant.analysis.candidates import Candidate
 from concordant.analysis.compare import contrasts
 from concordant.analysis.decision import decision_curves
 from concordant.analysis.gains import gains_over_both
+from concordant.analysis.survival_curves import survival_curves
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.files import write_json
 from concordant.core.survival import Predictions
@@ -42,6 +43,7 @@ RESULTS = (
     "n",
     "n_events",
     "tau_days",
+    "note",
 )
 SITES = {"held_out": "rochester", "development": "rochester", "mayo_florida": "jacksonville"}
 
@@ -108,7 +110,7 @@ def write_run_folder(
     }
     _write_tables(run, candidates, foreign if oracle else {}, judged)
     write_json(run.audit, _audit())
-    write_json(run.study, _study(cohorts, members, oracle, folds))
+    write_json(run.record, _record(cohorts, members, oracle, folds))
     return run
 
 
@@ -256,6 +258,7 @@ def _write_tables(
     decision_curves(candidates, horizons_days=HORIZONS).write_parquet(run.decision_curves)
     calibration_groups(candidates, horizons_days=HORIZONS).write_parquet(run.calibration_groups)
     calibration_table(candidates, horizons_days=HORIZONS).write_parquet(run.calibration)
+    survival_curves(candidates).write_parquet(run.survival_curves)
 
 
 def _labelled(table: pl.DataFrame, model: tuple[object, ...], cohort: str) -> pl.DataFrame:
@@ -282,7 +285,7 @@ def _audit() -> dict[str, object]:
     }
 
 
-def _study(
+def _record(
     cohorts: Sequence[People], members: Sequence[Mapping[str, object]], oracle: bool, folds: int
 ) -> dict[str, object]:
     pooled = {
@@ -290,11 +293,19 @@ def _study(
         "fusion": "co_attention(guide=both)",
         "ct_encoder": "volume_features",
         "ehr_encoder": "pooled",
+        "head": "cox",
+        "seeds": [0],
+        "status": "not_applicable",
+        "reason": "attention over a single key ignores the query; give the record as tokens "
+        "(one_hot) or use another fusion",
     }
-    reason = (
-        "attention over a single key ignores the query; give the record as tokens (one_hot) or use "
-        "another fusion"
-    )
+    diverged = {
+        **pooled,
+        "folder": "late-pooled",
+        "fusion": "late",
+        "status": "failed",
+        "reason": "the loss is NaN at epoch 3",
+    }
     return {
         "name": "pe_mortality",
         "task": {"event": "death", "horizons_days": [30, 180, 365]},
@@ -314,10 +325,7 @@ def _study(
         if folds
         else None,
         "cohorts": [_cohort(one) for one in cohorts],
-        "members": [
-            *members,
-            {**pooled, "head": "cox", "seed": 0, "status": "not_applicable", "reason": reason},
-        ],
+        "strategies": [*_strategies(members), pooled, diverged],
         "foreign": [{"name": name, "oracle": True} for name in ORACLES] if oracle else [],
         "quarantine": [
             {
@@ -331,6 +339,21 @@ def _study(
         ],
         "store": {"root": "embeddings"},
     }
+
+
+def _strategies(members: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Put the seeds of a strategy together, as the study does."""
+    found: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for one in members:
+        found.setdefault((one["fusion"], one["ct_encoder"], one["ehr_encoder"]), []).append(one)
+    return [
+        {
+            **own[0],
+            "seeds": [one["seed"] for one in own],
+            "tuning_concordance": float(np.mean([one["tuning_concordance"] for one in own])),
+        }
+        for own in found.values()
+    ]
 
 
 def _cohort(people: People) -> dict[str, object]:

@@ -92,7 +92,7 @@ def _model_and_oracle(
     """
     (name,) = (
         member["folder"]
-        for member in read_json(run.study)["members"]
+        for member in read_json(run.record)["strategies"]
         if member["fusion"] == strategy
     )
     model = read_predictions(run.member(name).predictions("held_out")).filter(

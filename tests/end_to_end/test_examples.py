@@ -373,7 +373,7 @@ def test_nsclc_study_runs_and_shows_what_the_other_centre_does_to_radiomics(nscl
     assert clinical == pytest.approx(0.669, abs=0.04)
     assert radiomics < clinical - 0.05
     assert both < clinical
-    members = json.loads((nsclc / "runs" / "nsclc" / "study.json").read_text())["members"]
+    members = json.loads((nsclc / "runs" / "nsclc" / "run.json").read_text())["strategies"]
     refused = [member for member in members if member["status"] == "not_applicable"]
     assert [member["fusion"] for member in refused] == ["cross_attention"]
     assert "key" in refused[0]["reason"]

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from concordant.cli import app
@@ -18,7 +19,6 @@ from concordant.core.errors import ConfigError, NotApplicableError, StoreError, 
 from concordant.core.survival import read_predictions
 from concordant.study import run_study
 from concordant.study.pictures import PictureOptions, write_pictures
-from png_fixture import read_png
 
 ATTENDING = "cross_attention-query=ehr__volume_features__one_hot-values=last__cox"
 
@@ -75,7 +75,7 @@ def test_the_command_draws_the_samples_at_both_ends_of_the_ranking(pictured, tmp
     assert index["file"].to_list() == names
     assert index["sample_id"].to_list() == [scanned[-1], scanned[-2], scanned[0], scanned[1]]
     for name in names:
-        picture = read_png((tmp_path / "out" / name).read_bytes())
+        picture = np.asarray(Image.open(tmp_path / "out" / name))
         assert picture.shape[2] == 3
         assert (np.ptp(picture.astype(int), axis=2) > 20).any(), "something is coloured"
     about = (tmp_path / "out" / "about.json").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from concordant.cli import app
@@ -14,7 +15,6 @@ from concordant.core.errors import ConcordantError
 from concordant.core.processes import Failure, Outcome
 from concordant.data.quality import ScanQuality, find_scans
 from dicom_fixture import Geometry, set_pixels, write_series
-from png_fixture import read_png
 
 DATA = (
     Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -51,7 +51,8 @@ def test_a_folder_becomes_a_table_and_pictures_and_the_screen_names_nobody(tmp_p
     assert table["ct_path"].to_list() == ["copy", "few", "good"]
     assert table.filter(status="quarantined")["reason"].to_list() == ["fewer than 5 slices"]
     assert {file.name for file in pictures.iterdir()} == {f"{key}.png" for key in table["scan"]}
-    assert read_png((pictures / f"{table['scan'][0]}.png").read_bytes()).shape == (576, 768)
+    with Image.open(pictures / f"{table['scan'][0]}.png") as picture:
+        assert (picture.size, picture.mode) == ((768, 576), "L")
 
 
 def test_a_folder_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):

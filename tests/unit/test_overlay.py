@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from concordant.core.volume import StoredVolume
-from concordant.report.lettering import lettered, write_text
 from concordant.report.overlay import Cut, attention_picture, most_attended, ramp
 
 SHAPE, GRID = (12, 18, 24), (4, 3, 2)
@@ -39,7 +39,7 @@ def volume(fill=-300, spacing=(2.0, 1.0, 1.0)):
 
 def tile(picture, place, row):
     top, left = HEADER + row * (TILE + GAP), GAP + place * (TILE + GAP)
-    return picture[top : top + TILE, left : left + TILE].astype(int)
+    return np.asarray(picture)[top : top + TILE, left : left + TILE].astype(int)
 
 
 def colourful(pixels):
@@ -151,36 +151,37 @@ def test_attention_beyond_the_scan_is_told_in_the_legend():
         attention_picture(volume(), boxes, weights_at(t20=height, t0=4), title="")
         for height in (9, 0)
     )
-    assert len(with_padding) > len(without)
-    ink = lettered("beyond the scan")
-    row = with_padding[len(without) : len(without) + ink.shape[0]]
-    hits = [
-        start
-        for start in range(row.shape[1] - ink.shape[1])
-        if ((row[:, start : start + ink.shape[1], 0] == 150) == ink).all()
-    ]
-    assert len(hits) == 1
+    assert with_padding.width == without.width
+    added = np.asarray(with_padding)[without.height :].astype(int)
+    assert (added == added[:1, :1]).all() == (len(added) == 0)
+    ink = Image.new("L", (400, 30))
+    font = ImageFont.load_default(17)
+    ImageDraw.Draw(ink).text((0, 0), "9% of it fell beyond the scan", fill=255, font=font)
+    length = np.flatnonzero(np.asarray(ink).any(0))[-1]
+    written = np.flatnonzero((added != added[0, 0]).any((0, 2)))
+    assert abs((written[-1] - written[0]) - length) <= 12, "one short line, of that length"
 
 
-def test_letters_are_drawn_dot_by_dot():
-    assert lettered("T", 1).astype(int).tolist() == [[1] * 5, *[[0, 0, 1, 0, 0]] * 6]
-    assert (lettered("mm", 1) == lettered("MM", 1)).all()
-    assert lettered("\u00e4", 1).sum() == 20, "an unknown sign is a box"
-    assert lettered("AB", 3).shape == (21, 33)
-    assert lettered("", 2).shape == (14, 0)
-
-
-def test_what_does_not_fit_is_cut_off():
-    canvas = np.zeros((10, 12, 3), np.uint8)
-    write_text(canvas, "HHH", top=0, left=4, colour=(1, 2, 3), scale=1)
-    assert canvas[3, 4:9].tolist() == [[1, 2, 3]] * 5
-    write_text(canvas, "H", top=40, left=4, colour=(9, 9, 9))
-    assert canvas.max() == 3
+def test_what_is_written_stands_above_below_and_on_the_slices():
+    plain, titled = (
+        np.asarray(attention_picture(volume(), grid_boxes(), weights_at(t0=4), title=title))
+        for title in ("", "highest risk 1")
+    )
+    differs = (plain != titled).any(-1)
+    assert differs[:HEADER].any()
+    assert not differs[HEADER:].any()
+    corner = tile(titled, 0, 0)[:22, :18]
+    assert (corner.max(-1) > 200).any(), "the side is named on the slice"
+    caption = titled[HEADER + 2 * TILE + GAP : HEADER + 2 * TILE + GAP + 25, GAP : GAP + TILE]
+    assert (caption.max(-1) > 200).any(), "the place is told below it"
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 5), (40, 6, 300)])
 def test_scans_of_any_shape_can_be_drawn(shape):
     seen = StoredVolume(np.zeros(shape, np.int16), 1.0, 0.0, (1.0, 0.5, 2.0))
     picture = attention_picture(seen, grid_boxes(shape), weights_at(t3=2), title="lowest risk 2")
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
+    assert picture.mode == "RGB"
+    assert (
+        picture.width
+        == (len(most_attended(grid_boxes(shape), weights_at(t3=2), shape))) * (TILE + GAP) + GAP
+    )

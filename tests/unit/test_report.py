@@ -6,28 +6,28 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concordant.core.artifacts import RunFolder
-from concordant.core.errors import ConcordantError
+from concordant.core.errors import ConcordantError, StoreError
 from concordant.core.survival import read_predictions
 from concordant.metrics import kaplan_meier, risk_groups
 from concordant.report import wording
-from concordant.report.axes import axis_between_ticks, axis_over, time_axis
-from concordant.report.forest import concordance_panels, gain_panels
+from concordant.report.displays.base import DARK, LIGHT, Display, inline_svg, themed
+from concordant.report.displays.forest import axis_over, concordance_panels, gain_panels
+from concordant.report.displays.scatter import gain_scatter
+from concordant.report.displays.survival_curves import survival_section, time_axis
 from concordant.report.headline import headline
-from concordant.report.html import render_report, write_forest_svg, write_report
-from concordant.report.rows import Kind
-from concordant.report.scatter import gain_scatter
-from concordant.report.survival_curves import survival_figure
-from concordant.report.tables import read_run
+from concordant.report.page import render_report, write_report
+from concordant.report.run_tables import Kind, read_run
 from run_folder_fixture import identifiers, write_run_folder
 
 FEW = ("unimodal(modality=ct)", "unimodal(modality=ehr)", "concat", "contrastive")
@@ -144,33 +144,32 @@ def test_sections_come_in_the_order_of_a_reader(page):
     assert sections[8:] == ["availability", "left-out", "audit", "reading", "provenance"]
 
 
-def test_no_patient_is_identified(finished, page, tmp_path):
-    svg = write_forest_svg(finished, tmp_path / "forest.svg").read_text()
+def test_no_patient_is_identified(finished, page):
+    drawn = "".join(path.read_text() for path in finished.figures.glob("*.svg"))
     found = identifiers(finished)
     assert len(found) > 1_000
-    assert not [one for one in found if one in page or one in svg]
+    assert not [one for one in found if one in page or one in drawn]
 
 
-def test_labels_cannot_smuggle_markup_into_the_page(small, tmp_path):
+def test_labels_cannot_smuggle_markup_into_the_page(small):
     evil, bad_cohort = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
-    for path in (small.results, small.contrasts, small.subgroups):
+    for path in (small.results, small.contrasts, small.subgroups, small.survival_curves):
         renamed = pl.col("fusion").replace("concat", evil)
         change_table(
             path, fusion=renamed, cohort=pl.col("cohort").replace("mayo_florida", bad_cohort)
         )
-    study = json.loads(
-        small.study.read_text().replace("mayo_florida", "EVIL").replace('"concat"', '"SCRIPT"')
+    record = json.loads(
+        small.record.read_text().replace("mayo_florida", "EVIL").replace('"concat"', '"SCRIPT"')
     )
-    text = json.dumps(study).replace("EVIL", bad_cohort.replace('"', '\\"')).replace("SCRIPT", evil)
-    small.study.write_text(text)
-    change_json(small.study, name=evil, versions={evil: evil}, train={evil: evil}, fingerprint=evil)
+    text = json.dumps(record).replace("EVIL", bad_cohort.replace('"', '\\"'))
+    text = text.replace("SCRIPT", evil)
+    small.record.write_text(text)
+    change_json(
+        small.record, name=evil, versions={evil: evil}, train={evil: evil}, fingerprint=evil
+    )
     change_json(small.audit, checks=[{"name": evil, "passed": True, "detail": evil}])
-    for file in small.path.glob("*/predictions/mayo_florida.parquet"):
-        file.rename(small.member(file.parts[-3]).predictions(bad_cohort))
-    for text in (
-        write_report(small).read_text(),
-        write_forest_svg(small, tmp_path / "forest.svg").read_text(),
-    ):
+    page = write_report(small).read_text()
+    for text in (page, (small.figures / "forest.svg").read_text()):
         tags = {tag for tag, _ in read(text).tags}
         assert not tags & {"script", "img"}
         assert not [
@@ -190,7 +189,7 @@ def test_report_is_replaced_whole(small):
 
 
 def test_report_needs_no_torch():
-    code = "import sys, concordant.report.html; sys.exit('torch' in sys.modules)"
+    code = "import sys, concordant.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -207,11 +206,11 @@ def test_headline_is_judged_by_tuning_and_not_by_the_test(small):
         .iter_rows()
     )
     worse = min(scores, key=lambda fusion: scores[fusion])
-    members = json.loads(small.study.read_text())["members"]
-    for member in members:
-        if member["status"] == "done":
-            member["tuning_concordance"] = 0.9 if member["fusion"] == worse else 0.6
-    change_json(small.study, members=members)
+    strategies = json.loads(small.record.read_text())["strategies"]
+    for one in strategies:
+        if one["status"] == "done":
+            one["tuning_concordance"] = 0.9 if one["fusion"] == worse else 0.6
+    change_json(small.record, strategies=strategies)
     top = headline(read_run(small))
     assert top.featured is not None
     assert top.featured.fusion == worse
@@ -333,6 +332,7 @@ def test_failed_audit_is_on_top(small):
 def test_what_was_left_out_is_shown(page):
     words = text_of(page)
     assert "attention over a single key ignores the query" in words
+    assert "Late volume_features + pooled failed the loss is NaN at epoch 3" in words
     assert "3 of 147 file is truncated (2), constant volume (1)" in words
     assert "1,204 events after the prediction time were cut" in words
 
@@ -350,7 +350,7 @@ def test_missing_modalities_have_their_own_table(finished, page):
 
 
 def test_optional_facts_may_be_absent(small):
-    small.study.write_text('{"name": "bare"}')
+    small.record.write_text('{"name": "bare"}')
     small.audit.write_text('{"passed": true}')
     page = render_report(read_run(small))
     assert read(page).faults == []
@@ -370,7 +370,7 @@ def test_seeds_are_read_averaged(tmp_path):
     concat = next(model for model in tables.models if model.fusion == "concat")
     estimate = tables.estimate("held_out", concat)
     assert estimate is not None
-    assert estimate.value == results.filter(pl.col("seed").is_null())["value"].item()
+    assert estimate["value"] == results.filter(pl.col("seed").is_null())["value"].item()
     assert "Risks are averaged over 2 seeds." in text_of(render_report(tables))
 
 
@@ -421,19 +421,19 @@ def test_cross_validation_compares_with_the_modality_chosen_per_fold(tmp_path):
     contrast = next(
         gain
         for gain in tables.gains
-        if gain.cohort == "development" and gain.metric == "concordance_index"
+        if gain["cohort"] == "development" and gain["metric"] == "concordance_index"
     )
-    fused = tables.estimate("development", contrast.model)
+    fused = tables.estimate("development", contrast["model"])
     assert fused is not None
-    assert panel.groups[0].line == pytest.approx(
-        panel.axis.place(fused.value - contrast.difference)
-    )
+    assert panel.groups[0].line == pytest.approx(fused["value"] - contrast["difference"])
 
 
 # artifacts that cannot be used
 
 
-@pytest.mark.parametrize("name", ["results", "contrasts", "subgroups", "audit", "study"])
+@pytest.mark.parametrize(
+    "name", ["results", "contrasts", "subgroups", "audit", "record", "survival_curves"]
+)
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other"])
 def test_unusable_artifact_names_itself_and_the_way_out(small, name, damage):
     path = getattr(small, name)
@@ -451,16 +451,9 @@ def test_unusable_artifact_names_itself_and_the_way_out(small, name, damage):
     assert not small.report.exists()
 
 
-@pytest.mark.parametrize("damage", ["missing", "garbage", "other"])
-def test_unusable_predictions_name_themselves_and_the_way_out(small, damage):
-    path = next(small.path.glob("contrastive-*/predictions/held_out.parquet"))
-    if damage == "missing":
-        path.unlink()
-    elif damage == "garbage":
-        path.write_bytes(b"not a table")
-    else:
-        pl.DataFrame({"sample_id": ["a"]}).write_parquet(path)
-    with pytest.raises(ConcordantError, match=r"held_out\.parquet.*concordant run"):
+def test_a_folder_of_an_earlier_version_is_refused_with_the_way_out(small):
+    small.record.rename(small.path / "study.json")
+    with pytest.raises(StoreError, match=r"earlier version .* move it away and run"):
         write_report(small)
 
 
@@ -474,59 +467,60 @@ def test_a_run_without_a_concordance_index_is_refused(small):
 # figures
 
 
-def step_value(path: str, x: float) -> float:
-    """Read a step path slowly: the height at a place, in a 1000 x 1000 square."""
-    start, *steps = re.split(r"(?=[VM])", path)[1:]
-    height = float(start.split()[1].split("V")[0])
-    for step in steps:
-        own, right = (float(number) for number in step[1:].split("H"))
-        height = own
-        if x < right:
-            return height
-    return height
-
-
 def test_curves_are_kaplan_meier_of_the_thirds_of_risk(finished):
     tables = read_run(finished)
-    figure = survival_figure(tables, headline(tables).featured)
-    assert [panel.cohort for panel in figure.panels] == ["held_out", "mayo_florida"]
-    for panel in figure.panels:
+    section = survival_section(tables, headline(tables).featured)
+    assert [display.cohort for display in section.displays] == ["held_out", "mayo_florida"]
+    for display in section.displays:
         predictions = read_predictions(
-            next(finished.path.glob(f"contrastive-volume*/predictions/{panel.cohort}.parquet"))
+            next(finished.path.glob(f"contrastive-volume*/predictions/{display.cohort}.parquet"))
         )
         target, thirds = (
             predictions.target,
             np.argsort(np.argsort(predictions.risk)) * 3 // len(predictions.risk),
         )
-        for number, stratum in enumerate(panel.strata):
+        at_risk = display.at_risk()
+        for number, group in enumerate(("low", "middle", "high")):
             own = target.take(np.flatnonzero(thirds == number))
-            assert stratum.size == f"n = {len(own)}, {own.observed.sum()} events"
+            rows = display.frame.filter(pl.col("group") == group)
+            assert f"n = {len(own)}, {own.observed.sum()} events" in display.description
             curve = kaplan_meier(own.time, own.event)
-            for day in np.linspace(1, min(panel.horizontal.high, own.time.max()) - 1, 25):
-                drawn = (1000 - step_value(stratum.curve, 10 * panel.horizontal.place(day))) / 1000
-                steps_near = (
-                    np.abs(curve.times[curve.n_events > 0] - day).min()
-                    < panel.horizontal.high / 400
-                )
-                assert drawn == pytest.approx(
-                    float(curve.at(np.array(day))), abs=0.05 if steps_near else 1e-3
-                )
-            at_risk = [(own.time >= tick.value).sum() for tick in panel.horizontal.ticks]
-            assert list(stratum.at_risk) == [f"{one:,}" for one in at_risk]
+            for day in np.linspace(1, min(display.last_day, own.time.max()) - 1, 25):
+                drawn = rows.filter(pl.col("time_days") <= day)["survival"][-1]
+                assert drawn == pytest.approx(float(curve.at(np.array(day))))
+            ticks = at_risk.filter(pl.col("group") == group).sort("time_days")
+            assert ticks["n_at_risk"].to_list() == [
+                (own.time >= day).sum() for day in ticks["time_days"]
+            ]
         test = risk_groups(target.time, target.event, predictions.risk).log_rank
-        assert panel.log_rank == wording.p_equation(test.p_value)
+        assert display.caption == f"log-rank {wording.p_equation(test.p_value)}"
 
 
-def test_equal_risks_leave_the_curves_out_with_a_reason(small):
-    for file in small.path.glob("contrastive-*/predictions/mayo_florida.parquet"):
-        predictions = read_predictions(file)
-        type(predictions)(
-            predictions.table.with_columns(risk=pl.lit(0.0)), predictions.survival_times_days
-        ).write(file)
+def test_drawn_steps_are_few_and_end_where_the_curve_ends(finished):
+    tables = read_run(finished)
+    for display in survival_section(tables, headline(tables).featured).displays:
+        drawn = display._drawn()
+        assert drawn.height <= 3 * 202
+        ends = display.frame.group_by("group", maintain_order=True).last()["survival"]
+        assert drawn.group_by("third", maintain_order=True).last()["survival"].equals(ends)
+        assert drawn.group_by("third").first()["survival"].to_list() == [1.0, 1.0, 1.0]
+
+
+def test_a_cohort_without_curves_is_named_with_the_reason(small):
+    curves = pl.read_parquet(small.survival_curves)
+    gone = pl.col("cohort") == "mayo_florida"
+    note = (
+        curves.filter(gone)
+        .unique("fusion")
+        .with_columns(
+            pl.lit(None, pl.Float64).alias("survival"), pl.lit("equal risks").alias("note")
+        )
+    )
+    pl.concat([curves.filter(~gone), note]).write_parquet(small.survival_curves)
     tables = read_run(small)
-    figure = survival_figure(tables, headline(tables).featured)
-    assert [panel.cohort for panel in figure.panels] == ["held_out"]
-    assert "different risks: mayo_florida" in figure.note
+    section = survival_section(tables, headline(tables).featured)
+    assert [display.cohort for display in section.displays] == ["held_out"]
+    assert "different risks: mayo_florida" in section.sentence
 
 
 def test_forest_places_follow_the_table_and_tell_kinds_apart(finished):
@@ -537,19 +531,20 @@ def test_forest_places_follow_the_table_and_tell_kinds_apart(finished):
         assert rows["Contrastive"].mark == "featured"
         assert rows["Oracle (both)"].mark == "oracle"
         for row in rows.values():
-            value = panel.axis.low + row.place / 100 * (panel.axis.high - panel.axis.low)
-            assert f"{value:.3f}" == row.value
-            assert row.low < row.place < row.high
-        assert panel.groups[0].line == rows["CT alone"].place
+            assert wording.number(row.estimate) == row.value
+            places = [panel.axis.place(one) for one in (row.ci_low, row.estimate, row.ci_high)]
+            assert places == sorted(places)
+            assert 0 < places[0] < places[2] < 100
+        assert panel.groups[0].line == rows["CT alone"].estimate
 
 
 def test_hollow_marks_are_differences_that_were_not_shown(finished):
     tables = read_run(finished)
     panels = gain_panels(tables, None)
     shown = {
-        (gain.cohort, gain.model.title): gain.shown
+        (gain["cohort"], gain["model"].title): gain["shown"]
         for gain in tables.gains
-        if gain.metric == "concordance_index"
+        if gain["metric"] == "concordance_index"
     }
     drawn = {
         (panel.cohort, row.label): row.filled
@@ -565,41 +560,106 @@ def test_scatter_is_gain_against_gap(finished):
     tables = read_run(finished)
     figure = gain_scatter(tables)
     assert figure is not None
-    assert len(figure.points) == 20
-    assert len({point.x for point in figure.points}) == 2
+    assert figure.frame.height == 20
+    assert figure.frame["gap"].n_unique() == 2
     alone = [tables.estimate("held_out", model) for model in tables.of_kind(Kind.CT, Kind.EHR)]
-    gap = abs(alone[0].value - alone[1].value)
-    assert figure.points[0].x == pytest.approx(figure.horizontal.place(gap))
-    for point in figure.points:
-        gain = float(
-            re.search(r"gain ([+\u2212.\d]+)", point.description)[1].replace(wording.MINUS, "-")
+    gap = abs(alone[0]["value"] - alone[1]["value"])
+    assert figure.frame["gap"][0] == pytest.approx(gap)
+    gains = tables.concordance_gains()
+    shown = {(row["cohort"], row["model"].title): row["shown"] for row in gains}
+    for row in figure.frame.to_dicts():
+        assert shown[row["cohort"], row["fusion"]] == row["shown"]
+        assert f"{row['fusion']} on {row['cohort']}: gain {wording.signed(row['gain'])}" in (
+            figure.description
         )
-        assert (point.y < figure.zero) == (gain > 0)
 
 
-def test_stand_alone_forest_is_valid_and_whole(finished, tmp_path):
-    path = write_forest_svg(finished, tmp_path / "assets" / "forest.svg")
-    root = ET.fromstring(path.read_text())  # noqa: S314 - the file was written by the line above
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    words = " ".join(root.itertext())
+def test_figures_are_written_for_a_paper(finished, page):
+    names = {path.name for path in finished.figures.iterdir()}
+    stems = {"forest", "gain-against-gap"}
+    for cohort in ("held_out", "mayo_florida"):
+        stems |= {f"survival-{cohort}", f"calibration-{cohort}"}
+        stems |= {f"decision-{cohort}-180", f"decision-{cohort}-365"}
+    assert names == {f"{stem}.{ending}" for stem in stems for ending in ("svg", "pdf", "png")}
+    for path in finished.figures.iterdir():
+        starts = {".svg": b"<svg", ".pdf": b"%PDF", ".png": b"\x89PNG"}
+        assert path.read_bytes().startswith(starts[path.suffix])
+    words = " ".join(ET.fromstring((finished.figures / "forest.svg").read_text()).itertext())  # noqa: S314 - our own file
     for row in (
         pl.read_parquet(finished.results)
         .filter(pl.col("metric") == "concordance_index")
         .iter_rows(named=True)
     ):
         assert f"{row['value']:.3f}" in words
-    assert float(root.get("width")) <= 1000
+
+
+def test_every_figure_of_the_page_has_a_name_and_follows_the_readers_colours(page):
+    drawings = re.findall(r'<svg class="drawing".*?</svg>', page, re.DOTALL)
+    assert len(drawings) == 9
+    for drawing in drawings:
+        root = ET.fromstring(drawing)  # noqa: S314 - written by this project
+        assert root.get("role") == "img"
+        names = root.get("aria-labelledby").split()
+        assert [child.get("id") for child in root[:2]] == names
+        assert all(child.text for child in root[:2])
+        assert not [one for one in root.iter() if one is not root and one.get("role")]
+        inks = set(re.findall(r'(?:fill|stroke)="(#[^"]+)"', drawing))
+        assert not inks & set(LIGHT.values())
+        assert {"var(--muted)", "var(--faint)"} < set(re.findall(r'"(var[^"]+)"', drawing))
+    assert set(LIGHT) == set(DARK)
+    assert len(set(LIGHT.values())) == len(LIGHT)
+    for name, colour in (*LIGHT.items(), *DARK.items()):
+        assert f"--{name}: {colour};" in page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bars(Display):
+    """A figure that someone adds."""
+
+    def draw(self):
+        import altair as alt
+
+        marks = alt.Chart(self.frame).mark_bar(color=LIGHT["accent"])
+        return themed(marks.encode(x="n:Q", y="level:N"))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    title: str
+    caption: str
+    table: pl.DataFrame
+    figure: Display | None = None
+
+
+def test_an_analysis_without_a_section_of_its_own_is_shown(small):
+    frame = pl.DataFrame({"level": ["a <b>", "b"], "n": [1200, None], "mean_risk": [0.12345, -1.0]})
+    bars = _Bars(frame=frame, name="bars", title="Bars & levels", description="Two bars.")
+    shown = (
+        _Shown("Shift between sites", "What differs & by how much.", frame, bars),
+        _Shown("Nothing drawn", "A table alone.", frame.head(1).with_columns(known=pl.lit(True))),
+    )
+    page = render_report(read_run(small), shown=shown)
+    reader = read(page)
+    assert reader.faults == []
+    sections = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
+    assert sections[9:12] == ["Shift-between-sites", "Nothing-drawn", "left-out"]
+    assert ("a", {"href": "#Shift-between-sites"}) in reader.tags
+    words = text_of(page)
+    assert "What differs & by how much." in words
+    assert "level n mean risk a <b> 1,200 0.123 b \u2013 \u22121.000" in words
+    assert "a <b> 1,200 0.123 yes" in words
+    assert inline_svg(bars) in page
+    assert write_report(small, shown).read_text() == render_report(read_run(small), shown=shown)
+    assert (small.figures / "bars.pdf").is_file()
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.floats(-1, 1).map(lambda value: round(value, 4)), min_size=1, max_size=6),
-    st.sampled_from([axis_over, axis_between_ticks]),
     st.booleans(),
 )
-@example([0.237], axis_between_ticks, False)  # 237 * 0.001 is above 0.237
-def test_axes_hold_their_values_and_label_their_ticks_truly(values, make, signed):
-    axis = make(values, signed=signed)
+def test_axes_hold_their_values_and_label_their_ticks_truly(values, signed):
+    axis = axis_over(values, signed=signed)
     assert axis.low <= min(values)
     assert axis.high >= max(values)
     places = [tick.place for tick in axis.ticks]
@@ -607,18 +667,18 @@ def test_axes_hold_their_values_and_label_their_ticks_truly(values, make, signed
     assert 2 <= len(places) <= 8
     assert len({tick.label for tick in axis.ticks}) == len(places)
     for tick in axis.ticks:
-        assert float(tick.label.replace(wording.MINUS, "-")) == pytest.approx(tick.value, abs=1e-9)
-        assert axis.place(tick.value) == pytest.approx(tick.place)
+        value = float(tick.label.replace(wording.MINUS, "-"))
+        assert axis.place(value) == pytest.approx(tick.place, abs=1e-3)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.floats(5, 12_000))
 def test_time_axes_start_at_zero_and_do_not_crowd(last_day):
-    time = time_axis(last_day)
-    assert time.axis.ticks[0].label == "0"
-    assert 2 <= len(time.axis.ticks) <= 9
-    assert time.axis.ticks[-1].place <= 100
-    assert time.unit in ("days", "months", "years")
+    axis = time_axis(last_day)
+    assert axis.ticks[0] == 0
+    assert 2 <= len(axis.ticks) <= 9
+    assert axis.ticks[-1] * axis.length <= 1.02 * last_day
+    assert axis.unit in ("days", "months", "years")
 
 
 # words

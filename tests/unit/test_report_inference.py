@@ -18,20 +18,19 @@ from concordant.core.errors import ConcordantError
 from concordant.core.survival import read_predictions
 from concordant.metrics import kaplan_meier, risk_groups
 from concordant.report import wording
-from concordant.report.calibration import calibration_figure
-from concordant.report.decision import decision_figure, main_horizon
+from concordant.report.displays.calibration import calibration_section
+from concordant.report.displays.decision import decision_section, main_horizon
+from concordant.report.displays.survival_curves import survival_section, time_axis
 from concordant.report.headline import headline
-from concordant.report.html import render_report, write_report
-from concordant.report.judging import (
+from concordant.report.inference import (
     further_tests,
     gain_over_both_details,
     gain_over_both_sentence,
     method_of,
     tau_sentence,
 )
-from concordant.report.squares import band_path, line_path
-from concordant.report.survival_curves import survival_figure
-from concordant.report.tables import read_run
+from concordant.report.page import render_report, write_report
+from concordant.report.run_tables import read_run
 from run_folder_fixture import identifiers, write_run_folder
 
 FEW = ("unimodal(modality=ct)", "unimodal(modality=ehr)", "concat", "contrastive")
@@ -83,23 +82,25 @@ def family(run: RunFolder) -> pl.DataFrame:
 
 def test_every_test_of_a_difference_is_told(finished, words):
     told = further_tests(read_run(finished))
-    assert (told.margin, told.simultaneous, told.over_folds, told.any) == (
-        "0.030",
-        True,
-        False,
-        True,
-    )
-    rows = {(table.cohort, row.model.fusion): row for table in told.tables for row in table.rows}
-    assert set(rows) == {(cohort, fusion) for cohort in COHORTS for fusion in FEW[2:]}
+    assert (told.margin, told.simultaneous, told.over_folds) == ("0.030", True, False)
+    rows = {
+        (table.cohort, row.title): dict(
+            zip([column.title for column in table.columns[1:]], row.cells, strict=True)
+        )
+        for table in told.tables
+        for row in table.rows
+    }
+    assert set(rows) == {(cohort, fusion.title()) for cohort in COHORTS for fusion in FEW[2:]}
     for one in family(finished).to_dicts():
-        row = rows[one["cohort"], one["fusion"]]
-        assert row.simultaneous == wording.interval(
+        row = rows[one["cohort"], one["fusion"].title()]
+        assert row["Simultaneous interval"].detail == wording.interval(
             one["ci_low_simultaneous"], one["ci_high_simultaneous"]
         )
-        assert row.p_adjusted == wording.p_value(one["p_adjusted"])
+        assert row["Adjusted p"].text == wording.p_value(one["p_adjusted"])
         shown = "yes" if one["p_non_inferiority_adjusted"] < 0.05 else "not shown"
-        assert row.not_worse == f"{shown}, {wording.p_equation(one['p_non_inferiority_adjusted'])}"
-        assert plain(row.equivalent) in words
+        p = wording.p_equation(one["p_non_inferiority_adjusted"])
+        assert row["Not worse by 0.030"].text == f"{shown}, {p}"
+        assert plain(row["Equivalent within 0.030"].text) in words
     assert "A difference below 0.030 was declared not to matter" in words
 
 
@@ -123,7 +124,7 @@ def test_the_adjustment_is_named(changed, method, name):
 def test_without_a_margin_folds_or_joint_intervals_there_is_nothing_further(tmp_path):
     run = write_run_folder(tmp_path / "run", sizes={"held_out": 90}, strategies=FEW, oracle=False)
     tables = read_run(run)
-    assert not further_tests(tables).any
+    assert not further_tests(tables).tables
     assert "Further tests of the same differences" not in render_report(tables)
 
 
@@ -142,7 +143,9 @@ def test_tests_over_folds_are_told(tmp_path):
     (p,) = family(run).filter(pl.col("cohort") == "development", pl.col("fusion") == "contrastive")[
         "p_nadeau_bengio"
     ]
-    assert wording.p_value(p) in [row.p_folds for row in further_tests(tables).tables[0].rows]
+    (table,) = (one for one in further_tests(tables).tables if one.cohort == "development")
+    place = [column.title for column in table.columns].index("p over folds") - 1
+    assert wording.p_value(p) in [row.cells[place].text for row in table.rows]
     assert "Nadeau-Bengio" in render_report(tables)
 
 
@@ -214,21 +217,22 @@ def test_periods_that_differ_are_a_warning(changed):
 
 def test_time_lost_by_the_highest_third_is_the_difference_of_restricted_means(finished, words):
     tables = read_run(finished)
-    for panel in survival_figure(tables, headline(tables).featured).panels:
+    for display in survival_section(tables, headline(tables).featured).displays:
         given = read_predictions(
-            next(finished.path.glob(f"contrastive-*/predictions/{panel.cohort}.parquet"))
+            next(finished.path.glob(f"contrastive-*/predictions/{display.cohort}.parquet"))
         )
         groups = risk_groups(given.target.time, given.target.event, given.risk)
-        tau = min(groups.tau, panel.horizontal.high)
+        tau = min(groups.tau, display.last_day)
         lost = -risk_groups(
             given.target.time, given.target.event, given.risk, tau=tau
         ).restricted_mean_difference.difference
-        length = {"Days": 1.0, "Months": 365.25 / 12, "Years": 365.25}[panel.unit]
+        axis = time_axis(display.last_day)
         assert (
-            f"Within the first {wording.days(tau)} the highest third loses {lost / length:.1f} ["
-            in panel.gap
+            f"Within the first {wording.days(tau)} the highest third loses "
+            f"{lost / axis.length:.1f} [" in display.sentence
         )
-        assert plain(panel.gap) in words
+        assert f"] {axis.unit} without the event" in display.sentence
+        assert plain(display.sentence) in words
 
 
 # decision curves
@@ -236,68 +240,63 @@ def test_time_lost_by_the_highest_third_is_the_difference_of_restricted_means(fi
 
 def test_decision_curves_are_drawn_where_the_table_says(finished, words):
     tables = read_run(finished)
-    figure = decision_figure(tables)
-    table = pl.read_parquet(finished.decision_curves)
-    assert [(panel.cohort, panel.horizon) for panel in figure.panels] == [
-        (cohort, "1 year") for cohort in COHORTS
+    section = decision_section(tables)
+    table = pl.read_parquet(finished.decision_curves).filter(pl.col("net_benefit").is_not_null())
+    assert [display.name for display in section.displays] == [
+        f"decision-{cohort}-365" for cohort in COHORTS
     ]
-    assert [(panel.cohort, panel.horizon) for panel in figure.further] == [
-        (cohort, "6 months") for cohort in COHORTS
+    assert [display.name for display in section.further] == [
+        f"decision-{cohort}-180" for cohort in COHORTS
     ]
-    for panel in figure.panels:
-        titles = {curve.name: curve.title for curve in panel.curves}
-        assert titles == {
-            "fusion": "Contrastive",
-            "ct": "CT alone",
-            "ehr": "Record alone",
-            "all": "Acting on everybody",
+    for display in section.displays:
+        assert display.caption == "event within 1 year"
+        assert set(display.frame["strategy"]) == {
+            "Contrastive",
+            "CT alone",
+            "Record alone",
+            "Acting on everybody",
         }
-        drawn = next(curve for curve in panel.curves if curve.name == "ct").path
-        places = [tuple(map(float, place.split())) for place in re.split("[ML]", drawn) if place]
         own = table.filter(
-            pl.col("cohort") == panel.cohort,
+            pl.col("cohort") == display.cohort,
             pl.col("fusion") == FEW[0],
             pl.col("horizon_days") == 365,
-            pl.col("net_benefit").is_not_null(),
         )
-        for (x, y), row in zip(places[:40], own.to_dicts(), strict=False):
-            assert x / 10 == pytest.approx(panel.horizontal.place(100 * row["threshold"]), abs=0.02)
-            assert 100 - y / 10 == pytest.approx(
-                panel.vertical.place(100 * row["net_benefit"]), abs=0.02
-            )
-        assert panel.zero == pytest.approx(100 - panel.vertical.place(0), abs=1e-3)
-        assert plain(panel.sentence) in words
+        drawn = display.frame.filter(pl.col("fusion") == FEW[0])
+        for name in ("threshold", "net_benefit", "ci_low", "ci_high"):
+            assert drawn[name].equals(own[name])
+        assert plain(display.sentence) in words
 
 
 def test_the_sentence_reads_the_curves_at_the_overall_risk(finished):
     table = pl.read_parquet(finished.decision_curves).filter(pl.col("horizon_days") == 365)
-    for panel in decision_figure(read_run(finished)).panels:
+    for display in decision_section(read_run(finished)).displays:
         given = read_predictions(
-            next(finished.path.glob(f"contrastive-*/predictions/{panel.cohort}.parquet"))
+            next(finished.path.glob(f"contrastive-*/predictions/{display.cohort}.parquet"))
         )
         overall = 1 - kaplan_meier(given.target.time, given.target.event).at(np.array([365.0]))[0]
         at = np.floor(100 * overall) / 100
         own = table.filter(
-            pl.col("cohort") == panel.cohort, (pl.col("threshold") - at).abs() < 1e-9
+            pl.col("cohort") == display.cohort, (pl.col("threshold") - at).abs() < 1e-9
         )
         row = own.row(by_predicate=pl.col("fusion") == "contrastive", named=True)
-        assert f"is {100 * at:.0f}% or more by contrastive" in panel.sentence
+        assert f"is {100 * at:.0f}% or more by contrastive" in display.sentence
         limits = wording.interval(
             100 * row["difference_ci_low"], 100 * row["difference_ci_high"], 1
         )
         gain = f"{wording.signed(100 * row['difference'], 1)} {limits} beside CT alone"
         assert (
             f"is worth {wording.number(100 * row['net_benefit'], 1)} patients rightly acted on per "
-            f"100, {gain}" in panel.sentence
+            f"100, {gain}" in display.sentence
         )
         low, high = (
             int(one) / 100
-            for one in re.search(r"highest from (\d+)% to (\d+)%", panel.sentence).groups()
+            for one in re.search(r"highest from (\d+)% to (\d+)%", display.sentence).groups()
         )
         for threshold in np.arange(low, high + 0.001, 0.01):
             values = dict(
                 table.filter(
-                    pl.col("cohort") == panel.cohort, (pl.col("threshold") - threshold).abs() < 1e-9
+                    pl.col("cohort") == display.cohort,
+                    (pl.col("threshold") - threshold).abs() < 1e-9,
                 )
                 .drop_nulls("net_benefit")
                 .select("fusion", "net_benefit")
@@ -310,8 +309,8 @@ def test_a_study_without_horizons_says_why_there_is_no_figure(changed):
     for name in ("decision_curves.parquet", "calibration_groups.parquet", "calibration.parquet"):
         rewrite(changed.path / name, lambda table: table.clear())
     tables = read_run(changed)
-    assert decision_figure(tables).reason.startswith("The study names no horizon")
-    assert "since the study names no horizon" in calibration_figure(tables).sentence
+    assert decision_section(tables).sentence.startswith("The study names no horizon")
+    assert "since the study names no horizon" in calibration_section(tables).sentence
     assert "names no horizon" in render_report(tables)
 
 
@@ -322,7 +321,7 @@ def test_horizons_that_no_curve_reaches_give_their_reason(changed):
     }
     rewrite(changed.decision_curves, lambda table: table.with_columns(**gone))
     assert (
-        decision_figure(read_run(changed)).reason
+        decision_section(read_run(changed)).sentence
         == "No curve could be computed: the survival curves end at 100 days."
     )
 
@@ -331,38 +330,22 @@ def test_the_chief_horizon_is_the_longest_that_most_cohorts_reach():
     assert main_horizon([("a", 30), ("b", 30), ("a", 365), ("b", 365), ("a", 730)]) == 365
 
 
-def test_paths_break_where_nothing_is_known():
-    assert line_path([(0, 10), (5.5, 20), None, (100, 0)]) == "M0 100L55 200M1000 0"
-    assert (
-        band_path([(0, 10), (10, 20), None], [(0, 0), (10, 5), None])
-        == "M0 0L100 50L100 200L0 100Z"
-    )
-    assert line_path([None]) == ""
-
-
 # calibration
 
 
 def test_calibration_is_drawn_and_tabled_as_the_run_has_it(finished, words):
     tables = read_run(finished)
-    figure = calibration_figure(tables)
+    section = calibration_section(tables)
     groups = pl.read_parquet(finished.calibration_groups).filter(
         pl.col("fusion") == "contrastive", pl.col("horizon_days") == 365
     )
-    assert (figure.model, figure.recalibrated) == ("contrastive", False)
-    for panel in figure.panels:
-        for mark, row in zip(
-            panel.marks, groups.filter(pl.col("cohort") == panel.cohort).to_dicts(), strict=True
-        ):
-            assert mark.x == pytest.approx(panel.axis.place(100 * row["predicted"]), abs=1e-3)
-            assert (mark.y, mark.low, mark.high) == pytest.approx(
-                tuple(
-                    100 - panel.axis.place(100 * row[name])
-                    for name in ("observed", "ci_low", "ci_high")
-                ),
-                abs=1e-3,
-            )
-            assert mark.high <= mark.y <= mark.low
+    assert (section.subject, section.recalibrated) == ("contrastive", False)
+    for display in section.displays:
+        own = groups.filter(pl.col("cohort") == display.cohort)
+        for name in ("predicted", "observed", "ci_low", "ci_high"):
+            assert display.frame[name].equals(own[name])
+            assert own[name].max() <= display.highest
+        assert display.description.count("patients: prediction") == own.height
     metrics = pl.read_parquet(finished.calibration).filter(pl.col("horizon_days") == 365)
     for row in metrics.filter(pl.col("fusion").is_in([*FEW[:2], "contrastive"])).to_dicts():
         assert (
@@ -376,7 +359,7 @@ def test_calibration_is_drawn_and_tabled_as_the_run_has_it(finished, words):
         pl.col("cohort") == "held_out",
         pl.col("metric") == "calibration_in_the_large",
     )["value"]
-    assert f"on held_out {ratio:.2f} [" in figure.sentence
+    assert f"on held_out {ratio:.2f} [" in section.sentence
 
 
 def test_recalibrated_predictions_stand_beside_the_others(changed):
@@ -385,13 +368,14 @@ def test_recalibrated_predictions_stand_beside_the_others(changed):
             changed.path / name,
             lambda table: pl.concat([table, table.with_columns(recalibrated=pl.lit(True))]),
         )
-    figure = calibration_figure(read_run(changed))
-    assert figure.recalibrated
-    for panel in figure.panels:
-        assert [mark.recalibrated for mark in panel.marks] == [False] * (len(panel.marks) // 2) + [
-            True
-        ] * (len(panel.marks) // 2)
-    assert [row.version for row in figure.tables[0].rows] == ["as predicted", "recalibrated"] * 3
+    section = calibration_section(read_run(changed))
+    assert section.recalibrated
+    for display in section.displays:
+        half = display.frame.height // 2
+        assert display.frame["recalibrated"].to_list() == [False] * half + [True] * half
+        assert "recalibrated prediction" in display.description
+    versions = [row.cells[0].text for row in section.tables[0].rows]
+    assert versions == ["as predicted", "recalibrated"] * 3
     assert "recalibrated on the tuning data" in render_report(read_run(changed))
 
 

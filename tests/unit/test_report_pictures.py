@@ -9,7 +9,7 @@ import pytest
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import StoreError
 from concordant.core.files import write_json
-from concordant.report.pictures import read_pictures
+from concordant.report.attention import read_pictures
 
 
 def write_folder(tmp_path, **changes):

@@ -24,8 +24,8 @@ from concordant.metrics import (
     kaplan_meier,
     net_benefit,
 )
-from concordant.report.decision import decision_figure
-from concordant.report.tables import read_run
+from concordant.report.displays.decision import decision_section
+from concordant.report.run_tables import read_run
 from concordant.study import run_study
 from study_fixture import alter, files_of, small_study, write_tables
 
@@ -86,7 +86,7 @@ def censored(folder: Path) -> RunFolder:
 
 
 def predictions(run: RunFolder, fusion: str, cohort: str) -> Predictions:
-    (member,) = (one for one in read_json(run.study)["members"] if one["fusion"] == fusion)
+    (member,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == fusion)
     return read_predictions(run.member(member["folder"]).predictions(cohort))
 
 
@@ -180,16 +180,16 @@ def test_a_cause_changes_the_judging_and_no_model(of_cause, censored):
 def test_the_counts_of_both_events_are_told(of_cause, folder):
     told = {
         one["label"]: (one["n_events"], one["n_competing"])
-        for one in read_json(of_cause.study)["cohorts"]
+        for one in read_json(of_cause.record)["cohorts"]
     }
     event = pl.read_parquet(folder / "external.parquet")["event"]
     assert told["west"] == ((event == 1).sum(), (event == 2).sum())
-    assert read_json(of_cause.study)["cause"] == 1
+    assert read_json(of_cause.record)["cause"] == 1
 
 
 def test_the_report_says_how_other_events_count_and_what_a_probability_is(of_cause, censored):
     said, plain = words(of_cause), words(censored)
-    told = {one["label"]: one["n_competing"] for one in read_json(of_cause.study)["cohorts"]}
+    told = {one["label"]: one["n_competing"] for one in read_json(of_cause.record)["cohorts"]}
     counts = f"({told['held_out']} on held_out and {told['west']} on west)"
     assert (
         f"Other events compete with death {counts}: whoever had one is known never to have this "
@@ -267,7 +267,7 @@ def test_curves_of_others_are_judged_as_those_of_members(run, cause, request, fo
 def test_curves_of_others_are_drawn_under_their_own_name(censored):
     panels = {
         panel.cohort: {curve.name: curve.title for curve in panel.curves}
-        for panel in decision_figure(read_run(censored)).panels
+        for panel in decision_section(read_run(censored)).displays
     }
     assert panels["west"]["foreign"] == "their_score"
     assert "foreign" not in panels["held_out"]

@@ -141,7 +141,7 @@ def concordances(run: RunFolder, cohort: str) -> dict[str, object]:
 def test_the_family_is_the_one_that_was_declared(finished, cohort):
     table, alone = family(finished, cohort), concordances(finished, cohort)
     tuning = {
-        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.study)["members"]
+        one["fusion"]: one["tuning_concordance"] for one in read_json(finished.record)["strategies"]
     }
     reference = max((CT, EHR), key=lambda name: tuning[name])
     assert table["fusion"].to_list() == ["linear", "late"]
@@ -357,11 +357,13 @@ def test_seeds_are_no_subjects_and_their_spread_is_told_apart(folder):
     )
     assert average["between_seeds"] == pytest.approx(single["value"].std())
     assert single["between_seeds"].null_count() == 3
+    (told,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == CT)
+    assert told["seeds"] == [0, 1, 2]
     given = [
-        read_predictions(run.member(one["folder"]).predictions("west"))
-        for one in read_json(run.study)["members"]
-        if one["fusion"] == CT
+        read_predictions(path / "predictions" / "west.parquet")
+        for path in run.path.glob("unimodal-modality=ct__*")
     ]
+    assert len(given) == 3
     mean = concordance_index(
         given[0].target.time, given[0].target.event, np.mean([one.risk for one in given], axis=0)
     )

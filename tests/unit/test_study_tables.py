@@ -17,7 +17,8 @@ from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
 from concordant.embeddings.making import ShardEngine
 from concordant.metrics import median_follow_up
 from concordant.study.foreign import read_foreign
-from concordant.study.tables import cohort_facts, member_facts, quarantine_facts
+from concordant.study.members import MemberResult, plan_members
+from concordant.study.records import cohort_records, quarantine_records, strategy_records
 from study_fixture import alter, small_study, write_tables
 
 FOREIGN = [{"name": "score", "table": "score.parquet"}]
@@ -192,39 +193,41 @@ def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
         foreign(folder)
 
 
-def facts_of(folder: Path, **changes: object):
+def planned(folder: Path, **changes: object):
     study = small_study(folder, **changes)
     data = read_data(study)
     stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
     plans = plan_members(study, data, stores)
-    return cohort_facts(study, data, plans), member_facts(plans, []), quarantine_facts(stores)
+    return study, data, stores, plans
+
+
+def cohorts_of(folder: Path, **changes: object):
+    study, data, _, plans = planned(folder, **changes)
+    return cohort_records(study, data, plans)
 
 
 def test_cohorts_are_described_in_counts(folder):
-    (internal, external), _, quarantined = facts_of(folder)
+    study, data, stores, plans = planned(folder)
+    internal, external = cohort_records(study, data, plans)
     rows = held_out(folder)
-    assert (internal["label"], internal["role"]) == ("held_out", "internal")
-    assert (internal["n"], internal["n_train"], internal["n_tuning"]) == (20, 60, 20)
-    assert (internal["n_events"], internal["n_competing"]) == (rows["event"].sum(), 0)
-    assert internal["sites"] == dict(rows["site"].value_counts().rows())
-    assert internal["median_follow_up_days"] == pytest.approx(
+    assert (internal.label, internal.role) == ("held_out", "internal")
+    assert (internal.n, internal.n_train, internal.n_tuning) == (20, 60, 20)
+    assert (internal.n_events, internal.n_competing) == (rows["event"].sum(), 0)
+    assert internal.sites == dict(rows["site"].value_counts().rows())
+    assert internal.median_follow_up_days == pytest.approx(
         median_follow_up(rows["time_days"].to_numpy(), rows["event"].to_numpy())
     )
-    assert internal["columns"]["sex"] == "female: 10, male: 10"
-    assert (external["label"], external["role"], external["n"], external["n_train"]) == (
-        "west",
-        "external",
-        40,
-        None,
-    )
-    assert sum(external["available"].values()) == 40
-    assert set(external["available"]) <= {"both", "ct", "ehr", "none"}
-    assert quarantined == []
+    assert internal.columns["sex"] == "female: 10, male: 10"
+    assert (external.label, external.role) == ("west", "external")
+    assert (external.n, external.n_train) == (40, None)
+    assert sum(external.available.values()) == 40
+    assert set(external.available) <= {"both", "ct", "ehr", "none"}
+    assert quarantine_records(stores) == ()
 
 
 def test_under_cross_validation_the_whole_cohort_is_described(folder):
-    (internal, _), _, _ = facts_of(folder, cross_validation={"folds": 2})
-    assert (internal["label"], internal["n"], internal["n_train"]) == ("development", 100, None)
+    internal, _ = cohorts_of(folder, cross_validation={"folds": 2})
+    assert (internal.label, internal.n, internal.n_train) == ("development", 100, None)
 
 
 def test_a_column_that_may_name_a_patient_is_not_described(folder):
@@ -232,23 +235,34 @@ def test_a_column_that_may_name_a_patient_is_not_described(folder):
         folder / "development.parquet",
         lambda table: table.with_columns(name=pl.col("sample_id"), nothing=pl.lit(None, pl.String)),
     )
-    (internal, _), _, _ = facts_of(folder)
-    assert set(internal["columns"]) == {"household", "sex"}
-    assert internal["columns"]["household"].startswith("median ")
+    internal, _ = cohorts_of(folder)
+    assert set(internal.columns) == {"household", "sex"}
+    assert internal.columns["household"].startswith("median ")
 
 
-def test_members_are_described_with_the_reason_where_one_cannot_be_fitted(folder):
-    _, members, _ = facts_of(
-        folder,
-        grid={"fusion": ["concat", {"name": "cross_attention", "query": "ct"}], "seed": [0, 1]},
-    )
-    assert [one["status"] for one in members] == [
-        "done",
-        "done",
-        "not_applicable",
-        "not_applicable",
+GRID = {"fusion": ["concat", "late", {"name": "cross_attention", "query": "ct"}], "seed": [0, 1]}
+
+
+def test_seeds_are_one_strategy_with_the_mean_of_its_numbers(folder):
+    *_, plans = planned(folder, grid=GRID)
+    results = [
+        MemberResult(plan, {}, {(0, 0): 0.6 + 0.1 * seed, (0, 1): np.nan}, 1234, 1.25)
+        for plan in plans[:2]
+        for seed in [plan.member.seed]
     ]
-    assert members[0]["reason"] is None
-    assert "attention over ehr needs more than one token" in members[2]["reason"]
-    assert [one["seed"] for one in members] == [0, 1, 0, 1]
-    assert members[0]["folder"] == "concat__scan__record__cox__seed0"
+    concat, late, crossed = strategy_records(
+        plans, results, {plans[3].folder.path.name: "NaN loss"}
+    )
+    assert (concat.folder, concat.seeds) == ("concat__scan__record__cox__seed0", (0, 1))
+    assert (concat.status, concat.reason, concat.n_trials) == ("done", None, 1)
+    assert (concat.n_parameters, concat.seconds) == (1234, 2.5)
+    assert concat.tuning_concordance == pytest.approx(0.65)
+    assert (late.status, late.reason, late.tuning_concordance) == ("failed", "NaN loss", None)
+    assert (crossed.status, crossed.seconds) == ("not_applicable", None)
+    assert "attention over ehr needs more than one token" in crossed.reason
+
+
+def test_sets_of_options_are_counted_and_make_no_strategy(folder):
+    *_, plans = planned(folder, grid={"fusion": ["concat"], "seed": [0, 1]})
+    (record,) = strategy_records([*plans, *plans], [])
+    assert (record.seeds, record.n_trials) == ((0, 1), 2)

@@ -8,6 +8,7 @@ from concordant.analysis.compare import Contrasts
 from concordant.analysis.decision import DecisionCurves
 from concordant.analysis.gains import GainsOverBoth
 from concordant.analysis.results import Results, Subgroups
+from concordant.analysis.survival_curves import SurvivalCurves
 
 __all__ = [
     "ANALYSES",
@@ -21,4 +22,5 @@ __all__ = [
     "Results",
     "Shown",
     "Subgroups",
+    "SurvivalCurves",
 ]

@@ -93,15 +93,16 @@ class _Count:
 
 def _measure(montage_folder: Path | None, scan: Scan) -> ScanQuality:
     """Measure one scan in a worker, and draw it where pictures are wanted."""
+    from PIL import Image
+
     from concordant.core.files import atomic_path
-    from concordant.core.png import png_bytes
     from concordant.data.quality.measure import measure_opened
     from concordant.data.quality.montage import montage
 
     quality, volume = measure_opened(scan)
     if montage_folder is not None and volume is not None:
         with atomic_path(montage_folder / f"{scan.key}.png") as temporary:
-            temporary.write_bytes(png_bytes(montage(volume)))
+            Image.fromarray(montage(volume)).save(temporary, format="PNG")
     return quality
 
 

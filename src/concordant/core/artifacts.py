@@ -57,6 +57,11 @@ class RunFolder:
         return self.path / f"{name}.parquet"
 
     @property
+    def survival_curves(self) -> Path:
+        """Table of Kaplan-Meier curves by third of predicted risk."""
+        return self.path / "survival_curves.parquet"
+
+    @property
     def audit(self) -> Path:
         """Checks against leakage."""
         return self.path / "audit.json"
@@ -90,6 +95,11 @@ class RunFolder:
     def report(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """The report's figures as files, for a paper."""
+        return self.path / "figures"
 
     @property
     def pictures(self) -> Path:

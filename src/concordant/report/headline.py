@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from statistics import fmean
 
-from concordant.report.judging import gain_over_both_sentence, method_of
-from concordant.report.rows import Gain, Kind, Model, RunTables
+from concordant.report.inference import gain_over_both_sentence, method_of
+from concordant.report.run_tables import Kind, Model, Row, RunTables
 from concordant.report.wording import inside_sentence, interval, listing, number, p_equation, signed
 
 _CHOSEN = "the single modality chosen on tuning"
@@ -71,19 +70,10 @@ def headline(tables: RunTables) -> Headline:
 
 
 def tuning_concordance(tables: RunTables, model: Model) -> float | None:
-    """Return the mean tuning concordance over the seeds of a model."""
-    key = (model.fusion, model.ct_encoder, model.ehr_encoder)
-    members = [
-        one
-        for one in tables.study.members
-        if (one.fusion, one.ct_encoder, one.ehr_encoder) == key and one.status == "done"
-    ]
-    known = [
-        one.tuning_concordance
-        for one in members
-        if one.tuning_concordance is not None and isfinite(one.tuning_concordance)
-    ]
-    return fmean(known) if known else None
+    """Return the tuning concordance of a model, None where none was kept."""
+    strategy = tables.strategy(model)
+    value = None if strategy is None else strategy.tuning_concordance
+    return value if value is not None and isfinite(value) else None
 
 
 def featured(tables: RunTables) -> Model | None:
@@ -97,13 +87,13 @@ def featured(tables: RunTables) -> Model | None:
     return max(fusions or known, key=lambda pair: pair[1])[0] if known else None
 
 
-def reference_name(tables: RunTables, gain: Gain) -> str:
+def reference_name(tables: RunTables, gain: Row) -> str:
     """Name the model that a gain is held against, as in a sentence."""
     reference = tables.reference(gain)
     return _CHOSEN if reference is None else inside_sentence(reference.title)
 
 
-def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> str:
+def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Row]) -> str:
     if model is None:
         return "No strategy is singled out: the run kept no tuning concordance to choose by."
     if model.kind is not Kind.FUSION:
@@ -116,11 +106,15 @@ def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> s
     names = {reference_name(tables, gain) for gain in gains}
     name = names.pop() if len(names) == 1 else _CHOSEN
     clauses = [
-        f"{words} {{}} on {listing([gain.cohort for gain in chosen], last)}"
+        f"{words} {{}} on {listing([gain['cohort'] for gain in chosen], last)}"
         for words, last, chosen in (
-            ("beats", "and", [gain for gain in gains if gain.better]),
-            ("does worse than", "and", [gain for gain in gains if gain.shown and not gain.better]),
-            ("was not shown to beat", "or", [gain for gain in gains if not gain.shown]),
+            ("beats", "and", [gain for gain in gains if gain["better"]]),
+            (
+                "does worse than",
+                "and",
+                [gain for gain in gains if gain["shown"] and not gain["better"]],
+            ),
+            ("was not shown to beat", "or", [gain for gain in gains if not gain["shown"]]),
         )
         if chosen
     ]
@@ -141,12 +135,12 @@ def _choice(tables: RunTables, model: Model | None) -> list[str]:
         return [chosen]
     return [
         chosen,
-        f"On {estimate.cohort} its C-index is {number(estimate.value)} "
-        f"{interval(estimate.ci_low, estimate.ci_high)}.",
+        f"On {estimate['cohort']} its C-index is {number(estimate['value'])} "
+        f"{interval(estimate['ci_low'], estimate['ci_high'])}.",
     ]
 
 
-def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
+def _differences(tables: RunTables, gains: Sequence[Row]) -> list[str]:
     return (
         [
             _first_difference(tables, gains[0]),
@@ -157,47 +151,51 @@ def _differences(tables: RunTables, gains: Sequence[Gain]) -> list[str]:
     )
 
 
-def _first_difference(tables: RunTables, gain: Gain) -> str:
+def _first_difference(tables: RunTables, gain: Row) -> str:
     name, pause = (
         (f"{reference_name(tables, gain)}, {_CHOSEN}", ",")
         if tables.reference(gain)
         else (f"{_CHOSEN} within each fold", "")
     )
-    adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain.p_adjusted)}"
-    numbers = f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, {adjusted}"
-    if gain.shown:
-        return f"That is {'better' if gain.better else 'worse'} than {name}: difference {numbers}."
+    adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain['p_adjusted'])}"
+    numbers = (
+        f"{signed(gain['difference'])} {interval(gain['ci_low'], gain['ci_high'])}, {adjusted}"
+    )
+    if gain["shown"]:
+        return (
+            f"That is {'better' if gain['better'] else 'worse'} than {name}: difference {numbers}."
+        )
     return f"The difference to {name}{pause} is {numbers}: no gain is shown."
 
 
-def _further_difference(tables: RunTables, gain: Gain) -> str:
+def _further_difference(tables: RunTables, gain: Row) -> str:
     word = (
-        "shown to be better" if gain.better else "shown to be worse" if gain.shown else "not shown"
+        "shown to be better"
+        if gain["better"]
+        else "shown to be worse"
+        if gain["shown"]
+        else "not shown"
     )
     return (
-        f"On {gain.cohort} the difference to {reference_name(tables, gain)} is "
-        f"{signed(gain.difference)} {interval(gain.ci_low, gain.ci_high)}, adjusted "
-        f"{p_equation(gain.p_adjusted)}: {word}."
+        f"On {gain['cohort']} the difference to {reference_name(tables, gain)} is "
+        f"{signed(gain['difference'])} {interval(gain['ci_low'], gain['ci_high'])}, adjusted "
+        f"{p_equation(gain['p_adjusted'])}: {word}."
     )
-
-
-def _family(tables: RunTables, cohort: str) -> list[Gain]:
-    return [
-        gain for gain in tables.gains if gain.cohort == cohort and gain.metric == tables.concordance
-    ]
 
 
 def _counts(tables: RunTables) -> list[str]:
-    families = {cohort: family for cohort in tables.cohorts if (family := _family(tables, cohort))}
+    families = {
+        cohort: family for cohort in tables.cohorts if (family := tables.concordance_gains(cohort))
+    }
     if not families:
         return []
-    if not any(gain.better for family in families.values() for gain in family):
+    if not any(gain["better"] for family in families.values() for gain in family):
         return [
             "No fusion was shown to be better than one modality alone on "
             f"{listing(list(families), 'or')}."
         ]
     parts = [
-        f"{sum(gain.better for gain in family)} of {len(family)} on {cohort}"
+        f"{sum(gain['better'] for gain in family)} of {len(family)} on {cohort}"
         for cohort, family in families.items()
     ]
     return [f"Fusions shown to be better than one modality alone: {listing(parts)}."]
@@ -214,9 +212,12 @@ def _oracle_distances(tables: RunTables, model: Model | None) -> list[str]:
         for cohort in tables.cohorts
     )
     known = [
-        (cohort, best.value - own.value, best.value)
+        (cohort, best["value"] - own["value"], best["value"])
         for cohort, own, best in pairs
-        if own is not None and best is not None and own.value is not None and best.value is not None
+        if own is not None
+        and best is not None
+        and own["value"] is not None
+        and best["value"] is not None
     ]
     parts = [
         f"{number(abs(gap))} {'below' if gap >= 0 else 'above'} it ({number(best)}) on {cohort}"
@@ -232,46 +233,43 @@ def _oracle_distances(tables: RunTables, model: Model | None) -> list[str]:
     )
 
 
-def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Gain]) -> list[Tile]:
+def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Row]) -> list[Tile]:
     if model is None:
         return []
     estimates = [
         found for cohort in tables.cohorts if (found := tables.estimate(cohort, model)) is not None
     ]
-    tiles = [
-        _concordance_tile(model, estimate.cohort, estimate.value, estimate.ci_low, estimate.ci_high)
-        for estimate in estimates[:1]
-    ]
+    tiles = [_concordance_tile(model, estimate) for estimate in estimates[:1]]
     tiles += [
         Tile(
-            f"Gain over {reference_name(tables, gain)}, {gain.cohort}",
-            signed(gain.difference),
-            f"{interval(gain.ci_low, gain.ci_high)}, adjusted {p_equation(gain.p_adjusted)}",
+            f"Gain over {reference_name(tables, gain)}, {gain['cohort']}",
+            signed(gain["difference"]),
+            f"{interval(gain['ci_low'], gain['ci_high'])}, adjusted "
+            f"{p_equation(gain['p_adjusted'])}",
         )
         for gain in gains[:2]
     ]
     families = [
-        (cohort, family) for cohort in tables.cohorts if (family := _family(tables, cohort))
+        (cohort, family)
+        for cohort in tables.cohorts
+        if (family := tables.concordance_gains(cohort))
     ]
     tiles += [
         Tile(
             f"Fusions shown to be better, {cohort}",
-            f"{sum(gain.better for gain in family)} of {len(family)}",
+            f"{sum(gain['better'] for gain in family)} of {len(family)}",
             "adjusted p < 0.05",
         )
         for cohort, family in families[:1]
     ]
     if len(tiles) < 3:
-        tiles += [
-            _concordance_tile(model, one.cohort, one.value, one.ci_low, one.ci_high)
-            for one in estimates[1:3]
-        ]
+        tiles += [_concordance_tile(model, one) for one in estimates[1:3]]
     return tiles
 
 
-def _concordance_tile(
-    model: Model, cohort: str, value: float | None, low: float | None, high: float | None
-) -> Tile:
+def _concordance_tile(model: Model, row: Row) -> Tile:
     return Tile(
-        f"C-index of {inside_sentence(model.title)}, {cohort}", number(value), interval(low, high)
+        f"C-index of {inside_sentence(model.title)}, {row['cohort']}",
+        number(row["value"]),
+        interval(row["ci_low"], row["ci_high"]),
     )

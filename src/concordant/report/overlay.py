@@ -1,7 +1,5 @@
 """Token attention over the slices of the scan it came from, as one colour picture.
 
-Numpy only, no drawing library.
-
 Colour is how often the even share a place is given; places at or below the even share are left
 grey. Attention shows what a model mixed, which is not why it predicts what it predicts (Jain and
 Wallace, Attention is not Explanation, NAACL 2019).
@@ -10,12 +8,15 @@ Wallace, Attention is not Explanation, NAACL 2019).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped
 
 from concordant.core.volume import StoredVolume
-from concordant.report.lettering import write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 WINDOW_HU = (-1000.0, 400.0)
 """What becomes black and white unless asked otherwise: lung and soft tissue are both seen."""
@@ -38,7 +39,7 @@ _GAP = 6
 _HEADER, _CAPTION, _LINE = 30, 34, 22
 _GROUND, _INK, _FAINT = (18, 18, 20), (235, 235, 235), (150, 150, 155)
 _BAR = (150, 14)
-_LETTER = 12  # ten pixels and two between
+_LETTERS = 17
 _AXIAL, _CORONAL = 0, 1
 
 
@@ -62,7 +63,7 @@ def attention_picture(
     *,
     title: str,
     window_hu: tuple[float, float] = WINDOW_HU,
-) -> UInt8[np.ndarray, "row column 3"]:
+) -> Image.Image:
     """Return up to three axial slices and a coronal one through the most attended places.
 
     Above as they are, below with attention.
@@ -83,22 +84,51 @@ def attention_picture(
     beyond = _outside(boxes, weights)
     notes = [f"{beyond:.0%} of it fell beyond the scan"] if beyond >= 0.005 else []
     high = _HEADER + 2 * _TILE + _GAP + _CAPTION
-    canvas = np.empty(
-        (high + _LINE * (1 + len(notes)), len(cuts) * (_TILE + _GAP) + _GAP, 3), np.uint8
-    )
-    canvas[:] = _GROUND
+    sheet = _Sheet.blank(len(cuts) * (_TILE + _GAP) + _GAP, high + _LINE * (1 + len(notes)))
     window = f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU"
-    write_text(canvas, title, top=9, left=_GAP, colour=_INK)
-    write_text(
-        canvas, window, top=9, left=canvas.shape[1] - _LETTER * len(window) - _GAP, colour=_FAINT
-    )
+    sheet.write(title, _GAP, 7)
+    sheet.write(window, sheet.image.width - _GAP, 7, colour=_FAINT, anchor="ra")
     for place, cut in enumerate(cuts):
         left = _GAP + place * (_TILE + _GAP)
-        _draw_cut(canvas, left, volume, cut, window_hu, _Paint(boxes, relative, top))
-    _draw_scale(canvas, high, top)
+        _draw_cut(sheet, left, volume, cut, window_hu, _Paint(boxes, relative, top))
+    _draw_scale(sheet, high, top)
     for note in notes:
-        write_text(canvas, note, top=high + _LINE, left=_GAP, colour=_FAINT)
-    return canvas
+        sheet.write(note, _GAP, high + _LINE, colour=_FAINT)
+    return sheet.image
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """A picture that can be written on."""
+
+    image: Image.Image
+
+    @classmethod
+    def blank(cls, width: int, height: int) -> _Sheet:
+        from PIL import Image
+
+        return cls(Image.new("RGB", (width, height), _GROUND))
+
+    def paste(self, pixels: Float[np.ndarray, "row column 3"], left: int, top: int) -> None:
+        from PIL import Image
+
+        self.image.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (left, top))
+
+    def write(
+        self,
+        text: str,
+        left: int,
+        top: int,
+        *,
+        colour: tuple[int, int, int] = _INK,
+        anchor: str = "la",
+    ) -> float:
+        """Write one line and return how long it is, in pixels."""
+        from PIL import ImageDraw, ImageFont
+
+        pen, font = ImageDraw.Draw(self.image), ImageFont.load_default(_LETTERS)
+        pen.text((left, top), text, fill=colour, font=font, anchor=anchor)
+        return pen.textlength(text, font=font)
 
 
 def most_attended(
@@ -151,7 +181,7 @@ class _Paint:
 
 
 def _draw_cut(
-    canvas: UInt8[np.ndarray, "row column 3"],
+    sheet: _Sheet,
     left: int,
     volume: StoredVolume,
     cut: Cut,
@@ -161,27 +191,19 @@ def _draw_cut(
     lines = _Lines.of(volume, cut)
     grey = _grey(volume, cut, lines, window_hu)
     painted = _blend(grey, _relative(paint, cut, lines), paint.top)
-    name, origin = ("axial", 0) if cut.axis == _AXIAL else ("coronal", 1)
-    for tops, slice_ in (
+    for top, slice_ in (
         (_HEADER, grey[..., None].repeat(3, -1)),
         (_HEADER + _TILE + _GAP, painted),
     ):
-        tile = canvas[tops : tops + _TILE, left : left + _TILE]
-        tile[:] = 0
+        tile = np.zeros((_TILE, _TILE, 3))
         up, aside = ((_TILE - size) // 2 for size in slice_.shape[:2])
-        tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = np.rint(
-            slice_[::-1, ::-1]
-        )
+        tile[up : up + slice_.shape[0], aside : aside + slice_.shape[1]] = slice_[::-1, ::-1]
         tile[:22, :18] = _GROUND
-        write_text(tile, "R", top=4, left=4, colour=_INK)
+        sheet.paste(tile, left, top)
+        sheet.write("R", left + 3, top + 2)
+    name, origin = ("axial", 0) if cut.axis == _AXIAL else ("coronal", 1)
     distance = (cut.index + 0.5) * volume.spacing_mm[origin]
-    write_text(
-        canvas,
-        f"{name} {distance:.0f} mm",
-        top=_HEADER + 2 * _TILE + _GAP + 6,
-        left=left,
-        colour=_INK,
-    )
+    sheet.write(f"{name} {distance:.0f} mm", left, _HEADER + 2 * _TILE + _GAP + 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,14 +284,10 @@ def _outside(boxes: Float[np.ndarray, "token 2 3"], weights: Float[np.ndarray, "
     return float(weights[(boxes[:, 1] <= boxes[:, 0]).any(1)].sum())
 
 
-def _draw_scale(canvas: UInt8[np.ndarray, "row column 3"], row: int, top: float) -> None:
+def _draw_scale(sheet: _Sheet, top: int, most: float) -> None:
     """Say which colour is how many times the even share."""
     wide, high = _BAR
-    before, after = "attention  1x ", f" {top:.1f}x even share"
-    left = _GAP + _LETTER * len(before)
-    write_text(canvas, before, top=row, left=_GAP, colour=_INK)
-    scale = np.broadcast_to(np.linspace(1.0, top, wide), (high, wide))
-    canvas[row : row + high, left : left + wide] = np.rint(
-        _blend(np.full(scale.shape, 128.0), scale, top)
-    )
-    write_text(canvas, after, top=row, left=left + wide, colour=_INK)
+    left = _GAP + round(sheet.write("attention  1x", _GAP, top)) + _GAP
+    scale = np.broadcast_to(np.linspace(1.0, most, wide), (high, wide))
+    sheet.paste(_blend(np.full(scale.shape, 128.0), scale, most), left, top + 2)
+    sheet.write(f"{most:.1f}x even share", left + wide + _GAP, top)

@@ -3,284 +3,214 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from concordant.report.facts import CohortFacts, MemberFacts
-from concordant.report.forest import verdict
+from concordant.core.records import CheckRecord, CohortRecord, QuarantineRecord, StrategyRecord
 from concordant.report.headline import tuning_concordance
-from concordant.report.rows import Estimate, Gain, Kind, Model, RunTables
+from concordant.report.inference import verdict
+from concordant.report.run_tables import Kind, Model, Row, RunTables
+from concordant.report.table import (
+    Cell,
+    Column,
+    Line,
+    Table,
+    difference_cell,
+    estimate_cell,
+)
 from concordant.report.wording import (
+    NOTHING,
     count,
     days,
-    interval,
     metric_name,
     number,
     p_value,
+    seconds,
     share,
-    signed,
     strategy_name,
 )
 
 AVAILABLE = "available"
 _LEVELS = {"both": "CT and record", "ct": "CT only", "ehr": "Record only", "none": "Neither"}
+_STRATEGY = Column("Strategy", number=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A number with what it rests on.
+def strategy_tables(
+    tables: RunTables, featured: Model | None, *, encoders: bool = False
+) -> tuple[Table, ...]:
+    """Return one table per cohort with every model that has a result on it.
 
-    Attributes:
-        text: The number in print.
-        detail: Its interval or size in print, or empty.
+    Args:
+        tables: The run.
+        featured: The model that the page singles out.
+        encoders: Whether the models' encoders are told.
     """
-
-    text: str
-    detail: str = ""
+    return tuple(_strategy_table(tables, cohort, featured, encoders) for cohort in tables.cohorts)
 
 
-@dataclass(frozen=True, slots=True)
-class StrategyRow:
-    """One model in the table of strategies.
-
-    Attributes:
-        model: The model.
-        featured: True for the model that the page singles out.
-        metrics: Concordance first, then the other metrics.
-        gain: Difference to the reference.
-        p_value: Unadjusted, in print.
-        p_adjusted: Adjusted, in print.
-        verdict: `better`, `worse`, `not shown`, or empty where there is no contrast.
-        parameters: Trainable parameters in print.
-        tuning: Tuning concordance in print.
-    """
-
-    model: Model
-    featured: bool
-    metrics: tuple[Cell, ...]
-    gain: Cell
-    p_value: str
-    p_adjusted: str
-    verdict: str
-    parameters: str
-    tuning: str
-
-
-@dataclass(frozen=True, slots=True)
-class StrategyTable:
-    """All models on one cohort.
-
-    Attributes:
-        cohort: Label of the cohort.
-        internal: True for (part of) the development cohort.
-        metrics: Titles of the metric columns.
-        rows: The models.
-    """
-
-    cohort: str
-    internal: bool
-    metrics: tuple[str, ...]
-    rows: tuple[StrategyRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SubgroupRow:
-    """One model in a table of subgroups.
-
-    Attributes:
-        title: The model in words.
-        detail: Its encoders.
-        cells: One per level.
-    """
-
-    title: str
-    detail: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SubgroupTable:
-    """Concordance by level of one subgroup on one cohort.
-
-    Attributes:
-        cohort: Label of the cohort.
-        subgroup: The column that defines the subgroup.
-        levels: Titles of the levels, with their size.
-        rows: The models.
-    """
-
-    cohort: str
-    subgroup: str
-    levels: tuple[Cell, ...]
-    rows: tuple[SubgroupRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Members that could not be fitted, for one reason.
-
-    Attributes:
-        title: The strategy in words.
-        encoders: Its encoders.
-        n: Members.
-        reason: Why.
-    """
-
-    title: str
-    encoders: str
-    n: int
-    reason: str
-
-
-def strategy_tables(tables: RunTables, featured: Model | None) -> tuple[StrategyTable, ...]:
-    """Return one table per cohort with every model that has a result on it."""
-    further = [key for key in _metrics(tables) if key[0] != tables.concordance]
-    titles = (metric_name(tables.concordance), *(metric_name(*key) for key in further))
-    return tuple(
-        StrategyTable(
-            cohort,
-            tables.internal(cohort),
-            titles,
-            tuple(_strategy_rows(tables, cohort, further, featured)),
+def _strategy_table(
+    tables: RunTables, cohort: str, featured: Model | None, encoders: bool
+) -> Table:
+    asked: list[tuple[str, float | None]] = list(
+        dict.fromkeys((row["metric"], row["horizon_days"]) for row in tables.estimates)
+    )
+    further = [key for key in asked if key[0] != tables.concordance]
+    titles = [metric_name(tables.concordance), *(metric_name(*key) for key in further)]
+    found = [
+        (model, estimates)
+        for model in tables.models
+        if any(
+            estimates := [
+                tables.estimate(cohort, model),
+                *(tables.estimate(cohort, model, *key) for key in further),
+            ]
         )
-        for cohort in tables.cohorts
+    ]
+    gained = any(tables.gain(cohort, model) for model, _ in found)
+    gains = [Column("Gain"), Column("p"), Column("Adjusted p"), Column("Verdict", number=False)]
+    columns = (_STRATEGY, *map(Column, titles), *(gains if gained else []))
+    rows = tuple(
+        Line(
+            model.title,
+            (
+                *map(estimate_cell, estimates),
+                *(_gain_cells(tables.gain(cohort, model)) if gained else []),
+                Cell(number(tuning_concordance(tables, model))),
+                Cell(count(_n_parameters(tables, model))),
+            ),
+            model.encoders if encoders else "",
+            _mark(model, featured, starts),
+        )
+        for (model, estimates), starts in zip(found, _starts(found), strict=True)
     )
+    columns = (*columns, Column("Tuning C"), Column("Parameters"))
+    return Table(f"Strategies on {cohort}", columns, rows, cohort, tables.tag(cohort))
 
 
-def _metrics(tables: RunTables) -> list[tuple[str, float | None]]:
-    return list(dict.fromkeys((one.metric, one.horizon_days) for one in tables.estimates))
+def _starts(found: Sequence[tuple[Model, Any]]) -> Iterator[bool]:
+    """Yield for every model whether another kind of model starts with it."""
+    yield False
+    for (before, _), (model, _) in pairwise(found):
+        yield before.unimodal != model.unimodal
 
 
-def _strategy_rows(
-    tables: RunTables,
-    cohort: str,
-    further: Sequence[tuple[str, float | None]],
-    featured: Model | None,
-) -> Iterator[StrategyRow]:
-    for model in tables.models:
-        found = [
-            tables.estimate(cohort, model),
-            *(tables.estimate(cohort, model, *key) for key in further),
-        ]
-        if any(found):
-            gain = tables.gain(cohort, model)
-            yield StrategyRow(
-                model=model,
-                featured=model == featured,
-                metrics=tuple(_estimate_cell(one) for one in found),
-                gain=_gain_cell(gain),
-                p_value=p_value(gain.p_value if gain else None),
-                p_adjusted=p_value(gain.p_adjusted if gain else None),
-                verdict=verdict(gain) if gain else "",
-                parameters=count(_parameters(tables, model)),
-                tuning=number(tuning_concordance(tables, model)),
-            )
+def _mark(model: Model, featured: Model | None, starts: bool) -> str:
+    return " ".join(["featured"] * (model == featured) + ["kind"] * starts)
 
 
-def _estimate_cell(one: Estimate | None) -> Cell:
+def _gain_cells(gain: Row | None) -> tuple[Cell, ...]:
+    if gain is None:
+        return (Cell(NOTHING), Cell(NOTHING), Cell(NOTHING), Cell(""))
+    said = verdict(gain)
     return (
-        Cell(number(None))
-        if one is None
-        else Cell(number(one.value), interval(one.ci_low, one.ci_high))
+        difference_cell(gain),
+        Cell(p_value(gain["p_value"])),
+        Cell(p_value(gain["p_adjusted"])),
+        Cell(said, mark=f"verdict-{said.replace(' ', '-')}"),
     )
 
 
-def _gain_cell(gain: Gain | None) -> Cell:
-    return (
-        Cell(number(None))
-        if gain is None
-        else Cell(signed(gain.difference), interval(gain.ci_low, gain.ci_high))
+def _n_parameters(tables: RunTables, model: Model) -> int | None:
+    strategy = tables.strategy(model)
+    return None if strategy is None else strategy.n_parameters
+
+
+def other_gains(tables: RunTables, *, encoders: bool = False) -> Table | None:
+    """Return the differences to the other unimodal model, None without one."""
+    rows = tuple(
+        Line(
+            row["model"].title,
+            (
+                Cell(row["cohort"]),
+                Cell(strategy_name(row["reference"])),
+                difference_cell(row),
+                Cell(p_value(row["p_value"])),
+            ),
+            row["model"].encoders if encoders else "",
+        )
+        for row in tables.other_gains
+        if row["metric"] == tables.concordance
     )
+    places = (Column("Cohort", number=False), Column("Against", number=False))
+    columns = (_STRATEGY, *places, Column("Difference"), Column("Unadjusted p"))
+    return Table("Differences to the other single modality", columns, rows) if rows else None
 
 
-def _parameters(tables: RunTables, model: Model) -> int | None:
-    key = (model.fusion, model.ct_encoder, model.ehr_encoder)
-    members = (
-        one for one in tables.study.members if (one.fusion, one.ct_encoder, one.ehr_encoder) == key
-    )
-    return next((one.n_parameters for one in members if one.n_parameters is not None), None)
-
-
-def subgroup_tables(tables: RunTables, featured: Model | None) -> tuple[SubgroupTable, ...]:
-    """Return one table per cohort and subgroup.
+def subgroup_tables(
+    tables: RunTables, featured: Model | None, *, encoders: bool = False
+) -> dict[str, list[Table]]:
+    """Return the tables of every subgroup, one per cohort; availability comes first.
 
     Every model by available modalities, the chief ones by everything else.
     """
-    own = [one for one in tables.subgroups if one.metric == tables.concordance]
-    keys = dict.fromkeys((str(one.subgroup), one.cohort) for one in own)
-    order = sorted(
-        keys,
-        key=lambda key: (
-            key[0] != AVAILABLE,
-            key[0],
-            tables.cohorts.index(key[1]) if key[1] in tables.cohorts else 0,
-        ),
-    )
-    return tuple(
-        _subgroup_table(
-            [one for one in own if (one.subgroup, one.cohort) == key],
-            tables.models if key[0] == AVAILABLE else _chief(tables, featured),
-        )
-        for key in order
-    )
+    own = [row for row in tables.subgroups if row["metric"] == tables.concordance]
+    names = sorted({row["subgroup"] for row in own}, key=lambda name: (name != AVAILABLE, name))
+    return {
+        name: [
+            _subgroup_table(
+                rows, tables.models if name == AVAILABLE else _chief(tables, featured), encoders
+            )
+            for cohort in tables.cohorts
+            if (rows := [row for row in own if (row["subgroup"], row["cohort"]) == (name, cohort)])
+        ]
+        for name in names
+    }
 
 
 def _chief(tables: RunTables, featured: Model | None) -> tuple[Model, ...]:
     """The singled-out model and the unimodal models of its encoders."""
-    encoders = () if featured is None else (featured.ct_encoder, featured.ehr_encoder)
+    if featured is None:
+        return ()
+    encoders = (featured.ct_encoder, featured.ehr_encoder)
     alone = (
         model
         for model in tables.of_kind(Kind.CT, Kind.EHR)
         if (model.ct_encoder or model.ehr_encoder) in encoders
     )
-    return tuple(dict.fromkeys([*alone, *([] if featured is None else [featured])]))
+    return tuple(dict.fromkeys([*alone, featured]))
 
 
-def _subgroup_table(rows: Sequence[Estimate], models: Sequence[Model]) -> SubgroupTable:
-    found = {(one.model, one.level): one for one in rows}
-    present = list(dict.fromkeys(one.level for one in rows))
-    levels = [level for level in _LEVELS if level in present] + [
-        level for level in present if level not in _LEVELS
-    ]
-    return SubgroupTable(
-        rows[0].cohort,
-        str(rows[0].subgroup),
-        tuple(_level_cell([one for one in rows if one.level == level], level) for level in levels),
-        tuple(
-            SubgroupRow(
-                model.title,
-                model.encoders,
-                tuple(_estimate_cell(found.get((model, level))) for level in levels),
-            )
-            for model in models
-            if any((model, level) in found for level in levels)
-        ),
+def _subgroup_table(rows: Sequence[Row], models: Sequence[Model], encoders: bool) -> Table:
+    cohort, subgroup = rows[0]["cohort"], rows[0]["subgroup"]
+    found = {(row["model"], row["level"]): row for row in rows}
+    present = dict.fromkeys(row["level"] for row in rows)
+    levels = [*(level for level in _LEVELS if level in present)]
+    levels += [level for level in present if level not in _LEVELS]
+    lines = tuple(
+        Line(
+            model.title,
+            tuple(estimate_cell(found.get((model, level))) for level in levels),
+            model.encoders if encoders else "",
+        )
+        for model in models
+        if any((model, level) in found for level in levels)
     )
+    columns = [_level([row for row in rows if row["level"] == level], level) for level in levels]
+    caption = "" if subgroup == AVAILABLE else subgroup.replace("_", " ").capitalize()
+    label = f"Concordance by {subgroup} on {cohort}"
+    return Table(label, (_STRATEGY, *columns), lines, cohort, caption=caption)
 
 
-def _level_cell(rows: Sequence[Estimate], level: str | None) -> Cell:
-    largest = max(rows, key=lambda one: one.n or 0)
-    return Cell(
-        _LEVELS.get(level or "", level or number(None)),
-        f"n = {count(largest.n)}, {count(largest.n_events)} events",
-    )
+def _level(rows: Sequence[Row], level: str | None) -> Column:
+    largest = max(rows, key=lambda row: row["n"] or 0)
+    size = f"n = {count(largest['n'])}, {count(largest['n_events'])} events"
+    return Column(_LEVELS.get(level or "", level or NOTHING), size)
 
 
-def cohort_rows(cohorts: Sequence[CohortFacts]) -> Iterator[tuple[str, tuple[Cell, ...]]]:
-    """Yield the rows of the cohort table, one cell per cohort.
+def cohort_table(cohorts: Sequence[CohortRecord]) -> Table | None:
+    """Return what is known about every cohort, None where nothing was kept.
 
     Rows that no cohort fills are left out.
     """
-    columns = dict.fromkeys(name for one in cohorts for name in one.columns)
-    sites = any(one.sites for one in cohorts)
-    rows: list[tuple[str, list[Cell]]] = [
+    further = dict.fromkeys(name for one in cohorts for name in one.columns)
+    competing = any(one.n_competing for one in cohorts)
+    lines: list[tuple[str, list[Cell]]] = [
         ("Samples", [Cell(count(one.n)) for one in cohorts]),
         ("Subjects", [Cell(count(one.n_subjects)) for one in cohorts]),
         ("Events", [_part(one.n_events, one.n) for one in cohorts]),
-        *(
-            [("Competing events", [_part(one.n_competing, one.n) for one in cohorts])]
-            if any(one.n_competing for one in cohorts)
-            else []
+        (
+            "Competing events",
+            [_part(one.n_competing if competing else None, one.n) for one in cohorts],
         ),
         ("Training and tuning", [Cell(_learned(one)) for one in cohorts]),
         ("Median follow-up", [Cell(days(one.median_follow_up_days)) for one in cohorts]),
@@ -288,47 +218,126 @@ def cohort_rows(cohorts: Sequence[CohortFacts]) -> Iterator[tuple[str, tuple[Cel
             (title, [_part(one.available.get(key), one.n) for one in cohorts])
             for key, title in _LEVELS.items()
         ),
-        *([("Sites", [Cell(_sites(one)) for one in cohorts])] if sites else []),
+        ("Sites", [Cell(_sites(one)) for one in cohorts]),
         *(
             (
                 name.replace("_", " ").capitalize(),
-                [Cell(one.columns.get(name, number(None))) for one in cohorts],
+                [Cell(one.columns.get(name, NOTHING)) for one in cohorts],
             )
-            for name in columns
+            for name in further
         ),
     ]
-    for title, cells in rows:
-        if any(cell.text != number(None) for cell in cells):
-            yield title, tuple(cells)
+    rows = tuple(
+        Line(title, tuple(cells))
+        for title, cells in lines
+        if any(cell.text != NOTHING for cell in cells)
+    )
+    columns = (Column(one.label, one.role, number=False) for one in cohorts)
+    first = Column("Characteristic", number=False)
+    return Table("Cohorts", (first, *columns), rows) if cohorts else None
 
 
 def _part(n: int | None, whole: int) -> Cell:
     return Cell(count(n), "" if n is None else f"({share(n, whole)})")
 
 
-def _learned(cohort: CohortFacts) -> str:
+def _learned(cohort: CohortRecord) -> str:
     if cohort.n_train or cohort.n_tuning:
         return f"{count(cohort.n_train)} and {count(cohort.n_tuning)}"
-    return "none" if cohort.role == "external" else number(None)
+    return "none" if cohort.role == "external" else NOTHING
 
 
-def _sites(cohort: CohortFacts) -> str:
-    return ", ".join(f"{site} ({count(n)})" for site, n in cohort.sites.items()) or number(None)
+def _sites(cohort: CohortRecord) -> str:
+    return ", ".join(f"{site} ({count(n)})" for site, n in cohort.sites.items()) or NOTHING
 
 
-def left_out(members: Sequence[MemberFacts]) -> tuple[LeftOut, ...]:
-    """Return the members that could not be fitted, seeds counted together."""
-    groups: dict[tuple[str, str, str], int] = {}
-    for one in members:
-        if one.status != "done":
-            encoders = " + ".join(
-                name for name in (one.ct_encoder, one.ehr_encoder) if name is not None
-            )
-            key = (strategy_name(one.fusion), encoders, one.reason or one.status.replace("_", " "))
-            groups[key] = groups.get(key, 0) + 1
-    return tuple(
-        LeftOut(title, encoders, n, reason) for (title, encoders, reason), n in groups.items()
+def left_out(strategies: Sequence[StrategyRecord]) -> Table | None:
+    """Return the strategies that could not be fitted and those that failed, None without one."""
+    rows = tuple(
+        Line(
+            strategy_name(one.fusion),
+            (
+                Cell(_encoders(one)),
+                Cell(one.status.replace("_", " ")),
+                Cell(one.reason or NOTHING),
+            ),
+        )
+        for one in strategies
+        if one.status != "done"
     )
+    columns = (
+        _STRATEGY,
+        *(Column(title, number=False) for title in ("Encoders", "Status", "Reason")),
+    )
+    caption = "Strategies that do not apply to these inputs, or failed"
+    return Table("Strategies that were left out", columns, rows, caption=caption) if rows else None
+
+
+def quarantine_table(quarantine: Sequence[QuarantineRecord]) -> Table | None:
+    """Return the inputs that could not be read, None without one."""
+    rows = tuple(
+        Line(
+            one.cohort,
+            (
+                Cell("CT" if one.modality == "ct" else "Record"),
+                Cell(one.encoder),
+                Cell(count(one.n) + (f" of {count(one.n_total)}" if one.n_total else "")),
+                Cell(", ".join(f"{reason} ({count(n)})" for reason, n in one.reasons.items())),
+            ),
+        )
+        for one in quarantine
+        if one.n
+    )
+    texts = [Column(title, number=False) for title in ("Cohort", "Modality", "Encoder", "Reasons")]
+    columns = (*texts[:3], Column("Set aside"), texts[3])
+    caption = "Inputs that could not be read; these patients count as having the modality missing"
+    return Table("Quarantine", columns, rows, caption=caption) if rows else None
+
+
+def audit_table(checks: Sequence[CheckRecord]) -> Table | None:
+    """Return the checks against leakage, None without one."""
+    rows = tuple(
+        Line(
+            f"{one.name[:1].upper()}{one.name[1:]}".replace("_", " "),
+            (_passed(one.passed), Cell(one.detail)),
+        )
+        for one in checks
+    )
+    titles = ("Check", "Result", "What was found")
+    columns = tuple(Column(title, number=False) for title in titles)
+    return Table("Checks", columns, rows) if rows else None
+
+
+def _passed(passed: bool) -> Cell:
+    word = "passed" if passed else "failed"
+    return Cell(word, mark=word)
+
+
+def grid_table(strategies: Sequence[StrategyRecord]) -> Table | None:
+    """Return every strategy of the grid with what its fits took, None without one."""
+    rows = tuple(
+        Line(
+            strategy_name(one.fusion),
+            (
+                Cell(_encoders(one)),
+                Cell(one.head or ""),
+                Cell(", ".join(map(str, one.seeds))),
+                Cell(one.status.replace("_", " ")),
+                Cell(count(one.n_trials)),
+                Cell(number(one.tuning_concordance)),
+                Cell(count(one.n_parameters)),
+                Cell(seconds(one.seconds)),
+            ),
+        )
+        for one in strategies
+    )
+    words = [Column(title, number=False) for title in ("Encoders", "Head", "Seeds", "Status")]
+    numbers = map(Column, ("Trials", "Tuning C", "Parameters", "Time"))
+    return Table("Strategies of the grid", (_STRATEGY, *words, *numbers), rows) if rows else None
+
+
+def _encoders(strategy: StrategyRecord) -> str:
+    return " + ".join(filter(None, (strategy.ct_encoder, strategy.ehr_encoder)))
 
 
 def flat(options: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

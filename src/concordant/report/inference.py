@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from concordant.analysis.gains import GAIN_SCHEMA
-from concordant.report.rows import ALPHA, Gain, Model, RunTables
-from concordant.report.tables import model_of, read_table
+from concordant.report.run_tables import ALPHA, Model, Row, RunTables
+from concordant.report.table import Cell, Column, Line, Table, difference_cell
 from concordant.report.wording import (
     count,
     days,
@@ -50,106 +48,99 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class DifferenceRow:
-    """All tests of one difference.
-
-    Attributes:
-        model: The fusion.
-        difference: In print.
-        interval: Its 95% interval in print.
-        simultaneous: The interval that holds for the family at once, in print.
-        p_adjusted: In print.
-        p_folds: With folds as the units, in print.
-        not_worse: Verdict on "not worse by the margin", with its p-value.
-        equivalent: Verdict on "within the margin", with its p-value.
-    """
-
-    model: Model
-    difference: str
-    interval: str
-    simultaneous: str
-    p_adjusted: str
-    p_folds: str
-    not_worse: str
-    equivalent: str
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceTable:
-    """All tests on one cohort.
-
-    Attributes:
-        cohort: Label of the cohort.
-        rows: One per fusion.
-    """
-
-    cohort: str
-    rows: tuple[DifferenceRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class FurtherTests:
     """All tests of the run.
 
     Attributes:
-        tables: One per cohort.
+        tables: One per cohort, empty where there is no more to show than the figure shows.
         margin: The declared margin in print, empty where none was.
         simultaneous: True where there are simultaneous intervals.
         over_folds: True where there are tests with folds as the units.
     """
 
-    tables: tuple[DifferenceTable, ...]
+    tables: tuple[Table, ...]
     margin: str
     simultaneous: bool
     over_folds: bool
 
-    @property
-    def any(self) -> bool:
-        """Tell whether there is more to show than the figure shows."""
-        return bool(self.margin) or self.simultaneous or self.over_folds
-
 
 def method_of(tables: RunTables) -> Method:
     """Return how the p-values of the declared families were adjusted."""
-    chosen = next((gain.multiplicity for gain in tables.gains if gain.multiplicity), "holm")
-    return Method(
-        *_METHODS.get(
-            chosen, (chosen, f"corrected ({chosen}) for testing several strategies at once")
-        )
-    )
+    chosen = next((row["multiplicity"] for row in tables.gains if row["multiplicity"]), "holm")
+    unknown = (chosen, f"corrected ({chosen}) for testing several strategies at once")
+    return Method(*_METHODS.get(chosen, unknown))
 
 
-def further_tests(tables: RunTables) -> FurtherTests:
-    """Return every test of the differences of the concordance index."""
-    gains = [gain for gain in tables.gains if gain.metric == tables.concordance]
-    margins = [gain.margin for gain in gains if gain.margin is not None]
-    by_cohort = (
-        (cohort, tuple(_row(gain) for gain in gains if gain.cohort == cohort))
-        for cohort in tables.cohorts
-    )
-    return FurtherTests(
-        tables=tuple(DifferenceTable(cohort, rows) for cohort, rows in by_cohort if rows),
+def verdict(gain: Row) -> str:
+    """Say in one or two words what the adjusted p-value shows."""
+    if not gain["shown"]:
+        return "not shown"
+    return "better" if gain["better"] else "worse"
+
+
+def further_tests(tables: RunTables, *, encoders: bool = False) -> FurtherTests:
+    """Return every test of the differences of the concordance index.
+
+    Args:
+        tables: The run.
+        encoders: Whether the models' encoders are told.
+    """
+    gains = tables.concordance_gains()
+    margins = [row["margin"] for row in gains if row["margin"] is not None]
+    told = FurtherTests(
+        tables=(),
         margin=number(margins[0]) if margins else "",
-        simultaneous=any(gain.ci_low_simultaneous is not None for gain in gains),
-        over_folds=any(gain.p_nadeau_bengio is not None for gain in gains),
+        simultaneous=any(row["ci_low_simultaneous"] is not None for row in gains),
+        over_folds=any(row["p_nadeau_bengio"] is not None for row in gains),
     )
+    if not (told.margin or told.simultaneous or told.over_folds):
+        return told
+    own = ((cohort, tables.concordance_gains(cohort)) for cohort in tables.cohorts)
+    found = tuple(_test_table(cohort, rows, told, encoders) for cohort, rows in own if rows)
+    return FurtherTests(found, told.margin, told.simultaneous, told.over_folds)
 
 
-def _row(gain: Gain) -> DifferenceRow:
-    return DifferenceRow(
-        model=gain.model,
-        difference=signed(gain.difference),
-        interval=interval(gain.ci_low, gain.ci_high),
-        simultaneous=interval(gain.ci_low_simultaneous, gain.ci_high_simultaneous),
-        p_adjusted=p_value(gain.p_adjusted),
-        p_folds=p_value(gain.p_nadeau_bengio),
-        not_worse=_verdict(gain.p_non_inferiority_adjusted),
-        equivalent=_verdict(gain.p_equivalence_adjusted),
+def _test_table(cohort: str, gains: list[Row], told: FurtherTests, encoders: bool) -> Table:
+    asked = (
+        (True, Column("Difference"), difference_cell),
+        (told.simultaneous, Column("Simultaneous interval"), _simultaneous),
+        (True, Column("Adjusted p"), lambda row: Cell(p_value(row["p_adjusted"]))),
+        (
+            told.over_folds,
+            Column("p over folds"),
+            lambda row: Cell(p_value(row["p_nadeau_bengio"])),
+        ),
+        (
+            bool(told.margin),
+            Column(f"Not worse by {told.margin}", number=False),
+            lambda row: _answer(row["p_non_inferiority_adjusted"]),
+        ),
+        (
+            bool(told.margin),
+            Column(f"Equivalent within {told.margin}", number=False),
+            lambda row: _answer(row["p_equivalence_adjusted"]),
+        ),
     )
+    shown = [(column, cell) for wanted, column, cell in asked if wanted]
+    lines = tuple(
+        Line(
+            row["model"].title,
+            tuple(cell(row) for _, cell in shown),
+            row["model"].encoders if encoders else "",
+        )
+        for row in gains
+    )
+    columns = (Column("Strategy", number=False), *(column for column, _ in shown))
+    return Table(f"Further tests on {cohort}", columns, lines, cohort)
 
 
-def _verdict(p: float | None) -> str:
-    return p_value(p) if p is None else f"{'yes' if p < ALPHA else 'not shown'}, {p_equation(p)}"
+def _simultaneous(row: Row) -> Cell:
+    return Cell("", interval(row["ci_low_simultaneous"], row["ci_high_simultaneous"]))
+
+
+def _answer(p: float | None) -> Cell:
+    shown = "" if p is None else f"{'yes' if p < ALPHA else 'not shown'}, {p_equation(p)}"
+    return Cell(shown or p_value(p))
 
 
 def gain_over_both_sentence(tables: RunTables) -> str:
@@ -162,7 +153,7 @@ def gain_over_both_sentence(tables: RunTables) -> str:
     for cohort in tables.cohorts:
         own = [row for row in rows if row["cohort"] == cohort]
         winners = [
-            inside_sentence(model_of(row).title)
+            inside_sentence(row["model"].title)
             for row in own
             if row["p_adjusted"] is not None and row["p_adjusted"] < ALPHA
         ]
@@ -180,18 +171,15 @@ def gain_over_both_details(tables: RunTables, featured: Model | None) -> str:
     """Say how large the gain of the singled-out fusion over the better of both single modalities
     is; empty where there is none.
     """
-    own = [
-        row
-        for row in _gains_over_both(tables)
-        if model_of(row) == featured and row["gain"] is not None
-    ]
-    if featured is None or not own:
-        return ""
+    rows = _gains_over_both(tables)
     parts = [
         f"{signed(row['gain'])} on {row['cohort']} (above {signed(row['lower_limit'])} with 95% "
         f"confidence, adjusted {p_equation(row['p_adjusted'])})"
-        for row in own
+        for row in rows
+        if row["model"] == featured and row["gain"] is not None
     ]
+    if featured is None or not parts:
+        return ""
     return (
         "Held against both single modalities at once, whichever of them is the better one, "
         f"{inside_sentence(featured.title)} gains {listing(parts)}; here nothing was chosen, on "
@@ -199,9 +187,8 @@ def gain_over_both_details(tables: RunTables, featured: Model | None) -> str:
     )
 
 
-def _gains_over_both(tables: RunTables) -> list[dict[str, Any]]:
-    table = read_table(tables.run.gains_over_both, list(GAIN_SCHEMA))
-    return [row for row in table.to_dicts() if row["metric"] == tables.concordance]
+def _gains_over_both(tables: RunTables) -> list[Row]:
+    return [row for row in tables.gains_over_both if row["metric"] == tables.concordance]
 
 
 def competing_sentence(tables: RunTables) -> str:
@@ -209,12 +196,12 @@ def competing_sentence(tables: RunTables) -> str:
 
     Empty where nobody had another event.
     """
-    found = [(one.label, one.n_competing) for one in tables.study.cohorts if one.n_competing]
+    found = [(one.label, one.n_competing) for one in tables.record.cohorts if one.n_competing]
     if not found:
         return ""
     counts = listing([f"{count(n)} on {label}" for label, n in found])
-    event = tables.study.task.event.replace("_", " ")
-    if tables.study.cause is None:
+    event = tables.record.task.event.replace("_", " ")
+    if tables.record.cause is None:
         return (
             f"Patients with another event ({counts}) count as censored when it came: every number "
             f"is about the hazard of {event} alone."
@@ -232,25 +219,19 @@ def tau_sentence(tables: RunTables) -> str:
 
     Empty where there is none.
     """
-    ending = [one for one in tables.estimates if one.tau_days is not None]
-    found = {one.cohort: one.tau_days for one in ending}
+    ending = [row for row in tables.estimates if row["tau_days"] is not None]
+    found = {row["cohort"]: row["tau_days"] for row in ending}
     if not found:
         return ""
-    metrics = listing(
-        list(dict.fromkeys(inside_sentence(metric_name(one.metric)) for one in ending))
-    )
-    subject = (
-        f"{metrics[:1].upper()}{metrics[1:]} {'run' if ' and ' in metrics else 'runs'} over the "
-        "first"
-    )
+    names = dict.fromkeys(inside_sentence(metric_name(row["metric"])) for row in ending)
+    metrics = listing(list(names))
+    verb = "run" if len(names) > 1 else "runs"
+    subject = f"{metrics[:1].upper()}{metrics[1:]} {verb} over the first"
     different = set(found.values())
     if len(different) > 1:
         parts = [f"{count(tau)} days on {cohort}" for cohort, tau in found.items()]
         return f"{subject} {listing(parts)}: values on different cohorts do not mean the same."
     (tau,) = different
-    same = (
-        f", the same period in {'all' if len(found) > 2 else 'both'} cohorts"
-        if len(found) > 1
-        else ""
-    )
+    every = "all" if len(found) > 2 else "both"
+    same = f", the same period in {every} cohorts" if len(found) > 1 else ""
     return f"{subject} {days(tau)} ({count(tau)} days){same}."

@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import StoreError
 from concordant.core.files import read_json
+from concordant.core.records import Record
 
 ABOUT = "about.json"
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class PictureFacts(_Facts):
+class AboutPicture(Record):
     """One picture.
 
     Attributes:
@@ -37,7 +34,7 @@ class PictureFacts(_Facts):
     rank: int
 
 
-class AboutPictures(_Facts):
+class AboutPictures(Record):
     """What the pictures of a folder show.
 
     Attributes:
@@ -56,7 +53,7 @@ class AboutPictures(_Facts):
     cohort: str
     source: Literal["record", "pooling"]
     window_hu: tuple[float, float]
-    pictures: tuple[PictureFacts, ...]
+    pictures: tuple[AboutPicture, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ def read_pictures(run: RunFolder) -> AttentionPictures | None:
     return AttentionPictures(about, shown) if shown else None
 
 
-def _embedded(run: RunFolder, one: PictureFacts) -> EmbeddedPicture:
+def _embedded(run: RunFolder, one: AboutPicture) -> EmbeddedPicture:
     content = (run.pictures / PurePath(one.file).name).read_bytes()
     title = f"{one.group.capitalize()} predicted risk, number {one.rank}"
     return EmbeddedPicture(

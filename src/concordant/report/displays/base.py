@@ -1,0 +1,205 @@
+"""What every figure is, and how it becomes a part of the page or a file for a paper."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from markupsafe import Markup, escape
+
+from concordant.core.artifacts import slug
+from concordant.core.files import atomic_folder
+
+if TYPE_CHECKING:
+    import altair as alt
+
+FORMATS = ("svg", "pdf", "png")
+"""Endings of the files that a figure is written to."""
+
+LIGHT: Mapping[str, str] = {
+    "ink": "#1a1f25",
+    "muted": "#59636e",
+    "line": "#d5dbe1",
+    "faint": "#e9edf0",
+    "ground": "#ffffff",
+    "panel": "#f5f7f9",
+    "accent": "#0b5cab",
+    "alone": "#5c6670",
+    "other": "#8a5a00",
+    "oracle": "#8a3a7a",
+    "series-0": "#0072b2",
+    "series-1": "#c14e00",
+    "series-2": "#00805c",
+    "series-3": "#a8437f",
+    "series-4": "#7a6a00",
+    "series-5": "#4a5ac7",
+    "low": "#2f7fbf",
+    "middle": "#767f88",
+    "high": "#b84300",
+}
+"""Colours of the page and of figures in a file, by name; no two are the same."""
+
+DARK: Mapping[str, str] = {
+    "ink": "#e4e8ec",
+    "muted": "#9fa9b4",
+    "line": "#39424b",
+    "faint": "#262d34",
+    "ground": "#14181c",
+    "panel": "#1b2126",
+    "accent": "#6fb4f7",
+    "alone": "#a7b1bb",
+    "other": "#dba640",
+    "oracle": "#d892c8",
+    "series-0": "#5fb3ea",
+    "series-1": "#f0925a",
+    "series-2": "#4cc9a0",
+    "series-3": "#e490c0",
+    "series-4": "#d6c455",
+    "series-5": "#a0acff",
+    "low": "#66b2ee",
+    "middle": "#a7b1bb",
+    "high": "#f2905a",
+}
+"""The same colours where the reader's screen is dark."""
+
+WIDTH, HEIGHT = 440, 260
+"""Pixels of the area between the axes."""
+
+_LETTERS = 12
+_PIXELS_PER_POINT = 2
+"""Of a picture in PNG: sharp in print at the width of a column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Display(ABC):
+    """A figure: a tidy frame and how it is drawn.
+
+    * `draw` reads nothing but the display's own attributes.
+    * Every colour is one of `LIGHT`, which is how a page finds it again for a dark screen.
+    * Shapes or dashes tell apart what colours tell apart.
+
+    Attributes:
+        frame: The numbers, a row per mark.
+        name: File name without its ending; unique in a page.
+        title: What it shows.
+        description: What is seen in it, in words, for a reader who does not see it.
+        cohort: Label of the cohort it is about, or empty.
+        tag: `internal` or `external`, or empty.
+        caption: Further words above it, or empty.
+        sentence: What it says, below it, or empty.
+    """
+
+    frame: pl.DataFrame
+    name: str
+    title: str
+    description: str
+    cohort: str = ""
+    tag: str = ""
+    caption: str = ""
+    sentence: str = ""
+
+    @abstractmethod
+    def draw(self) -> alt.TopLevelMixin:
+        """Return the chart, on a light ground; a notebook shows it as it is."""
+
+
+def themed(chart: Any) -> alt.TopLevelMixin:
+    """Return a chart in the project's letters, colours and axes.
+
+    The marks carry no labels of their own for screen readers: the figure is one picture, with one
+    title and one description.
+    """
+    quiet = {"labelColor": LIGHT["muted"], "titleColor": LIGHT["muted"]}
+    letters = {"labelFontSize": _LETTERS, "titleFontSize": _LETTERS, "titleFontWeight": "normal"}
+    dressed: alt.TopLevelMixin = (
+        chart.configure(aria=False, font="sans-serif", background=LIGHT["ground"], padding=4)
+        .configure_view(stroke=None)
+        .configure_axis(
+            **quiet,
+            **letters,
+            gridColor=LIGHT["faint"],
+            domainColor=LIGHT["line"],
+            ticks=False,
+            labelFlush=False,
+            labelPadding=6,
+            titlePadding=8,
+        )
+        .configure_legend(
+            labelColor=LIGHT["ink"],
+            labelFontSize=_LETTERS,
+            labelLimit=0,
+            symbolSize=200,
+            symbolStrokeWidth=2,
+            orient="bottom",
+            direction="vertical",
+            offset=8,
+        )
+        .configure_text(fontSize=_LETTERS, color=LIGHT["muted"])
+        .configure_title(fontSize=13, color=LIGHT["ink"], anchor="start", fontWeight=600)
+    )
+    return dressed
+
+
+def percent_axis(**options: Any) -> alt.Axis:
+    """Return an axis whose values are shares and whose labels are percent."""
+    import altair as alt
+
+    return alt.Axis(format="%", tickCount=5, domain=False, **options)
+
+
+def inline_svg(display: Display) -> Markup:
+    """Return a figure as a part of a page: no size of its own, colours by name, one label.
+
+    The page's style sheet has to define a variable per colour of `LIGHT`.
+    """
+    drawing = _drawn(_spec(display), "svg").decode()
+    _, _, body = drawing.partition(">")
+    body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
+    width, height = _size(drawing)
+    for name, colour in LIGHT.items():
+        body = body.replace(f'"{colour}"', f'"var(--{name})"')
+    key = slug(display.name)
+    start = (
+        f'<svg class="drawing" role="img" viewBox="0 0 {width:g} {height:g}" '
+        f'style="max-width: {1.15 * width:.0f}px" aria-labelledby="{key}-title {key}-desc">'
+        f'<title id="{key}-title">{escape(display.title)}</title>'
+        f'<desc id="{key}-desc">{escape(display.description)}</desc>'
+    )
+    return Markup(start + body)  # noqa: S704 # the texts are escaped, here and by the library
+
+
+def write_figures(displays: Iterable[Display], folder: Path) -> None:
+    """Write every figure in every format into a folder, in the place of what was there."""
+    with atomic_folder(folder) as temporary:
+        for display in displays:
+            for ending in FORMATS:
+                content = _drawn(_spec(display), ending)
+                (temporary / f"{slug(display.name)}.{ending}").write_bytes(content)
+
+
+def _spec(display: Display) -> str:
+    return json.dumps(display.draw().to_dict())
+
+
+@lru_cache(maxsize=128)  # the page and the files show the same drawings
+def _drawn(spec: str, ending: str) -> bytes:
+    import vl_convert
+
+    offline: dict[str, Any] = {"allowed_base_urls": []}
+    if ending == "svg":
+        return vl_convert.vegalite_to_svg(spec, **offline).encode()
+    if ending == "pdf":
+        return vl_convert.vegalite_to_pdf(spec, **offline)
+    return vl_convert.vegalite_to_png(spec, scale=_PIXELS_PER_POINT, **offline)
+
+
+def _size(drawing: str) -> tuple[float, float]:
+    width, height = drawing.partition('viewBox="0 0 ')[2].partition('"')[0].split()
+    return float(width), float(height)

@@ -1,0 +1,137 @@
+"""Tables as the page shows them: cells in print, whatever they were computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import polars as pl
+
+from concordant.report.displays.base import Display
+from concordant.report.run_tables import Row
+from concordant.report.wording import NOTHING, count, interval, number, signed
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What stands in one place of a table.
+
+    Attributes:
+        text: In print.
+        detail: What it rests on (its interval, its size), in print, or empty.
+        mark: Class of the style sheet, or empty.
+    """
+
+    text: str
+    detail: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        title: What stands in it; a table has no column without a title.
+        detail: What the title rests on, or empty.
+        number: True where it holds numbers, which end at the right.
+    """
+
+    title: str
+    detail: str = ""
+    number: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row.
+
+    Attributes:
+        title: What it is about.
+        cells: One per further column.
+        detail: What is added to the title, or empty.
+        mark: Class of the style sheet, or empty.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+    detail: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        label: What it is, for a screen reader.
+        columns: That of the rows' titles first.
+        rows: The rows.
+        cohort: Label of the cohort it is about, or empty.
+        tag: `internal` or `external`, or empty.
+        caption: Further words above it, or empty.
+        note: A sentence below it, or empty.
+    """
+
+    label: str
+    columns: tuple[Column, ...]
+    rows: tuple[Line, ...]
+    cohort: str = ""
+    tag: str = ""
+    caption: str = ""
+    note: str = ""
+
+
+class Shown(Protocol):
+    """What an analysis shows of its table, without a section of its own in the page.
+
+    Attributes:
+        title: Heading of the section.
+        caption: What it says, in a sentence or two.
+        table: Readable columns, a row each.
+        figure: The figure, or None.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 # told above
+    @property
+    def caption(self) -> str: ...  # noqa: D102
+    @property
+    def table(self) -> pl.DataFrame: ...  # noqa: D102
+    @property
+    def figure(self) -> Display | None: ...  # noqa: D102
+
+
+def estimate_cell(row: Row | None) -> Cell:
+    """Return a metric with its interval; a dash without one."""
+    if row is None:
+        return Cell(NOTHING)
+    return Cell(number(row["value"]), interval(row["ci_low"], row["ci_high"]))
+
+
+def difference_cell(row: Row | None) -> Cell:
+    """Return a difference with its interval; a dash without one."""
+    if row is None:
+        return Cell(NOTHING)
+    return Cell(signed(row["difference"]), interval(row["ci_low"], row["ci_high"]))
+
+
+def table_of(frame: pl.DataFrame, label: str) -> Table:
+    """Return a frame as a table: the first column holds what each row is about."""
+    columns = [
+        Column(name.replace("_", " "), number=kind.is_numeric())
+        for name, kind in frame.schema.items()
+    ]
+    rows = [[_printed(value) for value in row] for row in frame.rows()]
+    lines = (Line(row[0], tuple(map(Cell, row[1:]))) for row in rows)
+    return Table(label, tuple(columns), tuple(lines))
+
+
+def _printed(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return count(value) if isinstance(value, int) else str(value)
