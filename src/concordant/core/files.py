@@ -37,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`.
 
     On success it takes the folder's place whole, on failure it is removed.
@@ -48,7 +48,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.rglob("*"):
+        for path in temporary.rglob("*") if durable else ():
             _sync(path)
         if folder.exists():
             folder.replace(

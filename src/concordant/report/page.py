@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from concordant.analysis import Shown
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.files import write_text
 from concordant.core.records import RunRecord
@@ -29,8 +30,8 @@ from concordant.report.inference import (
     method_of,
     tau_sentence,
 )
-from concordant.report.run_tables import Kind, RunTables, read_run
-from concordant.report.table import Shown, table_of
+from concordant.report.run_tables import Kind, RunTables, read_run, shown_by_analyses
+from concordant.report.table import table_of
 
 _FILTERS = (
     inline_svg,
@@ -75,17 +76,15 @@ class _Figures(NamedTuple):
         return [one for one in found if one is not None]
 
 
-def write_report(run: RunFolder, shown: Sequence[Shown] = ()) -> Path:
+def write_report(run: RunFolder) -> Path:
     """Write `report.html` and the figures into a run folder and return the page's path.
 
-    Args:
-        run: The run folder.
-        shown: What analyses without a section of their own show.
+    Analyses without a section of their own stand in sections as they show themselves.
 
     Raises:
         ConcordantError: An artifact of the run is missing or damaged.
     """
-    tables = read_run(run)
+    tables, shown = read_run(run), shown_by_analyses(run)
     figures = _Figures.of(tables)
     page = _rendered(tables, figures, read_pictures(run), shown)
     write_figures(figures.displays(tables, shown), run.figures)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 
+from concordant.analysis import ANALYSES, Analysis, Shown
 from concordant.analysis.calibration import GROUP_SCHEMA
 from concordant.analysis.compare import CONTRAST_SCHEMA
 from concordant.analysis.decision import DECISION_SCHEMA
@@ -242,6 +243,20 @@ def read_run(run: RunFolder) -> RunTables:
         calibration_groups=_read(run.calibration_groups, GROUP_SCHEMA),
         survival_curves=_read(run.survival_curves, SURVIVAL_CURVES_SCHEMA),
     )
+
+
+def shown_by_analyses(run: RunFolder) -> tuple[Shown, ...]:
+    """Return what analyses show of their tables, where they have no section made for them.
+
+    Raises:
+        ConcordantError: A table is missing, damaged or lacks a column.
+    """
+    shown = []
+    for name in ANALYSES:
+        if ANALYSES.get(name).show is not Analysis.show:
+            analysis = ANALYSES.create(name)
+            shown.append(analysis.show(_read(run.table(name), analysis.schema)))
+    return tuple(one for one in shown if one is not None)
 
 
 def _read(path: Path, columns: Collection[str]) -> pl.DataFrame:

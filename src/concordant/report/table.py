@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
-from concordant.report.displays.base import Display
 from concordant.report.run_tables import Row
 from concordant.report.wording import NOTHING, count, interval, number, signed
 
@@ -80,26 +79,6 @@ class Table:
     tag: str = ""
     caption: str = ""
     note: str = ""
-
-
-class Shown(Protocol):
-    """What an analysis shows of its table, without a section of its own in the page.
-
-    Attributes:
-        title: Heading of the section.
-        caption: What it says, in a sentence or two.
-        table: Readable columns, a row each.
-        figure: The figure, or None.
-    """
-
-    @property
-    def title(self) -> str: ...  # noqa: D102 # told above
-    @property
-    def caption(self) -> str: ...  # noqa: D102
-    @property
-    def table(self) -> pl.DataFrame: ...  # noqa: D102
-    @property
-    def figure(self) -> Display | None: ...  # noqa: D102
 
 
 def estimate_cell(row: Row | None) -> Cell:

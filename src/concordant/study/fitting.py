@@ -119,8 +119,10 @@ class _Fitting:
 
     def settle(self, waiting: Sequence[int]) -> None:
         """Take note of what is left, by whomever the rest was done."""
-        self.left = Counter(self.plan.fits[number].fold for number in waiting)
-        self.tell()
+        left = Counter(self.plan.fits[number].fold for number in waiting)
+        if left.total() != self.left.total():
+            self.left = left
+            self.tell()
 
     def tell(self) -> None:
         """Tell the progress."""
