@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
-from concordant.engines import LocalEngine
 
 from concordant.config import parse_study
+from concordant.engines import LocalEngine
 from concordant.study import run_study
 from concordant.study.data import read_data
 from concordant.study.fits import FitTask, is_done, run_fit

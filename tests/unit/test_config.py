@@ -497,7 +497,8 @@ def test_strategies_that_cannot_differ_stand_once(folder):
         "encoders.ehr: [one_hot, count]}\n"
     )
     assert [
-        (strategy.label, strategy.ct_label, strategy.ehr_label) for strategy in read(folder, text).strategies()
+        (strategy.label, strategy.ct_label, strategy.ehr_label)
+        for strategy in read(folder, text).strategies()
     ] == [
         ("unimodal(modality=ct)", "volume_features", None),
         ("linear(modality=ehr)", None, "one_hot"),

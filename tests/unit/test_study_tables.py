@@ -10,14 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 from concordant.study.cohorts import embed_all, read_data
-from concordant.study.members import plan_members
+from concordant.study.members import MemberResult, plan_members
 
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
 from concordant.embeddings.making import ShardEngine
 from concordant.metrics import median_follow_up
 from concordant.study.foreign import read_foreign
-from concordant.study.members import MemberResult, plan_members
 from concordant.study.records import cohort_records, quarantine_records, strategy_records
 from study_fixture import alter, small_study, write_tables
 

@@ -66,8 +66,7 @@ def survival_curves(models: Sequence[Candidate]) -> pl.DataFrame:
     """
     tables = [
         _curves(predictions).with_columns(
-            pl.lit(value, pl.String).alias(name)
-            for name, value in model.names(cohort).items()
+            pl.lit(value, pl.String).alias(name) for name, value in model.names(cohort).items()
         )
         for model in models
         if not model.is_foreign

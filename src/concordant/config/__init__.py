@@ -1,4 +1,4 @@
-"""The study file: YAML to a typed, frozen `Study`, and its grid to the strategies that are compared."""
+"""The study file: YAML to a typed, frozen `Study`, and its grid to the strategies compared."""
 
 from __future__ import annotations
 

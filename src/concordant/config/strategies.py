@@ -84,7 +84,7 @@ class Trial:
     """A way to fit a strategy; never a row of a table, never a test.
 
     Attributes:
-        name: What the grid varies and its values, such as "lr=0.01"; "default" where it varies none.
+        name: What the grid varies and its values, such as "lr=0.01"; else "default".
         options: Options of training.
     """
 

@@ -34,8 +34,8 @@ from concordant.config.components import (
     folder_of,
 )
 from concordant.config.grid import Grid
-from concordant.config.strategies import Strategy, Trial, distinct, strategy_of, trials_of
 from concordant.config.source import overridden, read_yaml
+from concordant.config.strategies import Strategy, Trial, distinct, strategy_of, trials_of
 from concordant.core.artifacts import RunFolder, slug
 from concordant.core.errors import ConfigError, did_you_mean
 from concordant.core.messages import complaint, config_error

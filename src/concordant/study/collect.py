@@ -1,4 +1,4 @@
-"""The fits of a strategy put together: its trial chosen on tuning, its predictions of every cohort."""
+"""The fits of a strategy put together: the trial that tuning chose, predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 from jaxtyping import Float
 
-from concordant.core.errors import ConcordantError, MetricError
+from concordant.core.errors import ConcordantError
 from concordant.core.files import write_text
 from concordant.core.survival import AS_IS, COLUMNS, RECALIBRATED, Predictions, join_predictions
 from concordant.metrics import Recalibration

@@ -1,4 +1,4 @@
-"""A fit as a task: taken, run, and left as a folder that is whole or not there. Runs in any process."""
+"""A fit as a task of any process: taken, run, and left as a folder that is whole or not there."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run_fit(task: FitTask) -> str | None:
 
 
 def is_done(folder: FitFolder, fingerprint: str) -> bool:
-    """Return whether a folder holds the result of exactly this fit, its files of the right sizes."""
+    """Return whether a folder holds the result of exactly this fit, files of the right sizes."""
     account = _read(folder.account)
     files = account.get("files")
     return (

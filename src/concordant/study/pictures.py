@@ -176,7 +176,9 @@ class _Finished:
             pl.col("available").is_in(["both", "ct"]) & (pl.col("seed") == self.study.seeds()[0])
         )
 
-    def fit(self, strategy: Strategy, trial: int, repeat: int | None, fold: int | None) -> FitFolder:
+    def fit(
+        self, strategy: Strategy, trial: int, repeat: int | None, fold: int | None
+    ) -> FitFolder:
         """Return the fit behind a row of the predictions."""
         name = trials_that_differ(strategy, self.study.trials())[trial].name
         place = Fold({}, repeat, fold)
@@ -219,8 +221,8 @@ def _write(finished: _Finished, strategy: Strategy, out: Path, options: PictureO
 def _encoder(strategy: Strategy) -> VolumeEncoder:
     if strategy.ct is None or strategy.ct.name == FEATURES:
         raise NotApplicableError(
-            f"{strategy.label} does not read scans themselves (no encoder, or a feature file): there "
-            "is nothing to draw on"
+            f"{strategy.label} does not read scans themselves (no encoder, or a feature file): "
+            "there is nothing to draw on"
         )
     encoder = ENCODERS.create(strategy.ct.name, **strategy.ct.options)
     if (

@@ -23,7 +23,7 @@ from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audi
 from concordant.embeddings.extract import Progress
 from concordant.engines import Engine, LocalEngine
 from concordant.report.page import write_report
-from concordant.study.collect import StrategyResult, collect, refuse_if_all_failed
+from concordant.study.collect import collect, refuse_if_all_failed
 from concordant.study.data import StudyData, read_data
 from concordant.study.drivers import driving
 from concordant.study.fitting import Crew, discard_altered, failures, fit_all
