@@ -52,6 +52,18 @@ Imports = Annotated[
         help="Import a module that registers components of your own. Repeatable.",
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Where tasks are run: local, or ray (many machines)."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A Ray cluster that runs, or auto.",
+        show_default="a Ray of this machine alone",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -183,37 +195,52 @@ def embed(
     typer.echo(f"embeddings: {chosen.embeddings_root}")
 
 
-@app.command(epilog="Example: concordant run study.yaml --set train.lr=3e-4 --workers 4")
+@app.command(
+    epilog="Example: concordant run study.yaml --set train.lr=3e-4 --workers 4, or on a cluster: "
+    "--engine ray --address auto, or in every job of an array: --join"
+)
 def run(
-    study: StudyFile, overrides: Overrides = None, imports: Imports = None, workers: Workers = None
+    study: StudyFile,
+    overrides: Overrides = None,
+    imports: Imports = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Share the run folder with every other command that was given --join."
+        ),
+    ] = False,
 ) -> None:
-    """Run a study: check, encode, fit every member of the grid, predict every cohort, compare,
-    write the report.
+    """Run a study: check, encode, fit every strategy, predict every cohort, compare, report.
 
     A run that was stopped continues where it was; what is done already is kept as long as nothing
     it depends on has changed.
+
+    Exit code 3 if a strategy could not be fitted; the others are judged.
     """
     chosen = _read(study, overrides, imports)
     import polars as pl
 
     from concordant.cli import tables
-    from concordant.embeddings.making import ShardEngine
+    from concordant.core.records import read_run_record
+    from concordant.engines import make_engine
     from concordant.study import run_study
 
-    processes = _processes(workers)
-    with (
-        progress() as report
-        # scans are read in another process even with one worker: a decoder that crashes does not
-        # end
-        # the run
-    ):
+    with progress() as report:
         folder = run_study(
-            chosen, workers=processes, engine=ShardEngine(workers=processes), progress=report
+            chosen, engine=make_engine(engine, workers, address), join=join, progress=report
         )
     open_console().print(
         tables.strategies(pl.read_parquet(folder.results), chosen.evaluate.metrics[0])
     )
     typer.echo(f"report: {folder.report}")
+    failed = [one for one in read_run_record(folder).strategies if one.status == "failed"]
+    for one in failed:
+        typer.echo(f"failed: {one.folder}: {one.reason}", err=True)
+    if failed:
+        raise typer.Exit(3)
 
 
 app.command(
