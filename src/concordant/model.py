@@ -96,26 +96,16 @@ class CodeProjector(nn.Module):
 
         Pooled is the weighted sum of the embeddings.
         """
-        valid = tokens.valid[..., None]
-        index = torch.where(tokens.valid, tokens.index, torch.zeros_like(tokens.index))
-        weight = torch.where(tokens.valid, tokens.weight, torch.zeros_like(tokens.weight))[
-            ..., None
-        ]
-        weighted = functional.embedding(index, self.embedding) * weight
-        pooled = weighted.sum(1) + self.bias
+        pooled = tokens.weighted_sum(self.embedding) + self.bias
+        pooled = torch.where(tokens.present[:, None], pooled, torch.zeros_like(pooled))
         if pooled_only:
-            values = weighted[..., :0]
-        else:
-            values = torch.where(
-                valid,
-                weighted + functional.embedding(index, self.identity),
-                torch.zeros_like(weighted),
-            )
-        return Tokens(
-            values,
-            tokens.valid,
-            torch.where(tokens.present[:, None], pooled, torch.zeros_like(pooled)),
-        )
+            empty = self.embedding.new_zeros((*tokens.valid.shape, 0))
+            return Tokens(empty, tokens.valid, pooled)
+        weighted = functional.embedding(tokens.known_index, self.embedding)
+        weighted = weighted * tokens.known_weight[..., None]
+        values = weighted + functional.embedding(tokens.known_index, self.identity)
+        values = torch.where(tokens.valid[..., None], values, torch.zeros_like(values))
+        return Tokens(values, tokens.valid, pooled)
 
 
 @dataclass(frozen=True, slots=True)

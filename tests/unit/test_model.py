@@ -224,3 +224,66 @@ def test_one_view_is_the_risk_unless_the_sample_is_unknown():
     model = build("concat")
     model.mean_risk.fill_(0.125)
     assert model.risk(output([[2.5], [7.0]], [[True], [False]])).tolist() == [2.5, 0.125]
+
+
+# --- pooled codes: a product, never a gather of (batch, token, width) ---
+
+VOCABULARIES = pytest.mark.parametrize("vocabulary", [12, 500])
+
+
+def records(vocabulary, batch=50, places=8, seed=0):
+    """Codes with repeats, empty records, and garbage in invalid places."""
+    rng = torch.Generator().manual_seed(seed)
+    valid = torch.rand(batch, places, generator=rng) < 0.6
+    valid[::7] = False
+    index = torch.randint(vocabulary, (batch, places), generator=rng)
+    weight = torch.randn(batch, places, generator=rng)
+    return CodeTokens(
+        torch.where(valid, index, 10**6), torch.where(valid, weight, float("nan")), valid
+    )
+
+
+def slow_pooled(given, table):
+    """One code of one record at a time."""
+    rows = []
+    for index, weight, valid in zip(given.index, given.weight, given.valid, strict=True):
+        parts = [w * table[i] for i, w in zip(index[valid], weight[valid], strict=True)]
+        rows.append(torch.stack(parts).sum(0) if parts else torch.zeros_like(table[0]))
+    return torch.stack(rows)
+
+
+@VOCABULARIES
+def test_pooled_codes_and_their_gradient_equal_the_sum_code_by_code(vocabulary):
+    given = records(vocabulary)
+    fast, slow = (torch.linspace(-1, 1, vocabulary * 6).reshape(-1, 6) for _ in range(2))
+    found = given.weighted_sum(fast.requires_grad_())
+    expected = slow_pooled(given, slow.requires_grad_())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    found.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-6, atol=1e-5)
+
+
+@VOCABULARIES
+def test_codes_as_a_matrix_give_the_same_sum(vocabulary):
+    given, table = records(vocabulary), torch.randn(vocabulary, 3)
+    torch.testing.assert_close(given.dense(vocabulary) @ table, given.weighted_sum(table))
+
+
+@VOCABULARIES
+def test_pooled_codes_and_their_gradient_run_under_functional_call_and_vmap(vocabulary):
+    given = records(vocabulary)
+    several = [CodeProjector(InputDims("codes", vocabulary), 4) for _ in range(3)]
+    parameters, _ = torch.func.stack_module_state(several)
+
+    def pooled_square(one):
+        out = torch.func.functional_call(several[0], one, (given, True))
+        return out.pooled.square().sum()
+
+    gradient, value = torch.func.vmap(torch.func.grad_and_value(pooled_square))(parameters)
+    for place, module in enumerate(several):
+        expected = module(given, True).pooled.square().sum()
+        expected.backward()
+        torch.testing.assert_close(value[place], expected.detach())
+        torch.testing.assert_close(gradient["embedding"][place], module.embedding.grad)

@@ -9,9 +9,9 @@ import torch
 from concordant.core.embedding import TokenTable
 from concordant.core.modality import Modality
 from concordant.core.survival import SurvivalTarget
+from concordant.metrics.cox import solve_cox
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples
-from concordant.training.cox_solver import solve_cox
 from concordant.training.fit import fit
 from concordant.training.ridge import PENALTIES
 from concordant.training.scaling import CodeScaling

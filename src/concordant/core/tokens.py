@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from concordant.core.modality import Modality
 
@@ -69,7 +71,7 @@ def mean_of_valid(
 
 @dataclass(frozen=True, slots=True)
 class CodeTokens:
-    """A multi-hot record, one token per active code; there is never a dense code axis.
+    """A multi-hot record, one token per active code.
 
     Attributes:
         index: Position of the code in the fold's vocabulary.
@@ -80,6 +82,9 @@ class CodeTokens:
     index: Int[Tensor, "batch token"]
     weight: Float[Tensor, "batch token"]
     valid: Bool[Tensor, "batch token"]
+    _bags: dict[int, tuple[Tensor, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def present(self) -> Bool[Tensor, " batch"]:
@@ -102,6 +107,82 @@ class CodeTokens:
     def to(self, device: torch.device) -> CodeTokens:
         """Return the same on a device."""
         return CodeTokens(self.index.to(device), self.weight.to(device), self.valid.to(device))
+
+    @property
+    def known_index(self) -> Int[Tensor, "batch token"]:
+        """The index, 0 in invalid places."""
+        return torch.where(self.valid, self.index, torch.zeros_like(self.index))
+
+    @property
+    def known_weight(self) -> Float[Tensor, "batch token"]:
+        """The weight, 0 in invalid places."""
+        return torch.where(self.valid, self.weight, torch.zeros_like(self.weight))
+
+    def dense(self, size: int) -> Float[Tensor, "batch code"]:
+        """Return the weights as a matrix with a column per code of the vocabulary."""
+        empty = self.weight.new_zeros((len(self.weight), size))
+        return empty.scatter_add(1, self.known_index, self.known_weight)
+
+    def weighted_sum(self, table: Float[Tensor, "code width"]) -> Float[Tensor, "batch width"]:
+        """Return the weighted sum of a table's rows for each record.
+
+        A sparse product, there and back: never a tensor of (batch, token, width). The codes are
+        sorted by record and by code once, at the first call.
+        """
+        size = len(table)
+        if size not in self._bags:
+            self._bags[size] = (*self._by_record(), *self._by_code(size))
+        bags = (bag.to(table.dtype) if bag.is_floating_point() else bag for bag in self._bags[size])
+        return _bag_sum(table, *bags)
+
+    def _by_record(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the codes of each record, their weights, and where each record starts."""
+        batch, places = self.index.shape
+        starts = torch.arange(batch, device=self.index.device) * places
+        return self.known_index.flatten(), self.known_weight.flatten(), starts
+
+    def _by_code(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the records of each code, their weights, and where each code starts."""
+        index, weight, _ = self._by_record()
+        codes, order = torch.sort(index)
+        starts = torch.searchsorted(codes, torch.arange(size, device=codes.device))
+        return order // self.index.shape[1], weight[order], starts
+
+
+class _BagSum(torch.autograd.Function):
+    """The weighted sum of a table's rows in each bag.
+
+    Its gradient is the same sum over the transposed bags, which are given with it: torch's own
+    would sort the bags at every step, and has no rule for `vmap`.
+    """
+
+    @staticmethod
+    def forward(table: Tensor, *bags: Tensor) -> Tensor:
+        index, weight, starts = bags[:3]
+        return functional.embedding_bag(index, table, starts, per_sample_weights=weight, mode="sum")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        bags = ctx.saved_tensors
+        return _bag_sum(upstream, *bags[3:], *bags[:3]), *[None] * len(bags)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], table: Tensor, *bags: Tensor
+    ) -> tuple[Tensor, int]:
+        """Sum several tables side by side, as one of more columns."""
+        if in_dims[0] is None or any(one is not None for one in in_dims[1:]):
+            raise TypeError("vmap over codes: expected one batch of records for every table")
+        tables = table.movedim(in_dims[0], 1)
+        found = _bag_sum(tables.flatten(1), *bags)
+        return found.reshape(len(found), *tables.shape[1:]), 1
+
+
+_bag_sum = cast(Callable[..., Tensor], _BagSum.apply)
 
 
 @dataclass(frozen=True, slots=True)

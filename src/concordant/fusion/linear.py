@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -25,12 +25,18 @@ class LinearTerm(nn.Module):
     def forward(self, tokens: Tokens | CodeTokens) -> Float[Tensor, " batch"]:
         """Return the term of each sample; 0 where the modality is missing."""
         if isinstance(tokens, CodeTokens):
-            weight = torch.where(tokens.valid, tokens.weight, torch.zeros_like(tokens.weight))
-            index = torch.where(tokens.valid, tokens.index, torch.zeros_like(tokens.index))
-            value = (self.coefficient[index] * weight).sum(1)
+            value = tokens.weighted_sum(self.coefficient[:, None])[:, 0]
         else:
             value = pooled_features(tokens) @ self.coefficient
         return torch.where(tokens.present, value + self.present, torch.zeros_like(value))
+
+    def design(self, tokens: Tokens | CodeTokens) -> Float[Tensor, "batch column"]:
+        """Return, in double precision, the features it multiplies and who has the modality."""
+        if isinstance(tokens, CodeTokens):
+            features = tokens.dense(len(self.coefficient))
+        else:
+            features = pooled_features(tokens)
+        return torch.cat([features.double(), tokens.present.double()[:, None]], 1)
 
 
 def pooled_features(tokens: Tokens) -> Float[Tensor, "batch feature"]:
@@ -71,3 +77,19 @@ class Linear(Fusion):
         total = torch.stack([self.terms[used.value](pair.of(used)) for used in self.uses]).sum(0)
         valid = torch.stack([pair.of(used).present for used in self.uses]).any(0)
         return FusionOutput(total[:, None, None], valid[:, None])
+
+    def design(self, pair: Pair) -> Float[Tensor, "batch column"]:
+        """Return the columns, in double precision, whose linear combination the log-hazard is."""
+        return torch.cat([self._term(used).design(pair.of(used)) for used in self.uses], 1)
+
+    def set_coefficients(self, solution: Float[Tensor, " column"]) -> None:
+        """Set every coefficient, in the order of `design`."""
+        with torch.no_grad():
+            for term in map(self._term, self.uses):
+                size = term.coefficient.numel()
+                term.coefficient.copy_(solution[:size])
+                term.present.copy_(solution[size])
+                solution = solution[size + 1 :]
+
+    def _term(self, modality: Modality) -> LinearTerm:
+        return cast(LinearTerm, self.terms[modality.value])

@@ -5,7 +5,9 @@ risk to survival.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -45,6 +47,35 @@ class Head(nn.Module, ABC):
     def forward(self, views: Float[Tensor, "batch view dim"]) -> Float[Tensor, "batch view"]:
         """Return the log-hazard of each view; higher = earlier event."""
 
+    def view_parameters(self, view: int) -> list[str]:
+        """Return the names, within the head, of the parameters that a view alone depends on."""
+        return [f"layers.{view}.{name}" for name, _ in self.layers[view].named_parameters()]
+
+    def as_identity(self) -> None:
+        """Let the one number of the one view pass unchanged: the fusion has solved for it.
+
+        Raises:
+            TypeError: Several views, or a view of several numbers.
+        """
+        shapes = [tuple(layer.get_parameter("weight").shape) for layer in self.layers]
+        if shapes != [(1, 1)]:
+            raise TypeError(
+                f"the output layers have weights of shapes {shapes}; expected one of shape (1, 1), "
+                "from a fusion with a single view of one number"
+            )
+        with torch.no_grad():
+            self.layers[0].get_parameter("weight").fill_(1.0)
+            self.layers[0].get_parameter("bias").fill_(0.0)
+
+    def prepare(
+        self,
+        time: Float[Tensor, " batch"],
+        event: Int[Tensor, " batch"],
+        valid: Bool[Tensor, " batch"] | None = None,
+    ) -> Any:
+        """Return what the loss needs of the outcomes, to be made once and used in every epoch."""
+        return None
+
     @abstractmethod
     def loss(
         self,
@@ -52,8 +83,13 @@ class Head(nn.Module, ABC):
         time: Float[Tensor, " batch"],
         event: Int[Tensor, " batch"],
         valid: Bool[Tensor, " batch"] | None = None,
+        *,
+        order: Any = None,
     ) -> Float[Tensor, ""]:
-        """Return the loss of one view per observed event, over the samples that have it."""
+        """Return the loss of one view per observed event, over the samples that have it.
+
+        `order` is what `prepare` returned of the same outcomes; None = it is made afresh.
+        """
 
     @abstractmethod
     def fit_baseline(

@@ -1,24 +1,110 @@
-"""A weighted Cox model of a few covariates (Breslow ties), and how every row moves its
-coefficients and its baseline.
+"""The Cox model: penalised and weighted, Efron or Breslow ties, with the influence of every row on
+coefficients and baseline.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Real, Shaped
+from jaxtyping import Float, Real
+from scipy.linalg import cho_factor, cho_solve
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
+from concordant.metrics.partial_likelihood import (
+    LikelihoodPoint,
+    PartialLikelihood,
+    RiskSets,
+    Target,
+    Ties,
+    risk_sets,
+    running,
+)
 
-_ITERATIONS = 50
+Coefficients = Float[np.ndarray, " column"]
+
+LARGEST_COEFFICIENT = 10.0
+"""Bound of a non-negative coefficient.
+
+A few tuning events in perfect order would otherwise send it to infinity.
+"""
+
+_ITERATIONS = 500
 _HALVINGS = 30
-_CLOSE = 1e-10  # Newton decrement per event after which one more full step is exact to rounding
+_CLOSE = 1e-14  # Newton decrement per event after which one more step is exact to rounding
+_FLOOR = 1e-12  # keeps the Hessian of columns without spread, or that repeat others, invertible
+_SINGLE_FLOOR = 1e-4  # the same in single precision
+_REMEMBERED = 20  # steps from which the curvature is learned between two exact Hessians
+_COLUMNS_PER_STEP = 16  # an exact Hessian of so many columns costs as much as one more step
+_SAME_RIDGE = 4.0  # a factorisation serves ridges that differ by no more than this factor
 # information per event, for covariates of unit variance, below which a coefficient is running off
 _FLAT = 1e-6
 _NO_SPREAD = 1e-9
+_FREE, _NONNEGATIVE = (-np.inf, np.inf), (0.0, LARGEST_COEFFICIENT)
+
+
+def solve_cox(
+    design: Float[np.ndarray, "sample column"],
+    target: Target,
+    *,
+    penalty: float | Coefficients = 0.0,
+    start: Coefficients | None = None,
+    nonnegative: bool = False,
+    ties: Ties = "efron",
+) -> Coefficients:
+    """Minimise the negative log partial likelihood per event plus half the penalised squares.
+
+    Args:
+        design: One row per sample.
+        target: Time in days, event (1 = observed), and weights or none.
+        penalty: Ridge penalty, >= 0, of all columns or of each; 0 leaves a column free.
+        start: Where to start; zero by default.
+        nonnegative: Keep every coefficient in [0, 10].
+        ties: Treatment of tied event times.
+
+    Returns:
+        The coefficients; larger = earlier event. Without an event, zeros.
+
+    Raises:
+        MetricError: The solver did not converge.
+    """
+    likelihood = PartialLikelihood.of(design, target, penalty=penalty, ties=ties)
+    first = np.zeros(len(likelihood.ridge)) if start is None else np.asarray(start, np.float64)
+    if not likelihood.sets.total:
+        return np.zeros(len(first))
+    return _bounded(likelihood, first) if nonnegative else _descend(likelihood, first, _Curvature())
+
+
+def cox_path(
+    design: Float[np.ndarray, "sample column"],
+    target: Target,
+    penalties: Sequence[float],
+    *,
+    ties: Ties = "efron",
+) -> Float[np.ndarray, "penalty column"]:
+    """Return the coefficients of `solve_cox` at each of several penalties (> 0).
+
+    Cheapest in steady order: each solution starts at the one before, and the curvature learned on
+    the way is kept. Of more columns than samples only the rows' span is searched, where every
+    ridge solution lies (representer theorem).
+
+    Raises:
+        MetricError: The solver did not converge.
+    """
+    values = np.asarray(design, dtype=np.float64)
+    if values.shape[1] > values.shape[0]:
+        basis, triangle = np.linalg.qr(values.T)
+        return np.asarray(cox_path(triangle.T, target, penalties, ties=ties) @ basis.T)
+    likelihood, curvature = PartialLikelihood.of(values, target, ties=ties), _Curvature()
+    path = np.zeros((len(penalties), values.shape[1]))
+    start = np.zeros(values.shape[1])
+    for place, penalty in enumerate(penalties if likelihood.sets.total else ()):
+        one = replace(likelihood, ridge=np.full(len(start), penalty))
+        start = path[place] = _descend(one, start, curvature)
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +123,14 @@ class CoxFit:
         cumulative_hazard: Baseline cumulative hazard right after each of them.
     """
 
-    coefficient: Float[np.ndarray, " column"]
+    coefficient: Coefficients
     influence: Float[np.ndarray, "subject column"]
-    centre: Float[np.ndarray, " column"]
+    centre: Coefficients
     shift: float
     times: Float[np.ndarray, " event_time"]
     cumulative_hazard: Float[np.ndarray, " event_time"]
-    _sets: _RiskSets
-    _state: _State
+    _sets: RiskSets
+    _point: LikelihoodPoint
     _raw_mean: Float[np.ndarray, "event_time column"]
 
     def relative_hazard(
@@ -64,15 +150,15 @@ class CoxFit:
         """Return the influence of every row on the baseline cumulative hazard at a time,
         `centre` and `shift` held fixed.
         """
-        sets, state = self._sets, self._state
+        sets, point = self._sets, self._point
         passed = int(np.searchsorted(self.times, time, side="right"))
         event = np.where(
-            sets.observed & (sets.passed <= passed), 1 / state.s0[sets.event_index], 0.0
+            sets.observed & (sets.passed <= passed), 1 / point.s0[sets.event_index], 0.0
         )
-        squared = _running(sets.events / state.s0**2)[np.minimum(sets.passed, passed)]
+        squared = running(sets.events / point.s0**2)[np.minimum(sets.passed, passed)]
         rows = np.zeros(len(self.influence))
-        rows[sets.rows] = sets.weights * (event - state.relative * squared)
-        through_coefficient = (sets.events / state.s0)[:passed] @ self._raw_mean[:passed]
+        rows[sets.rows] = sets.weights * (event - point.relative * squared)
+        through_coefficient = (sets.events / point.s0)[:passed] @ self._raw_mean[:passed]
         return np.asarray(rows - self.influence @ through_coefficient)
 
 
@@ -100,30 +186,50 @@ def fit_cox(
     differentiation of the score equation by the weights; for the coefficients these are Lin and
     Wei's dfbeta residuals, JASA 84 (1989), 1074-1078.
     """
-    sets = _risk_sets(subjects)
+    sets = risk_sets(subjects.time, subjects.observed, subjects.weights, "breslow")
+    if not sets.total:
+        raise MetricError(
+            f"none of the {len(sets.rows)} rows (of weight above 0) has the event in time: a Cox "
+            "model needs an event"
+        )
     kept = np.asarray(design, dtype=np.float64)[sets.rows]
-    own = np.zeros(len(kept)) if offset is None else np.asarray(offset, dtype=np.float64)[sets.rows]
     centre = sets.weights @ kept / sets.weights.sum()
     unit = _unit_transform(kept - centre, sets.weights, centre)
-    columns = (kept - centre) @ unit
-    state = _maximise(sets, columns, own)
+    own = 0.0 if offset is None else np.asarray(offset, dtype=np.float64)[sets.rows]
+    none = np.zeros(kept.shape[1])
+    likelihood = PartialLikelihood(sets, (kept - centre) @ unit, none, own)
+    point = likelihood.at(_descend(likelihood, none, _Curvature()))
+    hessian, mean = likelihood.hessian(point), likelihood.mean(point)
+    if float(np.linalg.eigvalsh(hessian).min(initial=np.inf)) < _FLAT:
+        raise _no_maximum(sets)
+    residuals = sets.weights[:, None] * _score_residuals(likelihood, point, mean)
     influence = np.zeros(np.shape(design))
-    influence[sets.rows] = (
-        sets.weights[:, None]
-        * np.linalg.solve(state.information, _score_residuals(sets, columns, state).T).T
-        @ unit.T
-    )
+    influence[sets.rows] = np.linalg.solve(hessian * sets.total, residuals.T).T @ unit.T
     return CoxFit(
-        coefficient=unit @ state.coefficient,
+        coefficient=unit @ point.coefficient,
         influence=influence,
         centre=centre,
-        shift=state.shift,
+        shift=point.shift,
         times=sets.times,
-        cumulative_hazard=np.cumsum(sets.events / state.s0),
+        cumulative_hazard=np.cumsum(sets.events / point.s0),
         _sets=sets,
-        _state=state,
-        _raw_mean=np.linalg.solve(unit.T, state.mean.T).T,
+        _point=point,
+        _raw_mean=np.linalg.solve(unit.T, mean.T).T,
     )
+
+
+def _score_residuals(
+    likelihood: PartialLikelihood, point: LikelihoodPoint, mean: Float[np.ndarray, "time column"]
+) -> Float[np.ndarray, "kept column"]:
+    """Return the derivative of the score by every row's weight."""
+    sets, columns = likelihood.sets, likelihood.columns
+    hazard = sets.events / point.s0
+    expected = (
+        columns * running(hazard)[sets.passed][:, None]
+        - running(hazard[:, None] * mean)[sets.passed]
+    )
+    event = np.where(sets.observed[:, None], columns - mean[sets.event_index], 0.0)
+    return np.asarray(event - point.relative[:, None] * expected)
 
 
 def has_spread(
@@ -138,46 +244,10 @@ def _spreads(deviation: Any, centre: Any) -> Any:
     return deviation > _NO_SPREAD * np.maximum(1.0, np.abs(centre))
 
 
-@dataclass(frozen=True, slots=True)
-class _RiskSets:
-    rows: Int[np.ndarray, " kept"]  # rows of weight above 0 in ascending time
-    weights: Float[np.ndarray, " kept"]
-    observed: Shaped[np.ndarray, " kept"]
-    times: Float[np.ndarray, " event_time"]
-    events: Float[np.ndarray, " event_time"]  # weight of the events at each time
-    first: Int[np.ndarray, " event_time"]  # first row at risk
-    passed: Int[np.ndarray, " kept"]  # event times up to the row's own
-    event_index: Int[np.ndarray, " kept"]  # for an event, its own time; else any
-
-
-def _risk_sets(subjects: Outcomes) -> _RiskSets:
-    order = np.argsort(subjects.time, kind="stable")
-    rows = order[subjects.weights[order] > 0]
-    time, observed = subjects.time[rows], np.asarray(subjects.observed)[rows]
-    weights = np.asarray(subjects.weights, dtype=np.float64)[rows]
-    times, index = np.unique(time[observed], return_inverse=True)
-    if len(times) == 0:
-        raise MetricError(
-            f"none of the {len(rows)} rows (of weight above 0) has the event in time: a Cox model "
-            "needs an event"
-        )
-    passed = np.searchsorted(times, time, side="right")
-    return _RiskSets(
-        rows=rows,
-        weights=weights,
-        observed=observed,
-        times=times,
-        events=np.bincount(index, weights=weights[observed], minlength=len(times)),
-        first=np.searchsorted(time, times, side="left"),
-        passed=passed,
-        event_index=np.maximum(passed - 1, 0),
-    )
-
-
 def _unit_transform(
     centred: Float[np.ndarray, "kept column"],
     weights: Float[np.ndarray, " kept"],
-    centre: Float[np.ndarray, " column"],
+    centre: Coefficients,
 ) -> Float[np.ndarray, "column column"]:
     """Return the matrix that makes the covariates uncorrelated and of unit variance.
 
@@ -200,109 +270,116 @@ def _unit_transform(
     return np.asarray(vectors / np.sqrt(values) / spread[:, None])
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    coefficient: Float[np.ndarray, " column"]
-    likelihood: float
-    shift: float
-    relative: Float[np.ndarray, " kept"]  # exp(log hazard - shift)
-    s0: Float[np.ndarray, " event_time"]  # weighted relative hazard at risk
-    mean: Float[np.ndarray, "event_time column"]  # its mean covariates
-    score: Float[np.ndarray, " column"]
-    information: Float[np.ndarray, "column column"]
+@dataclass(slots=True)
+class _Curvature:
+    """An exact Hessian, its factorisation with a ridge, and what the steps since have taught."""
+
+    hessian: Float[np.ndarray, "column column"] | None = None
+    factor: Any = None
+    ridge: Any = 1.0  # that the factorisation is of
+    steps: list[tuple[Any, Any]] = field(
+        default_factory=list
+    )  # each with the likelihood's change of gradient
+    age: int = 0  # steps since the Hessian was computed
+
+    def prepare(self, likelihood: PartialLikelihood, point: LikelihoodPoint) -> None:
+        """Compute the Hessian afresh where it is old, and factorise where the ridge is another.
+
+        In single precision where quasi-Newton steps make up for what it lacks.
+        """
+        limit = max(1, len(likelihood.ridge) // _COLUMNS_PER_STEP)
+        kind, floor = (np.float64, _FLOOR) if limit == 1 else (np.float32, _SINGLE_FLOOR)
+        if self.hessian is None or self.age >= limit:
+            self.hessian = likelihood.hessian(point, kind)
+            self.factor, self.age, self.steps = None, 0, []
+        ridge = np.maximum(likelihood.ridge, floor * (1.0 + np.diagonal(self.hessian)))
+        ratio = np.maximum(ridge / self.ridge, self.ridge / ridge).max(initial=1.0)
+        if self.factor is None or ratio > _SAME_RIDGE:
+            shifted = self.hessian + np.diag(ridge.astype(kind))
+            self.ridge, self.factor = ridge, cho_factor(shifted, check_finite=False)
+
+    def direction(self, gradient: Coefficients, ridge: Coefficients) -> Coefficients:
+        """Return the inverse Hessian times a gradient.
+
+        Limited-memory BFGS (Nocedal, Math. Comp. 35 (1980), 773-782) from the factorised Hessian;
+        a step's change of gradient is kept without the ridge, so that it serves every ridge.
+        """
+        found, along = gradient, []
+        pairs = [(step, change + ridge * step) for step, change in self.steps]
+        for step, change in reversed(pairs):
+            along.append(float(step @ found) / float(step @ change))
+            found = found - along[-1] * change
+        kind = self.factor[0].dtype
+        found = cho_solve(self.factor, found.astype(kind), check_finite=False).astype(np.float64)
+        for (step, change), share in zip(pairs, reversed(along), strict=True):
+            found = found + (share - float(change @ found) / float(step @ change)) * step
+        return np.asarray(found)
+
+    def learn(self, step: Coefficients, change: Coefficients, ridge: Coefficients) -> None:
+        """Remember a step and its change of gradient, unless rounding has turned that."""
+        if float(step @ change) > 0:
+            self.steps = [*self.steps, (step, change - ridge * step)][-_REMEMBERED:]
+        self.age += 1
 
 
-def _evaluate(
-    sets: _RiskSets,
-    columns: Float[np.ndarray, "kept column"],
-    offset: Float[np.ndarray, " kept"],
-    coefficient: Float[np.ndarray, " column"],
-) -> _State:
-    log_hazard = columns @ coefficient + offset
-    shift = float(log_hazard.max())
-    relative = np.exp(log_hazard - shift)
-    weighted = sets.weights * relative
-    s0 = _at_risk(sets, weighted)
-    mean = _at_risk(sets, weighted[:, None] * columns) / s0[:, None]
-    own = sets.weights * sets.observed
-    load = weighted * _running(sets.events / s0)[sets.passed]
-    return _State(
-        coefficient=coefficient,
-        likelihood=float(own @ log_hazard - sets.events @ (np.log(s0) + shift)),
-        shift=shift,
-        relative=relative,
-        s0=s0,
-        mean=mean,
-        score=own @ columns - sets.events @ mean,
-        information=(load[:, None] * columns).T @ columns - (sets.events[:, None] * mean).T @ mean,
-    )
+def _descend(
+    likelihood: PartialLikelihood, start: Coefficients, curvature: _Curvature
+) -> Coefficients:
+    """Newton's method with step halving; of many columns quasi-Newton steps between exact Hessians.
 
-
-def _maximise(
-    sets: _RiskSets, columns: Float[np.ndarray, "kept column"], offset: Float[np.ndarray, " kept"]
-) -> _State:
-    """Newton's method with step halving.
-
-    The likelihood is concave, so that it converges from 0 wherever there is a maximum.
+    The objective is convex, so that it converges from anywhere to where there is a minimum.
     """
-    state = _evaluate(sets, columns, offset, np.zeros(columns.shape[1]))
-    total = sets.events.sum()
-    for _ in range(_ITERATIONS if columns.shape[1] else 0):
-        if float(np.linalg.eigvalsh(state.information)[0]) < _FLAT * total:
-            raise MetricError(
-                "the Cox model has no finite maximum: its coefficients run off, as they do where a "
-                f"covariate orders the few events perfectly ({int(sets.observed.sum())} event(s) "
-                f"in {len(sets.rows)} rows). Evaluate more subjects or a later horizon"
-            )
-        step = np.linalg.solve(state.information, state.score)
-        if float(state.score @ step) < _CLOSE * total:
-            return _evaluate(sets, columns, offset, state.coefficient + step)
-        state = _halved(sets, columns, offset, state, step)
-    if columns.shape[1]:
-        raise MetricError(
-            f"the Cox model did not converge in {_ITERATIONS} Newton steps; check the predictions "
-            "for extreme values"
-        )
-    return state
+    here = likelihood.at(start)
+    for _ in range(_ITERATIONS):
+        try:
+            curvature.prepare(likelihood, here)
+        except np.linalg.LinAlgError:  # flat to rounding
+            break
+        step = -curvature.direction(here.gradient, likelihood.ridge)
+        if -float(here.gradient @ step) < _CLOSE:
+            return np.asarray(here.coefficient + step)
+        before, here = here, _moved(likelihood, here, step, _FREE)
+        change = here.gradient - before.gradient
+        curvature.learn(here.coefficient - before.coefficient, change, likelihood.ridge)
+    raise _no_maximum(likelihood.sets)
 
 
-def _halved(
-    sets: _RiskSets,
-    columns: Float[np.ndarray, "kept column"],
-    offset: Float[np.ndarray, " kept"],
-    state: _State,
-    step: Float[np.ndarray, " column"],
-) -> _State:
-    """Take the longest of the steps 1, 1/2, 1/4, ... that does not lower the likelihood."""
-    for halving in range(_HALVINGS):
-        with np.errstate(divide="ignore", invalid="ignore"):  # a step too long may empty a risk set
-            tried = _evaluate(sets, columns, offset, state.coefficient + step / 2**halving)
-        if tried.likelihood >= state.likelihood:  # False for NaN
-            return tried
-    return state
-
-
-def _score_residuals(
-    sets: _RiskSets, columns: Float[np.ndarray, "kept column"], state: _State
-) -> Float[np.ndarray, "kept column"]:
-    """Return the derivative of the score by every row's weight."""
-    hazard = sets.events / state.s0
-    expected = (
-        columns * _running(hazard)[sets.passed][:, None]
-        - _running(hazard[:, None] * state.mean)[sets.passed]
+def _no_maximum(sets: RiskSets) -> MetricError:
+    return MetricError(
+        "the Cox model did not converge: its coefficients run off, as they do where a covariate "
+        f"orders the events perfectly ({int(sets.observed.sum())} event(s) in {len(sets.rows)} "
+        "rows). Use more subjects, a later horizon or a larger penalty, or leave that covariate out"
     )
-    event = np.where(sets.observed[:, None], columns - state.mean[sets.event_index], 0.0)
-    return np.asarray(event - state.relative[:, None] * expected)
 
 
-def _at_risk(
-    sets: _RiskSets, values: Float[np.ndarray, " kept *column"]
-) -> Float[np.ndarray, " event_time *column"]:
-    return np.asarray(np.cumsum(values[::-1], axis=0)[::-1][sets.first])
+def _moved(
+    likelihood: PartialLikelihood,
+    here: LikelihoodPoint,
+    step: Coefficients,
+    bounds: tuple[float, float],
+) -> LikelihoodPoint:
+    """Take the longest of the steps 1, 1/2, 1/4, ..., cut at the bounds, that does not make the
+    objective larger.
+    """
+    for halving in range(_HALVINGS):
+        there = likelihood.at(np.clip(here.coefficient + 0.5**halving * step, *bounds))
+        if -np.inf < there.value <= here.value + 1e-12 * abs(here.value):
+            break
+    return there
 
 
-def _running(
-    values: Float[np.ndarray, " event_time *column"],
-) -> Float[np.ndarray, " place *column"]:
-    """Return the sum over the first 0, 1, 2, ... event times."""
-    return np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
+def _bounded(likelihood: PartialLikelihood, start: Coefficients) -> Coefficients:
+    """Newton's method on the columns that no bound holds, projected onto the bounds.
+
+    Source: Bertsekas, SIAM J. Control Optim. 20 (1982), 221-246.
+    """
+    here = likelihood.at(np.clip(start, *_NONNEGATIVE))
+    for _ in range(_ITERATIONS):
+        held = np.where(here.gradient > 0, *_NONNEGATIVE) == here.coefficient
+        hessian = likelihood.hessian(here) + np.diag(np.maximum(likelihood.ridge, _FLOOR))
+        step = np.zeros(len(held))
+        step[~held] = -np.linalg.solve(hessian[np.ix_(~held, ~held)], here.gradient[~held])
+        if -float(here.gradient @ step) < _CLOSE:
+            return here.coefficient
+        here = _moved(likelihood, here, step, _NONNEGATIVE)
+    raise _no_maximum(likelihood.sets)

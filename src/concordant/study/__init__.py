@@ -1,4 +1,4 @@
-"""The wiring of a study: check, embed, fit every member, judge, compare, report.
+"""The wiring of a study: check, embed, fit every strategy, judge, compare, report.
 
 Each stage skipped where nothing changed.
 """

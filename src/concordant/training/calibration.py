@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 
 from concordant.core.survival import SurvivalTarget
+from concordant.metrics.cox import solve_cox
 from concordant.model import ModelOutput, TTEModel
 from concordant.training.batches import Batch
-from concordant.training.cox_solver import solve_cox
 
 
 def calibrate(
