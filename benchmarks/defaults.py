@@ -27,7 +27,7 @@ import torch
 
 from concordant.core.embedding import CodeTable, TokenTable
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import concordance_index
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples
@@ -96,7 +96,7 @@ def simulate(seed: int, size: int, event_share: float) -> Cohort:
             Modality.CT: TokenTable(scan.astype(np.float32), np.arange(total + 1)),
             Modality.EHR: _codes(record),
         },
-        SurvivalTarget(np.minimum(time_to_event, censored * scale) + 1e-9, event),
+        Outcomes(np.minimum(time_to_event, censored * scale) + 1e-9, event),
     )
     split = int(size * 0.8)
     return Cohort(

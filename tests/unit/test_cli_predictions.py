@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from concordant.analysis.compare import compare_files
 from concordant.cli import app
-from concordant.core.survival import SURVIVAL_TIMES_KEY, SurvivalTarget, read_predictions
+from concordant.core.survival import SURVIVAL_TIMES_KEY, Outcomes, read_predictions
 from concordant.evaluation import METRICS, evaluate
 from concordant.metrics import (
     brier_score_at,
@@ -135,7 +135,7 @@ def test_evaluate_takes_the_censoring_curve_from_the_train_rows(tmp_path, path):
         "--out",
         out,
     )
-    train = SurvivalTarget(whole["time_days"].to_numpy()[:50], whole["event"].to_numpy()[:50])
+    train = Outcomes(whole["time_days"].to_numpy()[:50], whole["event"].to_numpy()[:50])
     expected = evaluate(
         read_predictions(path), metrics=("concordance_index_ipcw",), censoring="train", train=train
     )
@@ -425,3 +425,29 @@ def test_a_cause_that_does_not_occur_is_one_line(tmp_path, path):
 def test_help_says_what_is_done_without_a_cause(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert "event 1, every other code censored" in printed(command, "--help")
+
+
+def test_of_several_seeds_and_variants_in_a_file_one_model_is_judged(tmp_path):
+    parts = {
+        (variant, seed): table_of(noise, seed=seed, variant=variant)
+        for variant, noises in (("as_is", (0.5, 2.0)), ("recalibrated", (3.0, 4.0)))
+        for seed, noise in enumerate(noises)
+    }
+    path = tmp_path / "whole.parquet"
+    pl.concat(parts.values()).sample(fraction=1, shuffle=True, seed=0).write_parquet(path)
+    mean = np.mean([parts["as_is", seed]["risk"] for seed in (0, 1)], axis=0)
+    asked = {
+        (): mean,
+        ("--seed", 1): parts["as_is", 1]["risk"].to_numpy(),
+        ("--variant", "recalibrated", "--seed", 0): parts["recalibrated", 0]["risk"].to_numpy(),
+    }
+    time, event, out = *table_of(0.0).select("time_days", "event").to_numpy().T, tmp_path / "o"
+    for options, risk in asked.items():
+        printed("evaluate", path, "--metric", "concordance_index", "--out", out, *options)
+        expected = concordance_index(time, event, risk)
+        assert pl.read_parquet(out)["value"].to_list() == pytest.approx([expected.estimate])
+    assert one_line_error("evaluate", path, "--variant", "recal") == (
+        f"{path}: no row has variant 'recal'; the file holds as_is (seed 0), as_is (seed 1), "
+        "recalibrated (seed 0), recalibrated (seed 1)"
+    )
+    assert "no row has variant 'as_is' and seed 7" in one_line_error("evaluate", path, "--seed", 7)

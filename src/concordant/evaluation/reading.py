@@ -71,7 +71,7 @@ def _one_model(predictions: Predictions, variant: str, seed: int | None, path: P
     ]
     if not chosen:
         asked = f"variant {variant!r}" + ("" if seed is None else f" and seed {seed}")
-        known = ", ".join(f"{name} (seed {own})" for name, own in parts)
+        known = ", ".join(sorted(f"{name} (seed {own})" for name, own in parts))
         raise PredictionsError(f"{path}: no row has {asked}; the file holds {known}")
     return average_seeds(chosen)
 
