@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -56,14 +56,8 @@ class AboutPictures(Record):
     pictures: tuple[AboutPicture, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedPicture:
-    """A picture inside the page.
-
-    Attributes:
-        title: What it shows.
-        data: The PNG file as a data address.
-    """
+class EmbeddedPicture(NamedTuple):
+    """A picture inside the page: what it shows, and the PNG file as a data address."""
 
     title: str
     data: str

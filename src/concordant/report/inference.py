@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from concordant.report.run_tables import ALPHA, Model, Row, RunTables
-from concordant.report.table import Cell, Column, Line, Table, difference_cell
+from concordant.report.table import Cell, Column, Table, difference_cell, line, texts
 from concordant.report.wording import (
     count,
     days,
@@ -101,46 +102,34 @@ def further_tests(tables: RunTables, *, encoders: bool = False) -> FurtherTests:
 
 
 def _test_table(cohort: str, gains: list[Row], told: FurtherTests, encoders: bool) -> Table:
-    asked = (
-        (True, Column("Difference"), difference_cell),
-        (told.simultaneous, Column("Simultaneous interval"), _simultaneous),
-        (True, Column("Adjusted p"), lambda row: Cell(p_value(row["p_adjusted"]))),
-        (
-            told.over_folds,
-            Column("p over folds"),
-            lambda row: Cell(p_value(row["p_nadeau_bengio"])),
-        ),
-        (
-            bool(told.margin),
-            Column(f"Not worse by {told.margin}", number=False),
-            lambda row: _answer(row["p_non_inferiority_adjusted"]),
-        ),
-        (
-            bool(told.margin),
-            Column(f"Equivalent within {told.margin}", number=False),
-            lambda row: _answer(row["p_equivalence_adjusted"]),
-        ),
-    )
-    shown = [(column, cell) for wanted, column, cell in asked if wanted]
+    shown: dict[Column, Callable[[Row], str | Cell]] = {Column("Difference"): difference_cell}
+    if told.simultaneous:
+        shown[Column("Simultaneous interval")] = _simultaneous
+    shown[Column("Adjusted p")] = lambda row: p_value(row["p_adjusted"])
+    if told.over_folds:
+        shown[Column("p over folds")] = lambda row: p_value(row["p_nadeau_bengio"])
+    if told.margin:
+        titles = (f"Not worse by {told.margin}", f"Equivalent within {told.margin}")
+        worse, same = texts(*titles)
+        shown[worse] = lambda row: _answer(row["p_non_inferiority_adjusted"])
+        shown[same] = lambda row: _answer(row["p_equivalence_adjusted"])
     lines = tuple(
-        Line(
+        line(
             row["model"].title,
-            tuple(cell(row) for _, cell in shown),
-            row["model"].encoders if encoders else "",
+            *(cell(row) for cell in shown.values()),
+            detail=row["model"].encoders if encoders else "",
         )
         for row in gains
     )
-    columns = (Column("Strategy", number=False), *(column for column, _ in shown))
-    return Table(f"Further tests on {cohort}", columns, lines, cohort)
+    return Table(f"Further tests on {cohort}", (*texts("Strategy"), *shown), lines, cohort)
 
 
 def _simultaneous(row: Row) -> Cell:
     return Cell("", interval(row["ci_low_simultaneous"], row["ci_high_simultaneous"]))
 
 
-def _answer(p: float | None) -> Cell:
-    shown = "" if p is None else f"{'yes' if p < ALPHA else 'not shown'}, {p_equation(p)}"
-    return Cell(shown or p_value(p))
+def _answer(p: float | None) -> str:
+    return p_value(p) if p is None else f"{'yes' if p < ALPHA else 'not shown'}, {p_equation(p)}"
 
 
 def gain_over_both_sentence(tables: RunTables) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,11 @@ from concordant.report.run_tables import Kind, Model, Row, RunTables
 from concordant.report.table import (
     Cell,
     Column,
-    Line,
     Table,
     difference_cell,
     estimate_cell,
+    line,
+    texts,
 )
 from concordant.report.wording import (
     NOTHING,
@@ -33,6 +35,7 @@ from concordant.report.wording import (
 AVAILABLE = "available"
 _LEVELS = {"both": "CT and record", "ct": "CT only", "ehr": "Record only", "none": "Neither"}
 _STRATEGY = Column("Strategy", number=False)
+_GAIN_COLUMNS = (Column("Gain"), Column("p"), Column("Adjusted p"), Column("Verdict", number=False))
 
 
 def strategy_tables(
@@ -51,11 +54,8 @@ def strategy_tables(
 def _strategy_table(
     tables: RunTables, cohort: str, featured: Model | None, encoders: bool
 ) -> Table:
-    asked: list[tuple[str, float | None]] = list(
-        dict.fromkeys((row["metric"], row["horizon_days"]) for row in tables.estimates)
-    )
+    asked = dict.fromkeys((row["metric"], row["horizon_days"]) for row in tables.estimates)
     further = [key for key in asked if key[0] != tables.concordance]
-    titles = [metric_name(tables.concordance), *(metric_name(*key) for key in further)]
     found = [
         (model, estimates)
         for model in tables.models
@@ -67,23 +67,26 @@ def _strategy_table(
         )
     ]
     gained = any(tables.gain(cohort, model) for model, _ in found)
-    gains = [Column("Gain"), Column("p"), Column("Adjusted p"), Column("Verdict", number=False)]
-    columns = (_STRATEGY, *map(Column, titles), *(gains if gained else []))
     rows = tuple(
-        Line(
+        line(
             model.title,
-            (
-                *map(estimate_cell, estimates),
-                *(_gain_cells(tables.gain(cohort, model)) if gained else []),
-                Cell(number(tuning_concordance(tables, model))),
-                Cell(count(_n_parameters(tables, model))),
-            ),
-            model.encoders if encoders else "",
-            _mark(model, featured, starts),
+            *map(estimate_cell, estimates),
+            *(_gain_cells(tables.gain(cohort, model)) if gained else ()),
+            number(tuning_concordance(tables, model)),
+            count(_n_parameters(tables, model)),
+            detail=model.encoders if encoders else "",
+            mark=" ".join(["featured"] * (model == featured) + ["kind"] * starts),
         )
         for (model, estimates), starts in zip(found, _starts(found), strict=True)
     )
-    columns = (*columns, Column("Tuning C"), Column("Parameters"))
+    columns = (
+        _STRATEGY,
+        Column(metric_name(tables.concordance)),
+        *(Column(metric_name(*key)) for key in further),
+        *(_GAIN_COLUMNS if gained else ()),
+        Column("Tuning C"),
+        Column("Parameters"),
+    )
     return Table(f"Strategies on {cohort}", columns, rows, cohort, tables.tag(cohort))
 
 
@@ -94,18 +97,15 @@ def _starts(found: Sequence[tuple[Model, Any]]) -> Iterator[bool]:
         yield before.unimodal != model.unimodal
 
 
-def _mark(model: Model, featured: Model | None, starts: bool) -> str:
-    return " ".join(["featured"] * (model == featured) + ["kind"] * starts)
-
-
-def _gain_cells(gain: Row | None) -> tuple[Cell, ...]:
+def _gain_cells(gain: Row | None) -> tuple[str | Cell, ...]:
     if gain is None:
-        return (Cell(NOTHING), Cell(NOTHING), Cell(NOTHING), Cell(""))
+        return (NOTHING, NOTHING, NOTHING, "")
     said = verdict(gain)
+    p, adjusted = p_value(gain["p_value"]), p_value(gain["p_adjusted"])
     return (
         difference_cell(gain),
-        Cell(p_value(gain["p_value"])),
-        Cell(p_value(gain["p_adjusted"])),
+        p,
+        adjusted,
         Cell(said, mark=f"verdict-{said.replace(' ', '-')}"),
     )
 
@@ -118,21 +118,22 @@ def _n_parameters(tables: RunTables, model: Model) -> int | None:
 def other_gains(tables: RunTables, *, encoders: bool = False) -> Table | None:
     """Return the differences to the other unimodal model, None without one."""
     rows = tuple(
-        Line(
+        line(
             row["model"].title,
-            (
-                Cell(row["cohort"]),
-                Cell(strategy_name(row["reference"])),
-                difference_cell(row),
-                Cell(p_value(row["p_value"])),
-            ),
-            row["model"].encoders if encoders else "",
+            row["cohort"],
+            strategy_name(row["reference"]),
+            difference_cell(row),
+            p_value(row["p_value"]),
+            detail=row["model"].encoders if encoders else "",
         )
         for row in tables.other_gains
         if row["metric"] == tables.concordance
     )
-    places = (Column("Cohort", number=False), Column("Against", number=False))
-    columns = (_STRATEGY, *places, Column("Difference"), Column("Unadjusted p"))
+    columns = (
+        *texts("Strategy", "Cohort", "Against"),
+        Column("Difference"),
+        Column("Unadjusted p"),
+    )
     return Table("Differences to the other single modality", columns, rows) if rows else None
 
 
@@ -177,10 +178,10 @@ def _subgroup_table(rows: Sequence[Row], models: Sequence[Model], encoders: bool
     levels = [*(level for level in _LEVELS if level in present)]
     levels += [level for level in present if level not in _LEVELS]
     lines = tuple(
-        Line(
+        line(
             model.title,
-            tuple(estimate_cell(found.get((model, level))) for level in levels),
-            model.encoders if encoders else "",
+            *(estimate_cell(found.get((model, level))) for level in levels),
+            detail=model.encoders if encoders else "",
         )
         for model in models
         if any((model, level) in found for level in levels)
@@ -204,37 +205,28 @@ def cohort_table(cohorts: Sequence[CohortRecord]) -> Table | None:
     """
     further = dict.fromkeys(name for one in cohorts for name in one.columns)
     competing = any(one.n_competing for one in cohorts)
-    lines: list[tuple[str, list[Cell]]] = [
-        ("Samples", [Cell(count(one.n)) for one in cohorts]),
-        ("Subjects", [Cell(count(one.n_subjects)) for one in cohorts]),
-        ("Events", [_part(one.n_events, one.n) for one in cohorts]),
-        (
-            "Competing events",
-            [_part(one.n_competing if competing else None, one.n) for one in cohorts],
-        ),
-        ("Training and tuning", [Cell(_learned(one)) for one in cohorts]),
-        ("Median follow-up", [Cell(days(one.median_follow_up_days)) for one in cohorts]),
-        *(
-            (title, [_part(one.available.get(key), one.n) for one in cohorts])
+    named: dict[str, Callable[[CohortRecord], str | Cell]] = {
+        "Samples": lambda one: count(one.n),
+        "Subjects": lambda one: count(one.n_subjects),
+        "Events": lambda one: _part(one.n_events, one.n),
+        "Competing events": lambda one: _part(one.n_competing if competing else None, one.n),
+        "Training and tuning": _learned,
+        "Median follow-up": lambda one: days(one.median_follow_up_days),
+        **{
+            title: partial(lambda key, one: _part(one.available.get(key), one.n), key)
             for key, title in _LEVELS.items()
-        ),
-        ("Sites", [Cell(_sites(one)) for one in cohorts]),
-        *(
-            (
-                name.replace("_", " ").capitalize(),
-                [Cell(one.columns.get(name, NOTHING)) for one in cohorts],
-            )
-            for name in further
-        ),
-    ]
-    rows = tuple(
-        Line(title, tuple(cells))
-        for title, cells in lines
-        if any(cell.text != NOTHING for cell in cells)
-    )
+        },
+        "Sites": _sites,
+        **{name.replace("_", " ").capitalize(): partial(_column, name) for name in further},
+    }
+    lines = [line(title, *map(cell, cohorts)) for title, cell in named.items()]
+    rows = tuple(one for one in lines if any(cell.text != NOTHING for cell in one.cells))
     columns = (Column(one.label, one.role, number=False) for one in cohorts)
-    first = Column("Characteristic", number=False)
-    return Table("Cohorts", (first, *columns), rows) if cohorts else None
+    return Table("Cohorts", (*texts("Characteristic"), *columns), rows) if cohorts else None
+
+
+def _column(name: str, cohort: CohortRecord) -> str:
+    return cohort.columns.get(name, NOTHING)
 
 
 def _part(n: int | None, whole: int) -> Cell:
@@ -254,21 +246,11 @@ def _sites(cohort: CohortRecord) -> str:
 def left_out(strategies: Sequence[StrategyRecord]) -> Table | None:
     """Return the strategies that could not be fitted and those that failed, None without one."""
     rows = tuple(
-        Line(
-            strategy_name(one.fusion),
-            (
-                Cell(_encoders(one)),
-                Cell(one.status.replace("_", " ")),
-                Cell(one.reason or NOTHING),
-            ),
-        )
+        line(strategy_name(one.fusion), _encoders(one), _status(one), one.reason or NOTHING)
         for one in strategies
         if one.status != "done"
     )
-    columns = (
-        _STRATEGY,
-        *(Column(title, number=False) for title in ("Encoders", "Status", "Reason")),
-    )
+    columns = texts("Strategy", "Encoders", "Status", "Reason")
     caption = "Strategies that do not apply to these inputs, or failed"
     return Table("Strategies that were left out", columns, rows, caption=caption) if rows else None
 
@@ -276,20 +258,17 @@ def left_out(strategies: Sequence[StrategyRecord]) -> Table | None:
 def quarantine_table(quarantine: Sequence[QuarantineRecord]) -> Table | None:
     """Return the inputs that could not be read, None without one."""
     rows = tuple(
-        Line(
+        line(
             one.cohort,
-            (
-                Cell("CT" if one.modality == "ct" else "Record"),
-                Cell(one.encoder),
-                Cell(count(one.n) + (f" of {count(one.n_total)}" if one.n_total else "")),
-                Cell(", ".join(f"{reason} ({count(n)})" for reason, n in one.reasons.items())),
-            ),
+            "CT" if one.modality == "ct" else "Record",
+            one.encoder,
+            count(one.n) + (f" of {count(one.n_total)}" if one.n_total else ""),
+            ", ".join(f"{reason} ({count(n)})" for reason, n in one.reasons.items()),
         )
         for one in quarantine
         if one.n
     )
-    texts = [Column(title, number=False) for title in ("Cohort", "Modality", "Encoder", "Reasons")]
-    columns = (*texts[:3], Column("Set aside"), texts[3])
+    columns = (*texts("Cohort", "Modality", "Encoder"), Column("Set aside"), *texts("Reasons"))
     caption = "Inputs that could not be read; these patients count as having the modality missing"
     return Table("Quarantine", columns, rows, caption=caption) if rows else None
 
@@ -297,47 +276,44 @@ def quarantine_table(quarantine: Sequence[QuarantineRecord]) -> Table | None:
 def audit_table(checks: Sequence[CheckRecord]) -> Table | None:
     """Return the checks against leakage, None without one."""
     rows = tuple(
-        Line(
+        line(
             f"{one.name[:1].upper()}{one.name[1:]}".replace("_", " "),
-            (_passed(one.passed), Cell(one.detail)),
+            Cell(result, mark=result),
+            one.detail,
         )
         for one in checks
+        for result in ["passed" if one.passed else "failed"]
     )
-    titles = ("Check", "Result", "What was found")
-    columns = tuple(Column(title, number=False) for title in titles)
-    return Table("Checks", columns, rows) if rows else None
-
-
-def _passed(passed: bool) -> Cell:
-    word = "passed" if passed else "failed"
-    return Cell(word, mark=word)
+    return Table("Checks", texts("Check", "Result", "What was found"), rows) if rows else None
 
 
 def grid_table(strategies: Sequence[StrategyRecord]) -> Table | None:
     """Return every strategy of the grid with what its fits took, None without one."""
     rows = tuple(
-        Line(
+        line(
             strategy_name(one.fusion),
-            (
-                Cell(_encoders(one)),
-                Cell(one.head or ""),
-                Cell(", ".join(map(str, one.seeds))),
-                Cell(one.status.replace("_", " ")),
-                Cell(count(one.n_trials)),
-                Cell(number(one.tuning_concordance)),
-                Cell(count(one.n_parameters)),
-                Cell(seconds(one.seconds)),
-            ),
+            _encoders(one),
+            one.head or "",
+            ", ".join(map(str, one.seeds)),
+            _status(one),
+            count(one.n_trials),
+            number(one.tuning_concordance),
+            count(one.n_parameters),
+            seconds(one.seconds),
         )
         for one in strategies
     )
-    words = [Column(title, number=False) for title in ("Encoders", "Head", "Seeds", "Status")]
     numbers = map(Column, ("Trials", "Tuning C", "Parameters", "Time"))
-    return Table("Strategies of the grid", (_STRATEGY, *words, *numbers), rows) if rows else None
+    columns = (*texts("Strategy", "Encoders", "Head", "Seeds", "Status"), *numbers)
+    return Table("Strategies of the grid", columns, rows) if rows else None
 
 
 def _encoders(strategy: StrategyRecord) -> str:
     return " + ".join(filter(None, (strategy.ct_encoder, strategy.ehr_encoder)))
+
+
+def _status(strategy: StrategyRecord) -> str:
+    return strategy.status.replace("_", " ")
 
 
 def flat(options: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -81,6 +81,17 @@ class Table:
     note: str = ""
 
 
+def texts(*columns: str) -> tuple[Column, ...]:
+    """Return columns of words."""
+    return tuple(Column(title, number=False) for title in columns)
+
+
+def line(title: str, *cells: str | Cell, detail: str = "", mark: str = "") -> Line:
+    """Return a row of cells; a text is a cell without a detail."""
+    made = (Cell(cell) if isinstance(cell, str) else cell for cell in cells)
+    return Line(title, tuple(made), detail, mark)
+
+
 def estimate_cell(row: Row | None) -> Cell:
     """Return a metric with its interval; a dash without one."""
     if row is None:
@@ -102,8 +113,7 @@ def table_of(frame: pl.DataFrame, label: str) -> Table:
         for name, kind in frame.schema.items()
     ]
     rows = [[_printed(value) for value in row] for row in frame.rows()]
-    lines = (Line(row[0], tuple(map(Cell, row[1:]))) for row in rows)
-    return Table(label, tuple(columns), tuple(lines))
+    return Table(label, tuple(columns), tuple(line(*row) for row in rows))
 
 
 def _printed(value: Any) -> str:

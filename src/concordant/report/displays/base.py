@@ -20,9 +20,6 @@ from concordant.core.files import atomic_folder
 if TYPE_CHECKING:
     import altair as alt
 
-FORMATS = ("svg", "pdf", "png")
-"""Endings of the files that a figure is written to."""
-
 LIGHT: Mapping[str, str] = {
     "ink": "#1a1f25",
     "muted": "#59636e",
@@ -159,7 +156,7 @@ def inline_svg(display: Display) -> Markup:
 
     The page's style sheet has to define a variable per colour of `LIGHT`.
     """
-    drawing = _drawn(_spec(display), "svg").decode()
+    drawing = _svg(_spec(display))
     _, _, body = drawing.partition(">")
     body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
     width, height = _size(drawing)
@@ -176,12 +173,16 @@ def inline_svg(display: Display) -> Markup:
 
 
 def write_figures(displays: Iterable[Display], folder: Path) -> None:
-    """Write every figure in every format into a folder, in the place of what was there."""
+    """Write every figure as SVG, PDF and PNG into a folder, in the place of what was there."""
+    import vl_convert
+
     with atomic_folder(folder) as temporary:
         for display in displays:
-            for ending in FORMATS:
-                content = _drawn(_spec(display), ending)
-                (temporary / f"{slug(display.name)}.{ending}").write_bytes(content)
+            drawing, path = _svg(_spec(display)), temporary / slug(display.name)
+            path.with_name(f"{path.name}.svg").write_text(drawing, encoding="utf-8")
+            path.with_name(f"{path.name}.pdf").write_bytes(vl_convert.svg_to_pdf(drawing))
+            picture = vl_convert.svg_to_png(drawing, scale=_PIXELS_PER_POINT)
+            path.with_name(f"{path.name}.png").write_bytes(picture)
 
 
 def _spec(display: Display) -> str:
@@ -189,15 +190,10 @@ def _spec(display: Display) -> str:
 
 
 @lru_cache(maxsize=128)  # the page and the files show the same drawings
-def _drawn(spec: str, ending: str) -> bytes:
+def _svg(spec: str) -> str:
     import vl_convert
 
-    offline: dict[str, Any] = {"allowed_base_urls": []}
-    if ending == "svg":
-        return vl_convert.vegalite_to_svg(spec, **offline).encode()
-    if ending == "pdf":
-        return vl_convert.vegalite_to_pdf(spec, **offline)
-    return vl_convert.vegalite_to_png(spec, scale=_PIXELS_PER_POINT, **offline)
+    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
 
 
 def _size(drawing: str) -> tuple[float, float]:

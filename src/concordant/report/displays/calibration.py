@@ -15,7 +15,7 @@ from concordant.report.displays.base import HEIGHT, LIGHT, Display, percent_axis
 from concordant.report.displays.decision import main_horizon
 from concordant.report.figure_section import FigureSection
 from concordant.report.run_tables import Kind, Model, Row, RunTables, model_of
-from concordant.report.table import Cell, Column, Line, Table, estimate_cell
+from concordant.report.table import Column, Line, Table, estimate_cell, line, texts
 from concordant.report.wording import days, inside_sentence, interval, listing, metric_name, number
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ def _table(tables: RunTables, metrics: pl.DataFrame, models: Sequence[Model]) ->
         for changed in (False, True)
         if not (own := model.rows(metrics).filter(pl.col("recalibrated") == changed)).is_empty()
     )
-    first = [Column("Strategy", number=False)]
-    first += [Column("Probabilities", number=False)] if several else []
+    first = texts("Strategy", "Probabilities") if several else texts("Strategy")
     cohort, horizon = metrics.select("cohort", "horizon_days").rows()[0] if rows else ("", None)
     return Table(
         f"Calibration on {cohort}",
@@ -174,7 +173,7 @@ def _line(
     by_metric = {row["metric"]: row for row in own.to_dicts()}
     cells = [estimate_cell(by_metric.get(name)) for name in metrics]
     version = [] if recalibrated is None else [_RECALIBRATED if recalibrated else _AS_PREDICTED]
-    return Line(model.title, (*map(Cell, version), *cells))
+    return line(model.title, *version, *cells)
 
 
 def _missing(names: Sequence[str]) -> str:

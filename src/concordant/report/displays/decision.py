@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -92,33 +92,37 @@ class DecisionDisplay(Display):
             .mark_area(opacity=0.13, color=LIGHT["accent"])
             .encode(x=across, y=alt.Y("ci_low:Q", scale=up), y2="ci_high:Q")
         )
-        # a curve that falls below the picture leaves it
-        lines = alt.Chart(drawn.filter(pl.col("net_benefit") >= _PER * _BELOW_ZERO)).mark_line()
-        curves = lines.encode(
-            x=across,
-            y=alt.Y("net_benefit:Q", title="Net benefit per 100 patients", scale=up,
-                    axis=alt.Axis(tickCount=5, domain=False)),
-            **self._looks(),
-        )  # fmt: skip
+        curves = (
+            alt.Chart(drawn)
+            .mark_line()
+            .encode(
+                x=across,
+                y=alt.Y(
+                    "net_benefit:Q",
+                    title="Net benefit per 100 patients",
+                    scale=up,
+                    axis=alt.Axis(tickCount=5, domain=False),
+                ),
+                **self._looks(),
+            )
+        )
         layers = alt.layer(band, curves)
         return themed(layers.properties(width=WIDTH, height=HEIGHT))
 
     def _drawn(self, threshold: float) -> pl.DataFrame:
         """Return the curves per 100 patients, and the line of acting on nobody."""
-        benefit = pl.col("net_benefit", "ci_low", "ci_high")
+        inside = pl.col("net_benefit") >= _BELOW_ZERO  # a curve that falls below leaves the picture
         curves = self.frame.filter(pl.col("threshold") <= threshold).select(
-            "threshold", benefit * _PER, "kind", "strategy"
+            "threshold",
+            pl.when(inside).then(pl.col("net_benefit") * _PER),
+            pl.col("ci_low", "ci_high").clip(_BELOW_ZERO) * _PER,
+            "kind",
+            "strategy",
         )
-        curves = curves.with_columns(pl.col("ci_low", "ci_high").clip(_PER * _BELOW_ZERO))
-        nobody = pl.DataFrame(
-            {
-                "threshold": [0.0, threshold],
-                "net_benefit": 0.0,
-                "kind": _NOBODY,
-                "strategy": _NOBODY,
-            }
-        )
-        return pl.concat([curves, nobody], how="diagonal")
+        ends = {"threshold": [0.0, threshold], "net_benefit": 0.0}
+        nobody = pl.DataFrame({**ends, "kind": _NOBODY, "strategy": _NOBODY})
+        depth = pl.col("kind").replace_strict({str(one): -n for n, one in enumerate(_STYLES)})
+        return pl.concat([curves, nobody], how="diagonal").sort(depth, maintain_order=True)
 
     def _looks(self) -> dict[str, alt.Color | alt.StrokeDash | alt.StrokeWidth]:
         import altair as alt
@@ -126,22 +130,14 @@ class DecisionDisplay(Display):
         named = self.frame.select("strategy", "kind").unique(maintain_order=True).rows()
         order = [*sorted(named, key=lambda row: list(_STYLES).index(row[1])), (_NOBODY, _NOBODY)]
         names, styles = [name for name, _ in order], [_STYLES[kind] for _, kind in order]
+
+        def scale(looks: list[Any]) -> dict[str, Any]:
+            return {"title": None, "scale": alt.Scale(domain=names, range=looks)}
+
         return {
-            "color": alt.Color(
-                "strategy:N",
-                title=None,
-                scale=alt.Scale(domain=names, range=[LIGHT[one.colour] for one in styles]),
-            ),
-            "strokeDash": alt.StrokeDash(
-                "strategy:N",
-                title=None,
-                scale=alt.Scale(domain=names, range=[list(one.dash) for one in styles]),
-            ),
-            "strokeWidth": alt.StrokeWidth(
-                "strategy:N",
-                title=None,
-                scale=alt.Scale(domain=names, range=[one.width for one in styles]),
-            ),
+            "color": alt.Color("strategy:N", **scale([LIGHT[one.colour] for one in styles])),
+            "strokeDash": alt.StrokeDash("strategy:N", **scale([list(one.dash) for one in styles])),
+            "strokeWidth": alt.StrokeWidth("strategy:N", **scale([one.width for one in styles])),
         }
 
 
@@ -187,18 +183,12 @@ def _reason(table: pl.DataFrame) -> str:
 
 
 def _with_kinds(rows: pl.DataFrame) -> pl.DataFrame:
-    models = [model_of(row) for row in rows.to_dicts()]
-    everybody = [model.fusion == TREAT_ALL for model in models]
-    kinds = [
-        _EVERYBODY if every else str(model.kind)
-        for model, every in zip(models, everybody, strict=True)
+    named = [
+        (_EVERYBODY, _EVERYBODY) if row["fusion"] == TREAT_ALL else (str(model.kind), model.title)
+        for row in rows.to_dicts()
+        for model in [model_of(row)]
     ]
-    titles = [
-        _EVERYBODY if every else model.title for model, every in zip(models, everybody, strict=True)
-    ]
-    return rows.with_columns(
-        kind=pl.Series(kinds, dtype=pl.String), strategy=pl.Series(titles, dtype=pl.String)
-    )
+    return rows.hstack(pl.DataFrame(named, schema=["kind", "strategy"], orient="row"))
 
 
 def _display(tables: RunTables, rows: pl.DataFrame) -> DecisionDisplay:

@@ -10,21 +10,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
 from concordant.report.displays.base import LIGHT, Display, themed
 from concordant.report.inference import verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
+from concordant.report.table import Cell, difference_cell, estimate_cell
 from concordant.report.wording import (
     MINUS,
     count,
     inside_sentence,
-    interval,
-    number,
     p_equation,
-    signed,
     strategy_name,
 )
 
@@ -60,14 +58,8 @@ _DRAWN = {
 """Shape, colour and meaning of each mark in a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A labelled place on an axis.
-
-    Attributes:
-        place: Percent of the axis.
-        label: What stands there.
-    """
+class Tick(NamedTuple):
+    """A place on an axis, in percent, and what stands there."""
 
     place: float
     label: str
@@ -98,25 +90,23 @@ class ForestRow:
 
     Attributes:
         label: The model in words.
-        detail: Its encoders, where the group does not tell them.
         mark: Shape of its point.
         estimate: The number, None where there is none.
         ci_low: Lower limit, None where there is no interval.
         ci_high: Upper limit, None where there is no interval.
-        value: The estimate in print.
-        interval: The interval in print.
+        cell: The estimate and its interval in print.
+        detail: Its encoders, where the group does not tell them.
         note: The verdict in print, or empty.
         filled: False draws the point hollow.
     """
 
     label: str
-    detail: str
     mark: Mark
     estimate: float | None
     ci_low: float | None
     ci_high: float | None
-    value: str
-    interval: str
+    cell: Cell
+    detail: str = ""
     note: str = ""
     filled: bool = True
 
@@ -233,7 +223,7 @@ def concordance_display(panels: Sequence[ForestPanel], name: str) -> ForestDispl
             "estimate": row.estimate,
             "ci_low": row.ci_low,
             "ci_high": row.ci_high,
-            "text": f"{row.value} {row.interval}",
+            "text": f"{row.cell.text} {row.cell.detail}",
         }
         for panel in panels
         for group in panel.groups
@@ -381,17 +371,16 @@ def _concordance_groups(
 
 
 def _concordance_row(row: Row, featured: Model | None, several: bool) -> ForestRow:
-    model = row["model"]
+    model, mark = row["model"], _mark(row["model"], featured)
     return ForestRow(
-        label=model.title,
+        model.title,
+        mark,
+        row["value"],
+        row["ci_low"],
+        row["ci_high"],
+        estimate_cell(row),
         detail=model.encoders if several and model.unimodal else "",
-        mark=_mark(model, featured),
-        estimate=row["value"],
-        ci_low=row["ci_low"],
-        ci_high=row["ci_high"],
-        value=number(row["value"]),
-        interval=interval(row["ci_low"], row["ci_high"]),
-        filled=_mark(model, featured) not in (Mark.UNIMODAL, Mark.ORACLE),
+        filled=mark not in (Mark.UNIMODAL, Mark.ORACLE),
     )
 
 
@@ -406,14 +395,12 @@ def _gain_groups(gains: Sequence[Row], featured: Model | None) -> Iterable[Fores
 
 def _gain_row(row: Row, featured: Model | None) -> ForestRow:
     return ForestRow(
-        label=row["model"].title,
-        detail="",
-        mark=_mark(row["model"], featured),
-        estimate=row["difference"],
-        ci_low=row["ci_low"],
-        ci_high=row["ci_high"],
-        value=signed(row["difference"]),
-        interval=interval(row["ci_low"], row["ci_high"]),
+        row["model"].title,
+        _mark(row["model"], featured),
+        row["difference"],
+        row["ci_low"],
+        row["ci_high"],
+        difference_cell(row),
         note=f"{verdict(row)}, {p_equation(row['p_adjusted'])}",
         filled=row["shown"],
     )

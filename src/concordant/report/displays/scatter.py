@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from concordant.report.displays.base import LIGHT, Display, themed
+from concordant.report.displays.base import HEIGHT, LIGHT, WIDTH, Display, themed
 from concordant.report.run_tables import Kind, Row, RunTables
 from concordant.report.wording import number, signed
 
@@ -55,7 +55,7 @@ class GainAgainstGapDisplay(Display):
             strokeDash=[4, 3], color=LIGHT["alone"], strokeWidth=1.25
         )
         layers = alt.layer(zero.encode(y="gain:Q"), marks)
-        return themed(layers.properties(width=640, height=320))
+        return themed(layers.properties(width=WIDTH, height=HEIGHT))
 
 
 def gain_scatter(tables: RunTables) -> GainAgainstGapDisplay | None:
