@@ -9,7 +9,7 @@ the result, not to the scan.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numba
 import numpy as np
@@ -95,21 +95,16 @@ class Samples:
 def samples_along(
     volume: Volume | StoredVolume, steps: Preprocessing
 ) -> tuple[Samples, Samples, Samples]:
-    """Return where the samples lie along each axis of the tensor.
-
-    This ties a voxel of the tensor to the scan.
-    """
+    """Return where in the scan the samples along each axis of the tensor lie."""
     scan = _as_stored(volume)
     first, second, third = (_samples(scan, steps, place) for place in range(3))
     return first, second, third
 
 
 def _as_stored(volume: Volume | StoredVolume) -> StoredVolume:
-    return (
-        StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm)
-        if isinstance(volume, Volume)
-        else volume
-    )
+    if isinstance(volume, StoredVolume):
+        return volume
+    return StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm)
 
 
 def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
@@ -120,20 +115,15 @@ def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
     size = resampled if steps.size is None else steps.size[place]
     if steps.pad is None:
         size = min(size, resampled)
-    skipped, before = (
-        _cropped(resampled, size, steps.convention),
-        _padded(resampled, size, steps.convention),
-    )
-    along = np.clip(
-        first + ratio * (skipped + np.arange(min(size, resampled), dtype=np.float64)), 0, n - 1
-    )
+    skipped = _cropped(resampled, size, steps.convention)
+    before = _padded(resampled, size, steps.convention)
+    number = skipped + np.arange(min(size, resampled), dtype=np.float64)
+    along = np.clip(first + ratio * number, 0, n - 1)
     return Samples(axis, direction, along if direction > 0 else n - 1 - along, before, size, ratio)
 
 
 def _grid(n: int, step: float, wanted: float, convention: Convention) -> tuple[float, float, int]:
-    """Return the place of the first sample and the distance of samples in voxels, and how many
-    samples there are.
-    """
+    """Return the first sample's place and the samples' distance in voxels, and their number."""
     if convention == "monai":
         if abs(step - wanted) <= _SAME_SPACING_MM:
             return 0.0, 1.0, n
@@ -175,35 +165,18 @@ def preprocess(
     inside = tensor[tuple(slice(one.before, one.before + len(one.place)) for one in along)]
     gain = (steps.target[1] - steps.target[0]) / (steps.window_hu[1] - steps.window_hu[0])
     offset = steps.target[0] + (scan.intercept - steps.window_hu[0]) * gain
+    scale = np.array([scan.slope * gain, offset, *steps.target], np.float32)
     order = np.argsort([one.axis for one in along])
-    _resample(
-        scan.stored,
-        [along[place] for place in order],
-        inside.transpose(order),
-        _Scale(scan.slope * gain, offset, *steps.target),
-    )
+    _resample(scan.stored, [along[place] for place in order], inside.transpose(order), scale)
     if inside.shape != tensor.shape:
         _fill(tensor, along, _pad_value(scan, steps, inside))
     return tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """What is done to a number: times gain, plus offset, clamped."""
-
-    gain: float
-    offset: float
-    low: float
-    high: float
-
-
 def _pad_value(
     scan: StoredVolume, steps: Preprocessing, inside: Float32[np.ndarray, "a b c"]
 ) -> float:
-    """Return what surrounds the scan.
-
-    A minimum is that of the whole scan, so what was cropped away may count.
-    """
+    """Return what surrounds the scan; a minimum is of the whole scan, cropped parts too."""
     if steps.pad != "minimum":
         return float(steps.pad or 0.0)
     lowest = float(inside.min())
@@ -225,11 +198,12 @@ def _resample(
     voxels: Num[np.ndarray, "depth height width"],
     along: list[Samples],
     result: Float32[np.ndarray, "depth height width"],
-    scale: _Scale,
+    scale: Float32[np.ndarray, " 4"],
 ) -> None:
     """Sample a volume linearly into `result`, which may have any memory layout.
 
-    `along` are the samples of the volume's axes in order.
+    `along` are the samples of the volume's axes in order; `scale` is gain, offset, least and
+    greatest result.
     """
     places = [one.place for one in along]
     for axis, stride in enumerate(voxels.strides):
@@ -238,29 +212,14 @@ def _resample(
             places[axis] = voxels.shape[axis] - 1 - places[axis]
     memory = sorted(range(3), key=lambda axis: -voxels.strides[axis])
     voxels, result = _in_kernel_type(voxels.transpose(memory)), result.transpose(memory)
-    tables = [
-        _Table.of(places[axis], voxels.shape[position]) for position, axis in enumerate(memory)
-    ]
-    swapped = int(np.argmin(np.abs(result.strides))) == 0
-    # the result's fastest axis has to be one of the two that are gathered before they are written
-    if swapped:
-        result, tables = result.transpose(1, 0, 2), [tables[1], tables[0], tables[2]]
-    outer, inner, line = tables
-    _interpolate(
-        voxels,
-        swapped,
-        outer.low,
-        outer.high,
-        outer.weight,
-        inner.low,
-        inner.high,
-        inner.weight,
-        line.low,
-        line.high,
-        line.weight,
-        np.array([scale.gain, scale.offset, scale.low, scale.high], np.float32),
-        result,
+    outer, inner, line = (
+        _neighbours(places[axis], n) for axis, n in zip(memory, voxels.shape, strict=True)
     )
+    # the result's fastest axis has to be one of the two that are gathered before they are written
+    swapped = int(np.argmin(np.abs(result.strides))) == 0
+    if swapped:
+        result, outer, inner = result.transpose(1, 0, 2), inner, outer
+    _interpolate(voxels, swapped, outer, inner, line, scale, result)
 
 
 def _in_kernel_type(voxels: Num[np.ndarray, "a b c"]) -> Num[np.ndarray, "a b c"]:
@@ -268,83 +227,64 @@ def _in_kernel_type(voxels: Num[np.ndarray, "a b c"]) -> Num[np.ndarray, "a b c"
     return np.ascontiguousarray(voxels, dtype=voxels.dtype if known else np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Neighbours(NamedTuple):
     """The two voxels that each sample lies between, and the weight of the second."""
 
     low: Int[np.ndarray, " sample"]
     high: Int[np.ndarray, " sample"]
     weight: Float32[np.ndarray, " sample"]
 
-    @classmethod
-    def of(cls, place: Float[np.ndarray, " sample"], n: int) -> _Table:
-        """Return the table of samples along an axis of n voxels."""
-        low = np.clip(np.floor(place), 0, n - 1).astype(np.int64)
-        weight = (place - low).astype(np.float32)
-        return cls(low, np.where(weight > 0, np.minimum(low + 1, n - 1), low), weight)
+
+def _neighbours(place: Float[np.ndarray, " sample"], n: int) -> _Neighbours:
+    low = np.clip(np.floor(place), 0, n - 1).astype(np.int64)
+    weight = (place - low).astype(np.float32)
+    return _Neighbours(low, np.where(weight > 0, np.minimum(low + 1, n - 1), low), weight)
+
+
+@numba.njit(cache=True)
+def _line(
+    voxels: Num[np.ndarray, "a b c"], swapped: bool, outer: int, inner: int
+) -> Num[np.ndarray, " c"]:
+    return np.asarray(voxels[inner, outer] if swapped else voxels[outer, inner])
 
 
 @numba.njit(cache=True)
 def _interpolate(
     voxels: Num[np.ndarray, "a b c"],
     swapped: bool,
-    outer_low: Int[np.ndarray, " i"],
-    outer_high: Int[np.ndarray, " i"],
-    outer_weight: Float32[np.ndarray, " i"],
-    inner_low: Int[np.ndarray, " j"],
-    inner_high: Int[np.ndarray, " j"],
-    inner_weight: Float32[np.ndarray, " j"],
-    line_low: Int[np.ndarray, " k"],
-    line_high: Int[np.ndarray, " k"],
-    line_weight: Float32[np.ndarray, " k"],
+    outer: _Neighbours,
+    inner: _Neighbours,
+    along: _Neighbours,
     scale: Float32[np.ndarray, " 4"],
     result: Float32[np.ndarray, "i j k"],
 ) -> None:
-    """Blend four lines of the volume into one, sample that line, and write the lines of one plane
-    together.
+    """Blend four lines of the volume into one, sample it, and write the lines of a plane together.
 
-    `swapped` says that the outer axis of the tables is the second one of the volume. Lines are
-    whole and lie in memory as they are read, so the blend runs over contiguous numbers; a plane is
-    gathered first because its fastest axis in `result` may be `inner`.
+    `swapped` says that `outer` is along the second axis of the volume. Lines are whole and lie in
+    memory as they are read, so the blend runs over contiguous numbers; a plane is gathered first
+    because its fastest axis in `result` may be `inner`.
     """
-    start, end = min(line_low.min(), line_high.min()), max(line_low.max(), line_high.max()) + 1
+    start, end = min(along.low.min(), along.high.min()), max(along.low.max(), along.high.max()) + 1
     line = np.empty(end - start, np.float32)
-    plane = np.empty((len(inner_low), len(line_low)), np.float32)
+    plane = np.empty((len(inner.low), len(along.low)), np.float32)
     gain, offset, lowest, highest = scale[0], scale[1], scale[2], scale[3]
-    for i in range(len(outer_low)):
-        far = outer_weight[i]
-        for j in range(len(inner_low)):
-            down = inner_weight[j]
-            if swapped:
-                near_up, near_down = (
-                    voxels[inner_low[j], outer_low[i], start:end],
-                    voxels[inner_high[j], outer_low[i], start:end],
-                )
-                far_up, far_down = (
-                    voxels[inner_low[j], outer_high[i], start:end],
-                    voxels[inner_high[j], outer_high[i], start:end],
-                )
-            else:
-                near_up, near_down = (
-                    voxels[outer_low[i], inner_low[j], start:end],
-                    voxels[outer_low[i], inner_high[j], start:end],
-                )
-                far_up, far_down = (
-                    voxels[outer_high[i], inner_low[j], start:end],
-                    voxels[outer_high[i], inner_high[j], start:end],
-                )
+    for i in range(len(outer.low)):
+        far = outer.weight[i]
+        for j in range(len(inner.low)):
+            down = inner.weight[j]
+            near_up = _line(voxels, swapped, outer.low[i], inner.low[j])[start:end]
+            near_down = _line(voxels, swapped, outer.low[i], inner.high[j])[start:end]
+            far_up = _line(voxels, swapped, outer.high[i], inner.low[j])[start:end]
+            far_down = _line(voxels, swapped, outer.high[i], inner.high[j])[start:end]
             for k in range(end - start):
-                near = np.float32(near_up[k]) + down * (
-                    np.float32(near_down[k]) - np.float32(near_up[k])
-                )
-                beyond = np.float32(far_up[k]) + down * (
-                    np.float32(far_down[k]) - np.float32(far_up[k])
-                )
+                up, beyond = np.float32(near_up[k]), np.float32(far_up[k])
+                near = up + down * (np.float32(near_down[k]) - up)
+                beyond = beyond + down * (np.float32(far_down[k]) - beyond)
                 line[k] = near + far * (beyond - near)
-            for k in range(len(line_low)):
-                left, right = line[line_low[k] - start], line[line_high[k] - start]
-                value = (left + line_weight[k] * (right - left)) * gain + offset
+            for k in range(len(along.low)):
+                left, right = line[along.low[k] - start], line[along.high[k] - start]
+                value = (left + along.weight[k] * (right - left)) * gain + offset
                 plane[j, k] = min(max(value, lowest), highest)
-        for k in range(len(line_low)):
-            for j in range(len(inner_low)):
+        for k in range(len(along.low)):
+            for j in range(len(inner.low)):
                 result[i, j, k] = plane[j, k]
