@@ -1,8 +1,4 @@
-"""What every encoder is.
-
-A pure function from one sample's scan or record to tokens or codes, learned from nothing in the
-cohort.
-"""
+"""Every encoder: a function from scans or records to tokens or codes, learned from nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding
+from concordant.core.errors import ConfigError
 from concordant.core.events import Events
 from concordant.core.modality import Modality
 from concordant.core.registry import Registry
@@ -86,10 +83,7 @@ class Encoder(ABC):
 
     @property
     def pretraining_folder(self) -> Path | None:
-        """The folder beside whose weights `concordant pretrain` lists its subjects.
-
-        None where weights cannot be made by it.
-        """
+        """Where `concordant pretrain` lists its subjects; None if it makes no such weights."""
         return None
 
 
@@ -110,9 +104,7 @@ class VolumeEncoder(Encoder):
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"] | None:
         """Return where in a scan each of its tokens lies, in the order of `encode`.
 
-        None where tokens have no fixed place.
-
-        Needs no weights.
+        None where tokens have no fixed place. Needs no weights.
 
         Returns:
             Low and high corner in voxels of the scan (depth, height, width), fractional, counted
@@ -152,11 +144,21 @@ class RecordEncoder(Encoder):
         """
 
     def known_events(self, record: Events) -> int:
-        """Return how many events of a record the encoder knows.
-
-        All of them where it has no vocabulary of its own.
-        """
+        """Return how many events of a record the encoder knows: all, without a vocabulary."""
         return len(record.code)
 
 
 ENCODERS: Registry[Encoder] = Registry("encoder")
+
+
+def require_at_least_one(encoder: str, **options: int | None) -> None:
+    """Refuse an option of an encoder that is below 1; None passes.
+
+    Raises:
+        ConfigError: Names the encoder, the option and what was given.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ConfigError(
+                f"encoder {encoder!r}, option {name}: {value} given, expected at least 1"
+            )

@@ -1,5 +1,4 @@
-"""COLIPRI, the chest CT encoder of Microsoft Research (arXiv:2510.15042), loaded from its released
-file.
+"""COLIPRI, the chest CT encoder of Microsoft Research (arXiv:2510.15042), from its released file.
 
 The network is a Primus: patches of 8 voxels, EVA blocks with rotary embeddings in three dimensions
 (arXiv:2503.01835), then a projection to the space it shares with report text, and attention pooling
@@ -19,30 +18,26 @@ from torch.nn import functional
 
 from concordant.core.errors import ConfigError
 from concordant.core.volume import StoredVolume, Volume
-from concordant.encoders.base import ENCODERS, EncoderCard
+from concordant.encoders.base import ENCODERS
 from concordant.encoders.network import (
     Device,
     Features,
     VolumeNetwork,
-    check_token_grid,
     load_state,
     pool_grid,
     sizes_beside,
-    tokens_in,
 )
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
 
-_FILE = "model.safetensors"
 _PREFIX = "image_encoder."
 _ROTARY_BASE = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class ColipriSizes:
-    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights
-    may give others.
+    """Sizes of the network: the released ones, unless a `config.json` gives others.
 
     Attributes:
         input_size: Voxels along each side of the input.
@@ -89,7 +84,8 @@ class Colipri(VolumeNetwork):
         batch_size: Scans that go through the network together.
     """
 
-    files = (_FILE,)
+    licence = "MIT"
+    training_data = ("CT-RATE", "NLST")
 
     def __init__(
         self,
@@ -100,11 +96,11 @@ class Colipri(VolumeNetwork):
         device: Device = "auto",
         batch_size: int = 1,
     ) -> None:
-        super().__init__(weights, device, batch_size)
-        check_token_grid("colipri", token_grid)
+        super().__init__("colipri", weights, device, batch_size, token_grid)
         self.tokens = tokens
-        self.token_grid = token_grid
-        self.sizes = sizes_beside(weights, ColipriSizes())
+        self.sizes: ColipriSizes = sizes_beside(weights, ColipriSizes())
+        self.pooled_dim = self.sizes.projected
+        self.token_dim = self.pooled_dim if tokens == "projected" else self.sizes.width
         self.steps = Preprocessing(
             orientation="RAS",
             spacing_mm=(2.0, 2.0, 2.0),
@@ -113,20 +109,6 @@ class Colipri(VolumeNetwork):
             size=(self.sizes.input_size,) * 3,
             pad="minimum",
             convention="torchio",
-        )
-
-    @property
-    def card(self) -> EncoderCard:
-        """What this encoder declares of itself."""
-        return EncoderCard(
-            kind="tokens",
-            token_dim=self.sizes.projected if self.tokens == "projected" else self.sizes.width,
-            pooled_dim=self.sizes.projected,
-            max_tokens=tokens_in(self.sizes.grid, self.token_grid),
-            licence="MIT",
-            training_data=("CT-RATE", "NLST"),
-            spacing_mm=self.steps.volume_spacing_mm,
-            window_hu=self.steps.window_hu,
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
@@ -147,7 +129,7 @@ class Colipri(VolumeNetwork):
 
         Those of the text encoder are left out.
         """
-        path = folder.path(_FILE)
+        path = folder.path(folder.files[0])
         tensors = {
             key.removeprefix(_PREFIX): value
             for key, value in read_tensors(path).items()
@@ -164,9 +146,8 @@ class Colipri(VolumeNetwork):
         own = cast(ColipriNetwork, network)
         grid = own(batch[:, None])
         tokens = pool_grid(grid, self.token_grid)
-        return Features(
-            own.project(tokens) if self.tokens == "projected" else tokens, own.pool(grid)
-        )
+        own_tokens = own.project(tokens) if self.tokens == "projected" else tokens
+        return Features(own_tokens, own.pool(grid))
 
 
 class ColipriNetwork(nn.Module):
@@ -198,20 +179,14 @@ class ColipriNetwork(nn.Module):
     def project(
         self, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token projected"]:
-        """Project tokens one by one into the space of the pooled vector, as if each were the only
-        one that the pooler sees.
+        """Project each token into the space of the pooled vector, as if the pooler saw it alone.
 
         All of this is affine, so it may follow the averaging of tokens over boxes.
         """
         projected = functional.linear(tokens, self.projector.weight.flatten(1), self.projector.bias)
         attention = self.pooler.attn
-        value_weight, value_bias = (
-            attention.in_proj_weight.chunk(3)[2],
-            attention.in_proj_bias.chunk(3)[2],
-        )
-        return torch.as_tensor(
-            attention.out_proj(functional.linear(projected, value_weight, value_bias))
-        )
+        weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
+        return torch.as_tensor(attention.out_proj(functional.linear(projected, weight, bias)))
 
 
 class _Pooler(nn.Module):
@@ -229,9 +204,8 @@ class _Backbone(nn.Module):
 
     def __init__(self, sizes: ColipriSizes) -> None:
         super().__init__()
-        self.register_buffer(
-            "mask_token", torch.zeros(1, 1, sizes.width)
-        )  # of pretraining; in the file, of no use here
+        # of pretraining; in the file, of no use here
+        self.register_buffer("mask_token", torch.zeros(1, 1, sizes.width))
         self.down_projection = nn.ModuleDict(
             {"proj": nn.Conv3d(1, sizes.width, sizes.patch, sizes.patch)}
         )
@@ -312,9 +286,8 @@ class _GatedFeedForward(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token width"]:
-        return torch.as_tensor(
-            self.fc2(self.norm(functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens)))
-        )
+        gated = functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens)
+        return torch.as_tensor(self.fc2(self.norm(gated)))
 
 
 def rotary_angles(
@@ -338,6 +311,5 @@ def rotate(
 ) -> Float[Tensor, "batch head token head_width"]:
     """Turn each pair of neighbouring channels by its angle."""
     first, second = heads[..., 0::2], heads[..., 1::2]
-    return torch.stack(
-        [first * cosine - second * sine, second * cosine + first * sine], -1
-    ).flatten(-2)
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    return torch.stack(turned, -1).flatten(-2)

@@ -1,5 +1,4 @@
-"""CT-FM, an encoder of CT of any part of the body (arXiv:2501.09001), loaded from its released
-file.
+"""CT-FM, an encoder of CT of any part of the body (arXiv:2501.09001), from its released file.
 
 The network is the encoder of a SegResNet (arXiv:1810.11654): residual blocks of two 3 x 3 x 3
 convolutions, halved resolution and doubled width from stage to stage. It was trained on patches of
@@ -8,7 +7,7 @@ convolutions, halved resolution and doubled width from stage to stage. It was tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,30 +17,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordant.core.errors import ConfigError
 from concordant.core.volume import StoredVolume, Volume
-from concordant.encoders.base import ENCODERS, EncoderCard
+from concordant.encoders.base import ENCODERS, require_at_least_one
 from concordant.encoders.network import (
     Device,
     Features,
     VolumeNetwork,
-    check_token_grid,
     load_state,
     places_of,
     sizes_beside,
-    tokens_in,
 )
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import Edges, network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
 
-_FILE = "model.safetensors"
-
 
 @dataclass(frozen=True, slots=True)
 class CTFMSizes:
-    """Sizes of the network; the first two are in the `config.json` that is released with the
-    weights.
+    """Sizes of the network; the first two are in the released `config.json`.
 
     Attributes:
         init_filters: Width of the first stage; each further one is twice as wide.
@@ -54,6 +47,11 @@ class CTFMSizes:
     blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4)
     patch: tuple[int, int, int] = (24, 128, 128)
     extent: tuple[int, int, int] = (10, 3, 4)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Voxels along (superior, posterior, left)."""
+        return _product(self.extent, self.patch)
 
     @property
     def width(self) -> int:
@@ -74,10 +72,12 @@ class CTFMSizes:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Places of the last stage's maps of all patches together."""
-        first, second, third = (
-            n * size for n, size in zip(self.extent, self.patch_grid, strict=True)
-        )
-        return first, second, third
+        return _product(self.extent, self.patch_grid)
+
+
+def _product(counts: Sequence[int], sizes: Sequence[int]) -> tuple[int, int, int]:
+    first, second, third = (n * size for n, size in zip(counts, sizes, strict=True))
+    return first, second, third
 
 
 @ENCODERS.register("ctfm")
@@ -100,7 +100,7 @@ class CTFM(VolumeNetwork):
         patches_at_once: Patches that go through the network together.
     """
 
-    files = (_FILE,)
+    training_data = ("IDC", "NLST")  # 69 collections of the Imaging Data Commons, NLST the largest
 
     def __init__(
         self,
@@ -111,43 +111,18 @@ class CTFM(VolumeNetwork):
         batch_size: int = 1,
         patches_at_once: int = 4,
     ) -> None:
-        super().__init__(weights, device, batch_size)
-        check_token_grid("ctfm", token_grid)
-        if patches_at_once < 1:
-            raise ConfigError(
-                f"encoder 'ctfm', option patches_at_once: {patches_at_once} given, expected at "
-                "least 1"
-            )
-        self.token_grid = token_grid
+        super().__init__("ctfm", weights, device, batch_size, token_grid)
+        require_at_least_one("ctfm", patches_at_once=patches_at_once)
         self.patches_at_once = patches_at_once
         self.sizes: CTFMSizes = sizes_beside(weights, CTFMSizes())
-        superior, posterior, left = (
-            n * size for n, size in zip(self.sizes.extent, self.sizes.patch, strict=True)
-        )
+        self.token_dim = self.pooled_dim = self.sizes.width
         self.steps = Preprocessing(
             orientation="SPL",
             spacing_mm=(3.0, 1.0, 1.0),
             window_hu=(-1024.0, 2048.0),
             target=(0.0, 1.0),
-            size=(superior, posterior, left),
+            size=self.sizes.input_size,
             pad=None,
-        )
-
-    @property
-    def card(self) -> EncoderCard:
-        """What this encoder declares of itself."""
-        return EncoderCard(
-            kind="tokens",
-            token_dim=self.sizes.width,
-            pooled_dim=self.sizes.width,
-            max_tokens=tokens_in(self.sizes.grid, self.token_grid),
-            licence="Apache-2.0",
-            training_data=(
-                "IDC",
-                "NLST",
-            ),  # 69 collections of the Imaging Data Commons; NLST is the largest
-            spacing_mm=self.steps.volume_spacing_mm,
-            window_hu=self.steps.window_hu,
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
@@ -164,7 +139,7 @@ class CTFM(VolumeNetwork):
     @staticmethod
     def load(folder: WeightsFolder, sizes: CTFMSizes) -> nn.Module:
         """Build the network and fill it with the weights."""
-        path = folder.path(_FILE)
+        path = folder.path(folder.files[0])
         with torch.device("meta"):
             network = SegResEncoder(sizes.init_filters, sizes.blocks_down)
         return load_state(network, read_tensors(path), path)
@@ -182,20 +157,13 @@ class CTFM(VolumeNetwork):
     ) -> tuple[Float[Tensor, "token width"], Float[Tensor, " width"], Bool[Tensor, " token"]]:
         patches, counts = _patches(scan, self.sizes.patch)
         held = self._held(patches)
-        maps = torch.cat(
-            [
-                network(part[:, None])[-1].float()
-                for part in torch.split(patches[held], self.patches_at_once)
-            ]
-        )
+        parts = torch.split(patches[held], self.patches_at_once)
+        maps = torch.cat([network(part[:, None])[-1].float() for part in parts])
         whole = maps.new_zeros((len(patches), *maps.shape[1:]))
         whole[held] = maps
         grid = _assemble(whole, counts)
         weight = self._share_held(held, counts)
-        pooled = functional.adaptive_avg_pool3d(
-            grid, places_of(grid.shape[1:], self.token_grid)
-        ).flatten(1)
-        tokens = pooled / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        tokens = self._averaged(grid) / weight.clamp(min=torch.finfo(weight.dtype).tiny)
         return tokens.T, maps.mean((0, 2, 3, 4)), weight > 0
 
     def _held(
@@ -209,12 +177,12 @@ class CTFM(VolumeNetwork):
         self, held: Bool[Tensor, " patch"], counts: tuple[int, int, int]
     ) -> Float[Tensor, " token"]:
         """Return what share of each token's places lies in patches that were encoded."""
-        share = _assemble(
-            held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid).float(), counts
-        )
-        return functional.adaptive_avg_pool3d(
-            share, places_of(share.shape[1:], self.token_grid)
-        ).flatten()
+        share = held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid).float()
+        return self._averaged(_assemble(share, counts)).flatten()
+
+    def _averaged(self, grid: Float[Tensor, "dim a b c"]) -> Float[Tensor, "dim token"]:
+        places = places_of(grid.shape[1:], self.token_grid)
+        return functional.adaptive_avg_pool3d(grid, places).flatten(1)
 
 
 def _patches(
@@ -222,15 +190,10 @@ def _patches(
 ) -> tuple[Float[Tensor, "patch patch_a patch_b patch_c"], tuple[int, int, int]]:
     """Cut a scan into patches that touch, the last of each axis padded with the lowest value."""
     first, second, third = (-(-size // side) for size, side in zip(scan.shape, patch, strict=True))
-    missing = [
-        n * side - size
-        for n, side, size in zip((first, second, third), patch, scan.shape, strict=True)
-    ]
+    missing = [-size % side for size, side in zip(scan.shape, patch, strict=True)]
     padded = functional.pad(scan, [0, missing[2], 0, missing[1], 0, missing[0]])
-    cut = padded.reshape(first, patch[0], second, patch[1], third, patch[2]).permute(
-        0, 2, 4, 1, 3, 5
-    )
-    return cut.reshape(-1, *patch), (first, second, third)
+    cut = padded.reshape(first, patch[0], second, patch[1], third, patch[2])
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, *patch), (first, second, third)
 
 
 def _edges_of_patches(count: int, patch: int, n: int, stride: int) -> Edges:
@@ -266,17 +229,12 @@ class SegResEncoder(nn.Module):
         self, scans: Float[Tensor, "batch 1 a b c"]
     ) -> list[Float[Tensor, "batch dim d e f"]]:
         """Return the map of every stage."""
-        return list(self._maps(scans))
-
-    def _maps(
-        self, scans: Float[Tensor, "batch 1 a b c"]
-    ) -> Iterator[Float[Tensor, "batch dim d e f"]]:
-        values = self.conv_init(scans)
+        maps, values = [], self.conv_init(scans)
         for stage in self.layers:
             parts = cast(nn.ModuleDict, stage)
-            values = parts["blocks"](values)
-            yield values
-            values = parts["downsample"](values)
+            maps.append(parts["blocks"](values))
+            values = parts["downsample"](maps[-1])
+        return maps
 
 
 def _stage(width: int, n_blocks: int, *, last: bool) -> nn.ModuleDict:
@@ -300,6 +258,5 @@ class _Block(nn.Module):
         self, values: Float[Tensor, "batch width a b c"]
     ) -> Float[Tensor, "batch width a b c"]:
         inner = self.conv1(functional.relu(self.norm1(values), inplace=True))
-        return torch.as_tensor(
-            values + self.conv2(functional.relu(self.norm2(inner), inplace=True))
-        )
+        inner = self.conv2(functional.relu(self.norm2(inner), inplace=True))
+        return torch.as_tensor(values + inner)

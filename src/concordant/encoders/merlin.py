@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordant.core.volume import StoredVolume, Volume
-from concordant.encoders.base import ENCODERS, EncoderCard
+from concordant.encoders.base import ENCODERS
 from concordant.encoders.network import (
     Device,
     Features,
     VolumeNetwork,
-    check_token_grid,
     load_state,
     pool_grid,
     sizes_beside,
-    tokens_in,
 )
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
@@ -45,8 +43,7 @@ _STRIDES = (_STRIDE // 2, _STRIDE, _STRIDE)  # the first convolution keeps the d
 
 @dataclass(frozen=True, slots=True)
 class MerlinSizes:
-    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights
-    may give others.
+    """Sizes of the network: the released ones, unless a `config.json` gives others.
 
     Attributes:
         blocks: Bottleneck blocks per stage.
@@ -91,6 +88,9 @@ class Merlin(VolumeNetwork):
         batch_size: Scans that go through the network together.
     """
 
+    licence = "MIT"
+    training_data = ("Merlin",)
+
     def __init__(
         self,
         *,
@@ -100,11 +100,10 @@ class Merlin(VolumeNetwork):
         device: Device = "auto",
         batch_size: int = 1,
     ) -> None:
-        super().__init__(weights, device, batch_size)
+        super().__init__("merlin", weights, device, batch_size, token_grid)
         self.files = (_FILES[checkpoint],)
-        check_token_grid("merlin", token_grid)
-        self.token_grid = token_grid
         self.sizes: MerlinSizes = sizes_beside(weights, MerlinSizes())
+        self.token_dim = self.pooled_dim = self.sizes.features
         self.steps = Preprocessing(
             orientation="SRA",
             spacing_mm=(3.0, 1.5, 1.5),
@@ -112,20 +111,6 @@ class Merlin(VolumeNetwork):
             target=(0.0, 1.0),
             size=self.sizes.input_size,
             pad=0.0,
-        )
-
-    @property
-    def card(self) -> EncoderCard:
-        """What this encoder declares of itself."""
-        return EncoderCard(
-            kind="tokens",
-            token_dim=self.sizes.features,
-            pooled_dim=self.sizes.features,
-            max_tokens=tokens_in(self.sizes.grid, self.token_grid),
-            licence="MIT",
-            training_data=("Merlin",),
-            spacing_mm=self.steps.volume_spacing_mm,
-            window_hu=self.steps.window_hu,
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:

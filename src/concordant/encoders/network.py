@@ -1,9 +1,7 @@
-"""Networks that encode scans.
+"""Networks that encode scans, in halves that may run in different processes.
 
-Preparing a scan needs no weights and no torch device, encoding what was prepared needs both.
-
-The two halves may run in different processes: `prepare` where scans are decoded, `encode_prepared`
-where the network lives.
+`prepare` runs where scans are decoded, without weights or torch device; `encode_prepared` where the
+network lives.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from torch.nn import functional
 from concordant.core.embedding import TokenEmbedding
 from concordant.core.errors import ConfigError, WeightsError
 from concordant.core.volume import StoredVolume, Volume
-from concordant.encoders.base import VolumeEncoder
+from concordant.encoders.base import EncoderCard, VolumeEncoder, require_at_least_one
 from concordant.encoders.preprocessing import Preprocessing, preprocess
 from concordant.encoders.weights import HUB, WeightsFolder, check_shapes, open_weights
 
@@ -79,23 +77,50 @@ class VolumeNetwork(VolumeEncoder):
 
     Attributes:
         files: What the folder of weights has to hold.
-        sizes: Of the network, a frozen dataclass.
+        licence: Of the weights.
+        training_data: Names of the public cohorts they were trained on.
+        sizes: Of the network, a frozen dataclass with the `grid` of its tokens.
         steps: What the network wants to see of a scan.
+        token_dim: Width of a token.
+        pooled_dim: Width of the pooled vector.
     """
 
     options_of_no_effect: ClassVar[frozenset[str]] = frozenset({"weights"})
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ("model.safetensors",)
+    licence: ClassVar[str] = "Apache-2.0"
+    training_data: ClassVar[tuple[str, ...]] = ()
     sizes: Any
     steps: Preprocessing
+    token_dim: int
+    pooled_dim: int
 
-    def __init__(self, weights: Path | str, device: Device, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ConfigError(
-                f"{type(self).__name__}, option batch_size: {batch_size} given, expected at least 1"
-            )
+    def __init__(
+        self,
+        name: str,
+        weights: Path | str,
+        device: Device,
+        batch_size: int,
+        token_grid: int | None,
+    ) -> None:
+        require_at_least_one(name, batch_size=batch_size, token_grid=token_grid)
         self.weights = weights
         self.batch_size = batch_size
+        self.token_grid = token_grid
         self._device = device
+
+    @property
+    def card(self) -> EncoderCard:
+        """What this encoder declares of itself."""
+        return EncoderCard(
+            kind="tokens",
+            token_dim=self.token_dim,
+            pooled_dim=self.pooled_dim,
+            max_tokens=tokens_in(self.sizes.grid, self.token_grid),
+            licence=self.licence,
+            training_data=self.training_data,
+            spacing_mm=self.steps.volume_spacing_mm,
+            window_hu=self.steps.window_hu,
+        )
 
     @property
     def device(self) -> str:
@@ -104,21 +129,13 @@ class VolumeNetwork(VolumeEncoder):
         Raises:
             ConfigError: A GPU that is asked for and not there.
         """
-        if self._device != "cpu" and torch.cuda.is_available():
-            return "cuda"
-        if self._device == "cuda":
-            raise ConfigError(
-                f"{type(self).__name__}, option device: 'cuda' given, but there is no GPU here; "
-                "give 'auto' or 'cpu'"
-            )
-        return "cpu"
+        return available_device(self._device, type(self).__name__)
 
     @cached_property
     def folder(self) -> WeightsFolder:
         """The folder with the weights, fetched if it is on the hub."""
-        sizes = (
-            [] if _config_beside(self.weights) is None else [CONFIG]
-        )  # part of what the digest has to tell apart
+        # sizes are part of what the digest has to tell apart
+        sizes = [] if _config_beside(self.weights) is None else [CONFIG]
         return open_weights(self.weights, files=[*self.files, *sizes])
 
     @property
@@ -174,13 +191,27 @@ class VolumeNetwork(VolumeEncoder):
         """Run the network on a batch of prepared scans."""
 
 
+def available_device(wanted: Device, encoder: str) -> str:
+    """Return "cuda" where it is wanted or left open and there is a GPU, else "cpu".
+
+    Raises:
+        ConfigError: A GPU that is asked for and not there.
+    """
+    if wanted != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError(
+            f"{encoder}, option device: 'cuda' given, but there is no GPU here; give 'auto' or "
+            "'cpu'"
+        )
+    return "cpu"
+
+
 @lru_cache(maxsize=1)  # a process encodes with one network at a time
 def _network(
     kind: type[VolumeNetwork], folder: WeightsFolder, digest: str, sizes: Any, device: str
 ) -> nn.Module:
-    """Load a network; `digest` is there to tell weights that were replaced from those that were
-    loaded.
-    """
+    """Load a network; `digest` tells weights that were replaced from those that were loaded."""
     network = kind.load(folder, sizes).eval().requires_grad_(requires_grad=False)
     try:
         return network.to(device)
@@ -200,19 +231,13 @@ def _batches(prepared: Iterable[Prepared], batch_size: int) -> Iterator[list[Pre
 
 def _embeddings(features: Features) -> Iterator[TokenEmbedding]:
     tokens, pooled = features.tokens.float().cpu().numpy(), features.pooled.float().cpu().numpy()
-    for row in range(len(tokens)):
-        own = (
-            tokens[row]
-            if features.valid is None
-            else tokens[row][features.valid[row].cpu().numpy()]
-        )
-        yield TokenEmbedding(own.copy(), pooled[row].copy())
+    for row, own in enumerate(tokens):
+        kept = own if features.valid is None else own[features.valid[row].cpu().numpy()]
+        yield TokenEmbedding(kept.copy(), pooled[row].copy())
 
 
 def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, int]:
-    """Return the grid that is left where it is pooled to at most `token_grid` places along each
-    axis.
-    """
+    """Return the grid left by pooling to at most `token_grid` places along each axis."""
     first, second, third = (size if token_grid is None else min(token_grid, size) for size in grid)
     return first, second, third
 
@@ -220,9 +245,7 @@ def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, in
 def pool_grid(
     grid: Float[Tensor, "batch dim a b c"], token_grid: int | None
 ) -> Float[Tensor, "batch token dim"]:
-    """Return a grid of features as tokens, averaged over boxes so that at most `token_grid` are
-    left along each axis.
-    """
+    """Return a grid of features as tokens, averaged over boxes to `places_of` the grid."""
     if token_grid is not None:
         grid = functional.adaptive_avg_pool3d(grid, places_of(grid.shape[2:], token_grid))
     return grid.flatten(2).transpose(1, 2)
@@ -233,24 +256,13 @@ def tokens_in(grid: Sequence[int], token_grid: int | None) -> int:
     return int(np.prod(places_of(grid, token_grid)))
 
 
-def check_token_grid(name: str, token_grid: int | None) -> None:
-    """Refuse a token grid without tokens."""
-    if token_grid is not None and token_grid < 1:
-        raise ConfigError(
-            f"encoder {name!r}, option token_grid: {token_grid} given, expected at least 1, or "
-            "null for the network's own grid"
-        )
-
-
 def _config_beside(weights: Path | str) -> Path | None:
     path = Path(weights) / CONFIG
     return path if not str(weights).startswith(HUB) and path.is_file() else None
 
 
 def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
-    """Return a network's sizes.
-
-    Those of `config.json` in the folder of weights, and of the released network where it is silent.
+    """Return a network's sizes: of `config.json` beside weights, else of the released network.
 
     Weights on the hub are the released ones.
 
@@ -285,17 +297,10 @@ def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
 def _as_size(value: Any) -> int | float | tuple[int | float, ...] | None:
     """Return a size, or several; None where it is none."""
     if isinstance(value, list):
-        parts = [_as_size(part) for part in value]
-        return (
-            tuple(part for part in parts if isinstance(part, int | float))
-            if parts and None not in parts
-            else None
-        )
-    return (
-        value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        else None
-    )
+        parts = [part for part in map(_as_size, value) if isinstance(part, int | float)]
+        return tuple(parts) if parts and len(parts) == len(value) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and value > 0 else None
 
 
 def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -305,11 +310,8 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         WeightsError: Tensors that are missing, of another shape, or not the network's.
     """
     check_shapes(path, {key: value.shape for key, value in network.state_dict().items()}, tensors)
-    network.load_state_dict(
-        {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in tensors.items()
-        },
-        assign=True,
-    )
+    whole = {
+        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
+    }
+    network.load_state_dict(whole, assign=True)
     return network

@@ -1,9 +1,6 @@
-"""A small convolutional network for CT.
+"""A small convolutional network for CT, to try the way from scan to store and for tests.
 
-What is tried before the weights of a large one are there, and what tests encode with.
-
-It is loaded from a file like every other network, so nothing of the way from scan to store differs;
-its weights are whoever's wrote them.
+It is loaded from a file like every other network; its weights are whoever's wrote them.
 """
 
 from __future__ import annotations
@@ -17,22 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordant.core.volume import StoredVolume, Volume
-from concordant.encoders.base import ENCODERS, EncoderCard
+from concordant.encoders.base import ENCODERS
 from concordant.encoders.network import (
     Device,
     Features,
     VolumeNetwork,
-    check_token_grid,
     load_state,
     pool_grid,
     sizes_beside,
-    tokens_in,
 )
 from concordant.encoders.preprocessing import Preprocessing
 from concordant.encoders.token_places import network_boxes, place_edges
 from concordant.encoders.weights import WeightsFolder, WeightsOption, read_tensors
 
-_FILE = "model.safetensors"
 _PATCH = 4
 _STRIDE = 8
 
@@ -71,8 +65,6 @@ class TinyCT(VolumeNetwork):
         batch_size: Scans that go through the network together.
     """
 
-    files = (_FILE,)
-
     def __init__(
         self,
         *,
@@ -81,10 +73,9 @@ class TinyCT(VolumeNetwork):
         device: Device = "auto",
         batch_size: int = 8,
     ) -> None:
-        super().__init__(weights, device, batch_size)
-        check_token_grid("tiny_ct", token_grid)
-        self.token_grid = token_grid
+        super().__init__("tiny_ct", weights, device, batch_size, token_grid)
         self.sizes: TinyCTSizes = sizes_beside(weights, TinyCTSizes())
+        self.token_dim = self.pooled_dim = self.sizes.width
         self.steps = Preprocessing(
             orientation="SAR",
             spacing_mm=(self.sizes.spacing_mm,) * 3,
@@ -92,18 +83,6 @@ class TinyCT(VolumeNetwork):
             target=(-1.0, 1.0),
             size=(self.sizes.input_size,) * 3,
             pad=-1.0,
-        )
-
-    @property
-    def card(self) -> EncoderCard:
-        """What this encoder declares of itself."""
-        return EncoderCard(
-            kind="tokens",
-            token_dim=self.sizes.width,
-            pooled_dim=self.sizes.width,
-            max_tokens=tokens_in(self.sizes.grid, self.token_grid),
-            spacing_mm=self.steps.volume_spacing_mm,
-            window_hu=self.steps.window_hu,
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
@@ -117,7 +96,7 @@ class TinyCT(VolumeNetwork):
     @staticmethod
     def load(folder: WeightsFolder, sizes: TinyCTSizes) -> nn.Module:
         """Build the network and fill it with the weights."""
-        path = folder.path(_FILE)
+        path = folder.path(folder.files[0])
         with torch.device("meta"):
             network = TinyCTNetwork(sizes)
         return load_state(network, read_tensors(path), path)
