@@ -39,10 +39,6 @@ class Head(nn.Module, ABC):
         for parameter in self.layers.parameters():
             nn.init.zeros_(parameter)
 
-    def view_parameters(self, view: int) -> list[str]:
-        """Return the names, within the head, of the parameters a view depends on."""
-        return [f"layers.{view}.{name}" for name, _ in self.layers[view].named_parameters()]
-
     @abstractmethod
     def forward(self, views: Float[Tensor, "batch view dim"]) -> Float[Tensor, "batch view"]:
         """Return the log-hazard of each view; higher = earlier event."""
