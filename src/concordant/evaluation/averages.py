@@ -86,7 +86,7 @@ def averaged(
             for one in (predictions, other)
             if one is not None
         )
-        return _paired(first, second[0]) if second else first
+        return replace(subtract(first, second[0]), note=first.note) if second else first
 
     runs_to, cut = _truncation(metric, predictions, judged)
     reads_survival = METRICS.get(metric).reads_survival
@@ -293,19 +293,6 @@ def _comparable(metric: str, reference: Predictions, predictions: Predictions) -
             "comparable"
         )
     return aligned
-
-
-def _paired(first: Estimate, second: Estimate) -> Estimate:
-    paired = subtract(first, second)
-    return Estimate(
-        estimate=paired.difference,
-        influence=paired.influence,
-        n=paired.n,
-        n_events=paired.n_events,
-        cluster=paired.cluster,
-        censoring_influence=paired.censoring_influence,
-        note=first.note,
-    )
 
 
 def _average(
