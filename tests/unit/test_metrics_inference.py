@@ -168,7 +168,7 @@ ROWS = 30
 
 def difference(value, error):
     influence = error * np.tile([1.0, -1.0], ROWS // 2) / np.sqrt(ROWS)
-    return Difference(difference=value, influence=influence, n=ROWS, n_events=1)
+    return Difference(estimate=value, influence=influence, n=ROWS, n_events=1)
 
 
 @pytest.mark.parametrize("clustered", [False, True])
@@ -181,7 +181,7 @@ def test_the_t_distribution_has_the_degrees_of_the_independent_units(clustered):
     if clustered:  # two rows each, the second adds nothing
         influence, cluster = np.column_stack([influence, np.zeros(12)]).ravel(), np.arange(24) // 2
     rows = {"influence": influence, "n": len(influence), "n_events": 1, "cluster": cluster}
-    mean, plain = Difference(difference=values.mean(), **rows), stats.ttest_1samp(values, 0)
+    mean, plain = Difference(estimate=values.mean(), **rows), stats.ttest_1samp(values, 0)
     assert mean.degrees == 11
     assert mean.p_value == pytest.approx(
         2 * stats.t.sf(plain.statistic * np.sqrt(12 / 11), 11), rel=1e-12

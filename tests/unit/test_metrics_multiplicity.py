@@ -264,7 +264,7 @@ ROWS = 30
 
 def difference(value, error):
     influence = error * np.tile([1.0, -1.0], ROWS // 2) / np.sqrt(ROWS)
-    return Difference(difference=value, influence=influence, n=ROWS, n_events=1)
+    return Difference(estimate=value, influence=influence, n=ROWS, n_events=1)
 
 
 def test_a_gain_over_both_is_the_weaker_of_the_two():

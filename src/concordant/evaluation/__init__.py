@@ -12,7 +12,6 @@ from concordant.evaluation.averages import (
     average_seeds,
     averaged,
     on_shared_samples,
-    over_folds,
 )
 from concordant.evaluation.protocol import (
     CensoringSource,
@@ -49,7 +48,6 @@ __all__ = [
     "incidence_remark",
     "measures",
     "on_shared_samples",
-    "over_folds",
     "read_judged",
     "subgroups",
     "support_days",

@@ -6,9 +6,9 @@ Samples are the units, never folds, repeats or seeds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import polars as pl
@@ -79,20 +79,24 @@ def averaged(
     """
     judged = replace(protocol or EvaluationProtocol(), **options)
     other = None if reference is None else _comparable(metric, reference, predictions)
-
-    def on_rows(rows: Int[np.ndarray, " row"]) -> Estimate:
-        first, *second = (
-            compute(metric, judged.of_rows(_take(one, rows), horizon_days))
-            for one in (predictions, other)
-            if one is not None
-        )
-        return _paired(first, second[0]) if second else first
-
     runs_to, cut = _truncation(metric, predictions, judged)
+    computed: list[_Fold] = []
+    reasons: list[str] = []
+    for repeat, rows in _folds(predictions.table):
+        try:
+            own = compute(metric, judged.of_rows(_take(predictions, rows), horizon_days))
+            if other is not None:
+                theirs = compute(metric, judged.of_rows(_take(other, rows), horizon_days))
+                own = replace(subtract(own, theirs), note=own.note)
+            computed.append(_Fold(repeat, rows, own))
+        except MetricError as error:
+            reasons.append(str(error))
+    if not computed:
+        raise MetricError(reasons[0] if reasons else "the predictions table holds no row")
     reads_survival = METRICS.get(metric).reads_survival
     assumed = incidence_remark(predictions, judged.cause) if reads_survival else ""
-    remark = "; ".join(filter(None, (cut, assumed)))
-    return over_folds(predictions, on_rows, runs_to, remark, judged.cause)
+    note = _note([one.estimate.note for one in computed], reasons, cut, assumed)
+    return _average(predictions.table, computed, note, runs_to, judged.cause)
 
 
 def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
@@ -128,43 +132,6 @@ def average_seeds(predictions: Sequence[Predictions]) -> Predictions:
     )
 
 
-def over_folds(
-    predictions: Predictions,
-    on_rows: Callable[[Int[np.ndarray, " row"]], Estimate],
-    tau_days: float | None = None,
-    remark: str = "",
-    cause: int | None = None,
-) -> MetricEstimate:
-    """Average what a function makes of the rows of each fold.
-
-    Args:
-        predictions: One cohort's predictions.
-        on_rows: Computes an estimate from some rows, by number; a MetricError leaves the fold out.
-        tau_days: Time that it runs up to, if there is one; it is only noted.
-        remark: Stands before the other notes.
-        cause: Code of the event that is counted; None = 1.
-
-    Raises:
-        MetricError: It can be computed in no fold.
-    """
-    computed: list[_FoldEstimate] = []
-    reasons: list[str] = []
-    for fold in _folds(predictions.table):
-        try:
-            computed.append(_FoldEstimate(fold, on_rows(fold.rows)))
-        except MetricError as error:
-            reasons.append(str(error))
-    if not computed:
-        raise MetricError(reasons[0] if reasons else "the predictions table holds no row")
-    return _average(
-        predictions.table,
-        computed,
-        _note([one.estimate.note for one in computed], reasons, remark),
-        tau_days,
-        cause,
-    )
-
-
 def align(predictions: Predictions, to: Predictions) -> Predictions:
     """Return the rows of `predictions` in the order of `to`, matched by sample, repeat and fold.
 
@@ -189,13 +156,8 @@ def align(predictions: Predictions, to: Predictions) -> Predictions:
         )
     aligned = _take(predictions, rows["row"].cast(pl.Int64).to_numpy())
     outcomes = ["time_days", "event"]
-    different = int(
-        (aligned.table.select(outcomes) != to.table.select(outcomes))
-        .sum_horizontal()
-        .cast(pl.Boolean)
-        .sum()
-    )
-    if different:
+    unequal = aligned.table.select(outcomes) != to.table.select(outcomes)
+    if different := int(unequal.select(pl.any_horizontal(pl.all()).sum()).item()):
         raise PredictionsError(
             f"{different} of {to.table.height} rows have another time_days or event in the other "
             "predictions table"
@@ -209,43 +171,32 @@ def on_shared_samples(results: Sequence[MetricEstimate]) -> list[Estimate]:
 
     Then their covariance, and tests of several at once, can be read off them.
     """
-    frames = [
-        pl.DataFrame(
-            {"sample_id": one.sample_id, "subject_id": one.subject_id, "influence": one.influence}
-        )
-        for one in results
-    ]
-    people = pl.concat([frame.select("sample_id", "subject_id") for frame in frames]).unique(
+    names = ("sample_id", "subject_id", "influence")
+    frames = [pl.DataFrame({name: getattr(one, name) for name in names}) for one in results]
+    people = pl.concat([frame.select(names[:2]) for frame in frames]).unique(
         "sample_id", maintain_order=True
     )
     cluster = np.unique(people["subject_id"].to_numpy(), return_inverse=True)[1]
+    joined = (
+        people.join(frame, on="sample_id", how="left", maintain_order="left") for frame in frames
+    )
     return [
         Estimate(
             estimate=one.estimate,
-            influence=people.join(frame, on="sample_id", how="left", maintain_order="left")[
-                "influence"
-            ]
-            .fill_null(0.0)
-            .to_numpy(),
+            influence=own["influence"].fill_null(0.0).to_numpy(),
             n=one.n,
             n_events=one.n_events,
             cluster=cluster,
             censoring_influence=one.censoring_influence,
             note=one.note,
         )
-        for one, frame in zip(results, frames, strict=True)
+        for one, own in zip(results, joined, strict=True)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Fold:
+class _Fold(NamedTuple):
     repeat: int | None
     rows: Int[np.ndarray, " row"]
-
-
-@dataclass(frozen=True, slots=True)
-class _FoldEstimate:
-    fold: _Fold
     estimate: Estimate
 
 
@@ -263,16 +214,13 @@ def _truncation(
     return supported, f"tau is {tau:g} days, but only {supported:g} are supported"
 
 
-def _folds(table: pl.DataFrame) -> Iterator[_Fold]:
-    """Yield the rows of every fold of every repeat; a table without folds is one fold."""
-    parts = (
-        table.select("repeat", "fold")
-        .with_row_index("row")
-        .group_by("repeat", "fold", maintain_order=True)
-        .agg("row")
-    )
-    for repeat, _, rows in parts.iter_rows():
-        yield _Fold(repeat, np.array(rows, dtype=np.int64))
+def _folds(table: pl.DataFrame) -> Iterator[tuple[int | None, Int[np.ndarray, " row"]]]:
+    """Yield repeat and rows of every fold; a table without folds is one fold."""
+    keyed = table.select("repeat", "fold").with_row_index("row")
+    for repeat, _, rows in (
+        keyed.group_by("repeat", "fold", maintain_order=True).agg("row").iter_rows()
+    ):
+        yield repeat, np.array(rows, dtype=np.int64)
 
 
 def _take(predictions: Predictions, rows: Int[np.ndarray, " row"]) -> Predictions:
@@ -295,33 +243,20 @@ def _comparable(metric: str, reference: Predictions, predictions: Predictions) -
     return aligned
 
 
-def _paired(first: Estimate, second: Estimate) -> Estimate:
-    paired = subtract(first, second)
-    return Estimate(
-        estimate=paired.difference,
-        influence=paired.influence,
-        n=paired.n,
-        n_events=paired.n_events,
-        cluster=paired.cluster,
-        censoring_influence=paired.censoring_influence,
-        note=first.note,
-    )
-
-
 def _average(
     table: pl.DataFrame,
-    computed: Sequence[_FoldEstimate],
+    folds: Sequence[_Fold],
     note: str,
     tau_days: float | None,
     cause: int | None,
 ) -> MetricEstimate:
     """Average over folds, then over repeats, and sum the influences of each sample."""
-    per_repeat = Counter(one.fold.repeat for one in computed)
-    shares = [1 / (len(per_repeat) * per_repeat[one.fold.repeat]) for one in computed]
-    rows = np.concatenate([one.fold.rows for one in computed])
-    influence = np.concatenate(
-        [share * one.estimate.influence for share, one in zip(shares, computed, strict=True)]
-    )
+    per_repeat = Counter(one.repeat for one in folds)
+    shares = [1 / (len(per_repeat) * per_repeat[one.repeat]) for one in folds]
+    estimates = [one.estimate for one in folds]
+    shared = list(zip(shares, estimates, strict=True))
+    rows = np.concatenate([one.rows for one in folds])
+    influence = np.concatenate([share * one.influence for share, one in shared])
     samples = (
         table[rows]
         .select("sample_id", "subject_id", "event", influence=pl.Series(influence))
@@ -329,36 +264,25 @@ def _average(
         .agg(pl.col("subject_id", "event").first(), pl.col("influence").sum())
     )
     return MetricEstimate(
-        estimate=float(
-            sum(share * one.estimate.estimate for share, one in zip(shares, computed, strict=True))
-        ),
+        estimate=float(sum(share * one.estimate for share, one in shared)),
         influence=samples["influence"].to_numpy(),
         n=samples.height,
         n_events=int((samples["event"].cast(pl.Int64) == event_code(cause)).sum()),
         cluster=np.unique(samples["subject_id"].to_numpy(), return_inverse=True)[1],
-        censoring_influence=np.sum(
-            [
-                share * one.estimate.censoring_influence
-                for share, one in zip(shares, computed, strict=True)
-            ],
-            0,
-        ),
+        censoring_influence=np.sum([share * one.censoring_influence for share, one in shared], 0),
         note=note,
         sample_id=samples["sample_id"],
         subject_id=samples["subject_id"],
-        by_fold=np.array([one.estimate.estimate for one in computed]),
+        by_fold=np.array([one.estimate for one in estimates]),
         tau_days=tau_days,
     )
 
 
-def _note(notes: Sequence[str], reasons: Sequence[str], remark: str) -> str:
-    """Join the remark, what all folds' notes agree on, and how many folds were left out with the
+def _note(notes: Sequence[str], reasons: Sequence[str], *remarks: str) -> str:
+    """Join the remarks, what all folds' notes agree on, and how many folds were left out with the
     reason of the first.
     """
-    agreed = [notes[0]] if len(set(notes)) == 1 and notes[0] else []
-    left_out = (
-        [f"{len(reasons)} of {len(reasons) + len(notes)} folds left out: {reasons[0]}"]
-        if reasons
-        else []
-    )
-    return "; ".join([*([remark] if remark else []), *agreed, *left_out])
+    agreed = notes[0] if len(set(notes)) == 1 else ""
+    total = len(reasons) + len(notes)
+    left_out = f"{len(reasons)} of {total} folds left out: {reasons[0]}" if reasons else ""
+    return "; ".join(filter(None, (*remarks, agreed, left_out)))

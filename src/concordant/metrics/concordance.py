@@ -4,7 +4,7 @@ models by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float, Real, Shaped
@@ -191,16 +191,8 @@ def paired_difference(a: Concordance, b: Concordance) -> ConcordanceDifference:
         MetricError: The two are not of the same subjects and clusters.
     """
     paired = subtract(a, b)
-    return ConcordanceDifference(
-        difference=paired.difference,
-        influence=paired.influence,
-        n=paired.n,
-        n_events=paired.n_events,
-        cluster=paired.cluster,
-        censoring_influence=paired.censoring_influence,
-        a=a,
-        b=b,
-    )
+    shared = {field.name: getattr(paired, field.name) for field in fields(paired)}
+    return ConcordanceDifference(**shared, a=a, b=b)
 
 
 def concordance_of(

@@ -86,45 +86,21 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A paired difference between two estimates on the same subjects.
+class Difference(Estimate):
+    """A paired difference between two estimates on the same subjects: first minus second.
 
-    Attributes:
-        difference: First minus second.
-        influence: Difference of the influence functions, per row.
-        n: Rows.
-        n_events: Rows with the event of interest.
-        cluster: Cluster number per row, or None.
-        censoring_influence: Difference of the influences through another cohort's censoring curve.
+    Its influence is the difference of theirs, so that their correlation is in the standard error.
     """
 
-    difference: float
-    influence: Float[np.ndarray, " subject"]
-    n: int
-    n_events: int
-    cluster: Int[np.ndarray, " subject"] | None = None
-    censoring_influence: Float[np.ndarray, " other"] = field(default_factory=_nothing)
-
     @property
-    def standard_error(self) -> float:
-        """Standard error of the difference; the correlation of the two estimates is in it."""
-        return standard_error(self.influence, self.cluster, self.censoring_influence)
+    def difference(self) -> float:
+        """First minus second."""
+        return self.estimate
 
     @property
     def p_value(self) -> float:
         """Two-sided p-value of "no difference" by the t distribution."""
-        return wald_p_value(self.difference, self.standard_error, degrees=self.degrees)
-
-    @property
-    def degrees(self) -> int:
-        """Degrees of freedom of its t distribution; see `degrees_of_freedom`."""
-        return degrees_of_freedom(len(self.influence), self.cluster)
-
-    def interval(self, level: float = 0.95) -> Interval:
-        """Return the confidence interval by a t quantile."""
-        return wald_interval(
-            self.difference, self.standard_error, level=level, degrees=self.degrees
-        )
+        return wald_p_value(self.estimate, self.standard_error, degrees=self.degrees)
 
 
 def subtract(first: Estimate, second: Estimate) -> Difference:
@@ -156,7 +132,7 @@ def contrast(results: Sequence[Estimate], coefficients: Float[np.ndarray, " resu
     difference = float(coefficients @ numbers)
     first = results[0]
     return Difference(
-        difference=0.0 if abs(difference) <= scale else difference,
+        estimate=0.0 if abs(difference) <= scale else difference,
         influence=np.zeros_like(own) if by_rounding else own,
         n=first.n,
         n_events=first.n_events,
@@ -173,12 +149,7 @@ def _combined(
     )
 
 
-def value(result: Estimate | Difference) -> float:
-    """Return the number of an estimate or of a difference."""
-    return result.difference if isinstance(result, Difference) else result.estimate
-
-
-def check_paired(results: Sequence[Estimate | Difference]) -> None:
+def check_paired(results: Sequence[Estimate]) -> None:
     """Refuse results whose influences cannot be taken together row by row.
 
     Raises:
@@ -223,7 +194,7 @@ def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -
 
 
 def joint_covariance(
-    results: Sequence[Estimate | Difference],
+    results: Sequence[Estimate],
 ) -> Float[np.ndarray, "result result"]:
     """Return the covariance matrix of results on the same subjects.
 
@@ -401,7 +372,7 @@ class NonInferiority:
         )
 
 
-def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence:
+def equivalence(difference: Estimate, margin: float) -> Equivalence:
     """Test whether a difference is smaller than a margin in both directions (two one-sided tests).
 
     Args:
@@ -415,7 +386,7 @@ def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence
     Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680.
     """
     _check_margin(margin)
-    estimate, error, degrees = value(difference), difference.standard_error, difference.degrees
+    estimate, error, degrees = difference.estimate, difference.standard_error, difference.degrees
     return Equivalence(
         difference=estimate,
         standard_error=error,
@@ -427,7 +398,7 @@ def equivalence(difference: Difference | Estimate, margin: float) -> Equivalence
 
 
 def non_inferiority(
-    difference: Difference | Estimate, margin: float, *, higher_is_better: bool = True
+    difference: Estimate, margin: float, *, higher_is_better: bool = True
 ) -> NonInferiority:
     """Test whether a model is not worse than its reference by a margin.
 
@@ -445,7 +416,7 @@ def non_inferiority(
     """
     _check_margin(margin)
     gain, error, degrees = (
-        (value(difference) if higher_is_better else -value(difference)),
+        (difference.estimate if higher_is_better else -difference.estimate),
         difference.standard_error,
         difference.degrees,
     )

@@ -15,13 +15,11 @@ from scipy.special import chdtrc, fdtrc
 from concordant.core.errors import MetricError
 from concordant.metrics.inference import (
     Band,
-    Difference,
     Estimate,
     check_paired,
     critical_value,
     joint_covariance,
     one_sided_p_value,
-    value,
     wald_p_value,
 )
 
@@ -238,7 +236,7 @@ def simultaneous(
 
 
 def simultaneous_differences(
-    differences: Sequence[Difference | Estimate],
+    differences: Sequence[Estimate],
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -267,7 +265,7 @@ def simultaneous_differences(
             "are compared"
         )
     return simultaneous(
-        np.array([value(difference) for difference in differences]),
+        np.array([difference.estimate for difference in differences]),
         joint_covariance(differences),
         degrees=differences[0].degrees,
         level=level,
@@ -321,8 +319,8 @@ class GainOverBoth:
 
 
 def gain_over_both(
-    difference_to_a: Difference | Estimate,
-    difference_to_b: Difference | Estimate,
+    difference_to_a: Estimate,
+    difference_to_b: Estimate,
     *,
     higher_is_better: bool = True,
 ) -> GainOverBoth:
@@ -345,7 +343,7 @@ def gain_over_both(
     """
     check_paired([difference_to_a, difference_to_b])
     sign = 1 if higher_is_better else -1
-    to_a, to_b = sign * value(difference_to_a), sign * value(difference_to_b)
+    to_a, to_b = sign * difference_to_a.estimate, sign * difference_to_b.estimate
     errors, degrees = (
         (difference_to_a.standard_error, difference_to_b.standard_error),
         difference_to_a.degrees,

@@ -111,7 +111,7 @@ class NetBenefitDifference:
         return _band(self.points, level)
 
 
-def _band(points: Sequence[Estimate | Difference], level: float) -> Band:
+def _band(points: Sequence[Estimate], level: float) -> Band:
     intervals = [point.interval(level) for point in points]
     return Band(np.array([one.low for one in intervals]), np.array([one.high for one in intervals]))
 

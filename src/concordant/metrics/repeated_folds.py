@@ -13,11 +13,9 @@ from jaxtyping import Float
 
 from concordant.core.errors import MetricError
 from concordant.metrics.inference import (
-    Difference,
     Estimate,
     Interval,
     check_paired,
-    value,
     wald_interval,
     wald_p_value,
 )
@@ -120,7 +118,7 @@ def nadeau_bengio(
     )
 
 
-def average_over_seeds(estimates: Sequence[Estimate | Difference]) -> SeedAverage:
+def average_over_seeds(estimates: Sequence[Estimate]) -> SeedAverage:
     """Average a metric, or a paired difference, over models that differ in their training seed
     only.
 
@@ -135,7 +133,7 @@ def average_over_seeds(estimates: Sequence[Estimate | Difference]) -> SeedAverag
     """
     check_paired(estimates)
     first = estimates[0]
-    values = np.array([value(one) for one in estimates])
+    values = np.array([one.estimate for one in estimates])
     return SeedAverage(
         estimate=float(values.mean()),
         influence=np.mean([one.influence for one in estimates], axis=0),

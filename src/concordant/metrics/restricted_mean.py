@@ -141,7 +141,7 @@ def mean_difference(
 ) -> RestrictedMeanDifference:
     """Return first minus second, both of `group_means` of these subjects."""
     return RestrictedMeanDifference(
-        difference=first.estimate - second.estimate,
+        estimate=first.estimate - second.estimate,
         influence=first.influence - second.influence,
         n=first.n + second.n,
         n_events=first.n_events + second.n_events,
