@@ -636,6 +636,12 @@ class _Shown:
     figure: Display | None = None
 
 
+def test_a_figure_may_have_many_marks():
+    frame = pl.DataFrame({"level": ["a", "b"] * 3_000, "n": range(6_000)})
+    bars = _Bars(frame=frame, name="many", title="Many", description="Six thousand bars.")
+    assert "<desc" in inline_svg(bars)
+
+
 def test_an_analysis_without_a_section_of_its_own_is_shown(small):
     frame = pl.DataFrame({"level": ["a <b>", "b"], "n": [1200, None], "mean_risk": [0.12345, -1.0]})
     bars = _Bars(frame=frame, name="bars", title="Bars & levels", description="Two bars.")

@@ -186,7 +186,10 @@ def write_figures(displays: Iterable[Display], folder: Path) -> None:
 
 
 def _spec(display: Display) -> str:
-    return json.dumps(display.draw().to_dict())
+    import altair as alt
+
+    with alt.data_transformers.enable("default", max_rows=None):  # the library refuses 5,001 rows
+        return json.dumps(display.draw().to_dict())
 
 
 @lru_cache(maxsize=128)  # the page and the files show the same drawings

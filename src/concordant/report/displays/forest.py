@@ -173,7 +173,11 @@ class ForestDisplay(Display):
         words = alt.Axis(labelColor=LIGHT["ink"], labelLimit=0, domain=False, grid=False)
         scale = alt.Scale(domain=labels)
         down = alt.Y("label:N", title=None, sort=labels, scale=scale, axis=words if first else None)
-        limits = self.frame.select(pl.col("ci_low").min(), pl.col("ci_high").max()).row(0)
+        low, high = (
+            pl.min_horizontal("ci_low", "estimate"),
+            pl.max_horizontal("ci_high", "estimate"),
+        )
+        limits = self.frame.select(low.min(), high.max()).row(0)
         across = alt.X(
             "estimate:Q",
             title=None,
