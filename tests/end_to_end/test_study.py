@@ -26,6 +26,7 @@ from concordant.core.artifacts import MemberFolder, RunFolder
 from concordant.core.errors import StoreError
 from concordant.core.files import read_json
 from concordant.core.survival import read_predictions
+from concordant.engines import LocalEngine
 from concordant.metrics import concordance_index
 from concordant.simulate import SimulatedCohort
 from concordant.study import run as run_module
@@ -418,7 +419,7 @@ def test_what_killed_runs_left_is_swept_away(tables):
 
 def test_two_workers_give_what_one_gives(tables):
     one, two = (
-        run_study(small_study(tables, name=f"workers{workers}"), workers=workers)
+        run_study(small_study(tables, name=f"workers{workers}"), engine=LocalEngine(workers))
         for workers in (1, 2)
     )
     for name in ("results", "contrasts", "subgroups"):

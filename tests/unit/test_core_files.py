@@ -180,7 +180,7 @@ def by_quota(stream) -> None:
 
 
 def really(stream) -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
 
 

@@ -17,7 +17,7 @@ from concordant.core.errors import CohortError, StoreError
 from concordant.core.files import read_json
 from concordant.core.modality import Modality
 from concordant.core.survival import read_predictions
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.study.cohorts import StudyData, embed_all, read_data
 from concordant.study.members import (
     MemberPlan,
@@ -44,7 +44,7 @@ def plans_of(study: Study, data: StudyData | None = None) -> tuple[MemberPlan, .
     return plan_members(
         study,
         data,
-        embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None),
+        embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None),
     )
 
 

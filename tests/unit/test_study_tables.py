@@ -12,7 +12,7 @@ import pytest
 
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.metrics import median_follow_up
 from concordant.study.cohorts import embed_all, read_data
 from concordant.study.foreign import read_foreign
@@ -195,7 +195,7 @@ def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
 def facts_of(folder: Path, **changes: object):
     study = small_study(folder, **changes)
     data = read_data(study)
-    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
     plans = plan_members(study, data, stores)
     return cohort_facts(study, data, plans), member_facts(plans, []), quarantine_facts(stores)
 

@@ -13,7 +13,7 @@ import pytest
 from concordant.core.files import differing_keys, read_json
 from concordant.core.modality import Modality
 from concordant.core.survival import COLUMNS, read_predictions
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.metrics import concordance_index
 from concordant.study.cohorts import embed_all, read_data
 from concordant.study.members import plan_members
@@ -25,7 +25,7 @@ from study_fixture import files_of, small_study, write_tables
 def units(folder: Path, **changes: object) -> list[Unit]:
     study = small_study(folder, **changes)
     data = read_data(study)
-    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
     return [unit for plan in plan_members(study, data, stores) for unit in plan.units]
 
 

@@ -21,9 +21,9 @@ from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, count_events
 from concordant.data.pretraining import PretrainingSubjects, dataset_identity, read_subjects
 from concordant.embeddings.extract import Progress, embed
-from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import EmbeddingStore
 from concordant.encoders.base import ENCODERS, Encoder
+from concordant.engines import Engine
 from concordant.training.folds import assign_folds
 
 INTERNAL = "held_out"
@@ -215,7 +215,7 @@ def embed_all(
     study: Study,
     data: StudyData,
     *,
-    engine: ShardEngine,
+    engine: Engine,
     retry_quarantined: bool,
     progress: Progress | None,
 ) -> Stores:

@@ -10,12 +10,10 @@ from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.errors import CohortError, ConcordantError, NotApplicableError
 from concordant.core.files import file_digest, fingerprint, read_json, remove_abandoned, write_json
-from concordant.core.processes import Outcome
 from concordant.core.survival import Predictions
 from concordant.data.audit import PRETRAINING, SHARED_SCANS, TRAINING_DATA, Audit, AuditCheck
 from concordant.embeddings.extract import Progress
-from concordant.embeddings.making import ShardEngine
-from concordant.engine import run_tasks
+from concordant.engines import Engine, LocalEngine, Outcome, run_tasks
 from concordant.report.html import write_report
 from concordant.study.cohorts import (
     Stores,
@@ -66,7 +64,7 @@ def check_study(study: Study) -> Audit:
 def embed_study(
     study: Study,
     *,
-    engine: ShardEngine | None = None,
+    engine: Engine | None = None,
     retry_quarantined: bool = False,
     progress: Progress | None = None,
 ) -> Stores:
@@ -81,7 +79,7 @@ def embed_study(
     return embed_all(
         study,
         read_data(study),
-        engine=engine or ShardEngine(),
+        engine=engine or LocalEngine(),
         retry_quarantined=retry_quarantined,
         progress=progress,
     )
@@ -90,8 +88,7 @@ def embed_study(
 def run_study(
     study: Study,
     *,
-    workers: int = 1,
-    engine: ShardEngine | None = None,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Run a study from its files to its report.
@@ -103,9 +100,7 @@ def run_study(
 
     Args:
         study: The study.
-        workers: Processes for fitting, and for encoding unless an engine is given; 1 = in this
-            process.
-        engine: Where the shards of embeddings are made.
+        engine: Where shards of embeddings and fits are made; in this process unless given.
         progress: Told what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -119,13 +114,13 @@ def run_study(
     _refuse_leaks(audit_data(study, data, {}))
     check_inputs(study, data)
     foreign = read_foreign(study, data)
-    engine = engine or ShardEngine(workers=workers if workers > 1 else 0)
+    engine = engine or LocalEngine()
     stores = embed_all(study, data, engine=engine, retry_quarantined=False, progress=progress)
     audit = audit_data(study, data, records_of(stores))
     _refuse_leaks(audit)
     plans = plan_members(study, data, stores)
     refuse_without_events(plans)
-    _fit_all(study, plans, workers, progress)
+    _fit_all(study, plans, engine, progress)
     remove_abandoned(study.run_folder.path)
     facts = _facts(study, data, audit, plans, foreign)
     if not _is_current(study.run_folder, facts):
@@ -153,7 +148,7 @@ def _refuse_leaks(audit: Audit) -> None:
 
 
 def _fit_all(
-    study: Study, plans: Sequence[MemberPlan], workers: int, progress: Progress | None
+    study: Study, plans: Sequence[MemberPlan], engine: Engine, progress: Progress | None
 ) -> None:
     units = [unit for plan in plans for unit in plan.units]
     if not units:
@@ -163,7 +158,7 @@ def _fit_all(
     outcomes = run_tasks(
         run_unit,
         waiting,
-        workers=min(workers, max(len(waiting), 1)),
+        engine=engine,
         imports=study.imports,
         on_done=report,
     )
