@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 
 from concordant.core.embedding import TokenEmbedding
 from concordant.data.volumes import open_volume
-from concordant.embeddings.pipeline import encode_scans
+from concordant.embeddings.encoding import ShardTask, layout_of
+from concordant.embeddings.scans import ScanEncoding
 from concordant.encoders.network import Prepared
 from concordant.encoders.tiny_ct import TinyCT, TinyCTNetwork, TinyCTSizes
 
@@ -93,14 +94,20 @@ def processor_seconds() -> float:
     )  # utime and stime, proc(5)
 
 
+def shard_of(paths: list[Path]) -> ShardTask:
+    """Return a shard of scans that no other store holds."""
+    nothing = [None] * len(paths)
+    return ShardTask(Path(), 0, tuple(map(str, paths)), paths, nothing, nothing)
+
+
 def measure(case: str, encoder: Timed, paths: list[Path], read_ms: float) -> dict[str, object]:
     """Embed all scans and return a row."""
-    shards = encode_scans(encoder, [paths[:8], paths[8:]], processes=PROCESSES)
-    for _ in next(shards):
-        pass  # processes start, the network is loaded
+    encoding = ScanEncoding(layout_of(encoder.card), encoder)
+    tasks = [shard_of(paths[:8]), shard_of(paths[8:])]
+    shards = encoding.encode(tasks, processes=PROCESSES, count=lambda n: None)
+    next(shards)  # processes start, the network is loaded
     encoder.seconds, before, start = 0.0, processor_seconds(), time.perf_counter()
-    for _ in next(shards):
-        pass
+    next(shards)
     seconds, used = time.perf_counter() - start, processor_seconds() - before
     shards.close()
     return {

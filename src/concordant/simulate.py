@@ -16,8 +16,7 @@ import polars as pl
 
 from concordant.core.errors import ConcordantError, MetricError
 from concordant.core.files import atomic_folder, write_json, write_text
-from concordant.core.processes import Outcome
-from concordant.engine import run_tasks
+from concordant.engines import Engine, Outcome, run_tasks
 from concordant.metrics import concordance_index
 from concordant.simulation.options import SimulationOptions as SimulationOptions
 from concordant.simulation.site_files import Task, tasks, write_tables
@@ -73,7 +72,7 @@ def simulate(
     out: Path,
     options: SimulationOptions = SimulationOptions(),  # noqa: B008 - frozen, so one instance serves every call
     *,
-    workers: int | None = None,
+    engine: Engine | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> SimulatedCohort:
@@ -81,14 +80,12 @@ def simulate(
 
     Scans, records, tables, oracles and a study that is ready to run.
 
-    The folder appears whole or not at all, and is the same for a seed whatever the number of
-    workers.
+    The folder appears whole or not at all, and is the same for a seed whatever the engine.
 
     Args:
         out: The folder to write.
         options: What is simulated.
-        workers: Processes; None = one per processor. More than one starts processes afresh, so a
-            script that calls this needs `if __name__ == "__main__":`.
+        engine: Where scans and records are made; in this process unless given.
         overwrite: Replace an earlier simulated cohort, and all runs in its folder.
         progress: Called with a stage, the scans and records done, and their total.
 
@@ -98,7 +95,7 @@ def simulate(
     cohort = SimulatedCohort(Path(out).resolve())
     _refuse_to_replace(cohort, overwrite=overwrite)
     with atomic_folder(cohort.folder) as temporary:
-        _write(SimulatedCohort(temporary), options, workers, progress)
+        _write(SimulatedCohort(temporary), options, engine, progress)
     return cohort
 
 
@@ -121,7 +118,7 @@ def _refuse_to_replace(cohort: SimulatedCohort, *, overwrite: bool) -> None:
 def _write(
     cohort: SimulatedCohort,
     options: SimulationOptions,
-    workers: int | None,
+    engine: Engine | None,
     progress: Progress | None,
 ) -> None:
     subjects: dict[Site, pl.DataFrame] = {
@@ -133,7 +130,7 @@ def _write(
     ):
         write_tables(table.parent, site, own, options)
         work += tasks(table.parent, site, own, options)
-    _run(work, workers, progress)
+    _run(work, engine, progress)
     everyone = pl.concat(subjects.values())
     _write_truth(cohort, everyone)
     write_json(
@@ -143,7 +140,7 @@ def _write(
     write_text(cohort.study, STUDY)
 
 
-def _run(work: Sequence[Task], workers: int | None, progress: Progress | None) -> None:
+def _run(work: Sequence[Task], engine: Engine | None, progress: Progress | None) -> None:
     total = sum(task.subjects.height for task in work)
     done = 0
 
@@ -153,11 +150,11 @@ def _run(work: Sequence[Task], workers: int | None, progress: Progress | None) -
         if progress is not None:
             progress("simulating scans and records", done, total)
 
-    for outcome in run_tasks(_write_files, work, workers=workers, on_done=count):
+    for outcome in run_tasks(_write_files, work, engine=engine, on_done=count):
         if outcome.failure is not None:
-            raise ConcordantError(
-                f"the simulation failed: {outcome.failure.kind}: {outcome.failure.message}"
-            )
+            failure = outcome.failure
+            told = failure.message if failure.expected else f"{failure.kind}: {failure.message}"
+            raise ConcordantError(f"the simulation failed: {told}")
 
 
 def _write_files(task: Task) -> None:

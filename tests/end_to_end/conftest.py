@@ -20,6 +20,6 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCohort:
 
     Studies of other names may lie beside its own.
     """
-    cohort = simulate(tmp_path_factory.mktemp("simulated") / "demo", SIZE, workers=1)
+    cohort = simulate(tmp_path_factory.mktemp("simulated") / "demo", SIZE)
     embed_study(read_study(cohort.study))
     return cohort

@@ -69,7 +69,7 @@ class Demo:
 def run_demo(folder: Path, **signals: float) -> Demo:
     """Simulate a cohort, run the study that comes with it, and read its results."""
     options = SimulationOptions.model_validate({**SIZE, **signals})
-    cohort = simulate(folder, options, workers=1)
+    cohort = simulate(folder, options)
     try:
         run = run_study(read_study(cohort.study))
         rows = pl.read_parquet(run.results).filter(

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from concordant.config import read_study
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.study import embed_study
 from scans_fixture import store_bytes, write_scans
 
@@ -32,7 +32,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     """The scans, embedded in one go, and which of them are damaged."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     damaged = write_scans(folder, N, damaged=DAMAGED)
-    embed_study(read_study(folder / "study.yaml"), engine=ShardEngine(workers=2))
+    embed_study(read_study(folder / "study.yaml"), engine=LocalEngine(2))
     return folder, damaged
 
 
@@ -104,8 +104,6 @@ def test_a_reading_process_may_be_killed_at_any_time(uninterrupted, tmp_path):
             os.kill(max(readers), signal.SIGKILL)
             killed.append(done)
 
-    embed_study(
-        read_study(folder / "study.yaml"), engine=ShardEngine(workers=2), progress=kill_a_reader
-    )
+    embed_study(read_study(folder / "study.yaml"), engine=LocalEngine(2), progress=kill_a_reader)
     assert killed == [100, 500, 900]
     assert store_bytes(folder) == store_bytes(uninterrupted[0])

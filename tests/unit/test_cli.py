@@ -20,7 +20,7 @@ from concordant.cli.console import progress
 from concordant.config import read_study
 from concordant.core.errors import ConfigError
 from concordant.data.audit import Audit, AuditCheck
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 
 COMMANDS = (
     "omop",
@@ -337,7 +337,7 @@ def test_run_reads_scans_in_another_process_even_with_one_worker(simulated, monk
 
     monkeypatch.setattr("concordant.study.run_study", stop)
     assert "stopped" in one_line_error("run", simulated, "--workers", 1)
-    assert (given["workers"], given["engine"]) == (1, ShardEngine(workers=1))
+    assert given["engine"] == LocalEngine(1, isolated=True)
 
 
 def test_run_prints_the_table_and_the_place_of_the_report(simulated):

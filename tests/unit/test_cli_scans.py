@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from concordant.cli import app
 from concordant.cli.scans import _qualities
 from concordant.core.errors import ConcordantError
-from concordant.core.processes import Failure, Outcome
 from concordant.data.quality import ScanQuality, find_scans
+from concordant.engines import Failure, Outcome
 from dicom_fixture import Geometry, set_pixels, write_series
 
 DATA = (

@@ -21,12 +21,12 @@ from concordant.core.errors import ConfigError, StoreError, WeightsError
 from concordant.core.modality import Modality
 from concordant.data.cohort import read_cohort
 from concordant.embeddings.extract import embed
-from concordant.embeddings.making import ShardEngine
 from concordant.encoders.base import ENCODERS
 from concordant.encoders.clmbr import Clmbr, load_clmbr
 from concordant.encoders.clmbr.batching import padded
 from concordant.encoders.clmbr.tokenizer import NO_BIRTH, tokenize
 from concordant.encoders.clmbr.vocabulary import Flat, read_dictionary
+from concordant.engines import LocalEngine
 
 
 def record(generator, n):
@@ -250,7 +250,7 @@ def test_other_weights_are_another_store_and_processes_change_nothing(tmp_path, 
     cohort = write_study(tmp_path, ["LAB//3", "LAB//4", "LAB//5"])
     first = run(cohort, tmp_path, folder)
     write_clmbr(folder, seed=1)
-    second = run(cohort, tmp_path, folder, engine=ShardEngine(workers=2))
+    second = run(cohort, tmp_path, folder, engine=LocalEngine(2))
     assert first.folder != second.folder
     here = run(cohort, tmp_path / "again", folder)
     np.testing.assert_allclose(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from concordant.core.errors import DiskFullError
 from concordant.core.files import (
     DigestCache,
     atomic_folder,
@@ -109,6 +113,102 @@ def test_the_old_folder_stands_whole_until_the_new_one_is(tmp_path, monkeypatch)
     )
     assert removed.startswith(".store.")
     assert content == ["new"]
+
+
+@pytest.fixture
+def synced(monkeypatch) -> list[Path]:
+    """What was synced, and when it was, which is why it is a list."""
+    seen: list[Path] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        seen.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return seen
+
+
+def write_fit(folder: Path, **options: Any) -> None:
+    with atomic_folder(folder, **options) as temporary:
+        write_json(temporary / "history.json", [1, 2])
+        (temporary / "model").write_text("weights")
+        write_json(temporary / "fit.json", {"files": ["model"]})
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+
+
+@needs_proc
+def test_a_file_is_synced_and_then_its_folder(tmp_path, synced):
+    write_text(tmp_path / "file", "text")
+    assert len(synced) == 2
+    assert synced[0].name.startswith(".file.")
+    assert synced[1] == tmp_path
+
+
+@needs_proc
+def test_a_folder_with_a_marker_takes_three_syncs(tmp_path, synced):
+    write_fit(tmp_path / "fit", fsync=("fit.json",))
+    assert [path.name for path in synced] == ["fit.json", "new", tmp_path.name]
+    assert names(tmp_path / "fit") == ["fit.json", "history.json", "model"]
+
+
+@needs_proc
+def test_a_folder_is_synced_whole_unless_told_otherwise_and_not_at_all_if_nobody_misses_it(
+    tmp_path, synced
+):
+    write_fit(tmp_path / "fit")
+    assert sorted(path.name for path in synced[:3]) == ["fit.json", "history.json", "model"]
+    assert [path.name for path in synced[3:]] == ["new", tmp_path.name]
+    synced.clear()
+    write_fit(tmp_path / "scratch", fsync=())
+    assert synced == []
+    assert names(tmp_path) == ["fit", "scratch"]
+
+
+def short(stream) -> None:
+    raise OSError("1000 requested and 96 written")  # numpy's
+
+
+def in_rust(stream) -> None:
+    raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def by_quota(stream) -> None:
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def really(stream) -> None:
+    with Path("/dev/full").open("w") as full:
+        full.write("x" * 100_000)
+
+
+@pytest.mark.parametrize("fill", [really, short, in_rust, by_quota])
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, write, fill):
+    with (
+        pytest.raises(DiskFullError, match=r"no room left on its disk.*Make room") as caught,
+        write(tmp_path / "new") as temporary,
+    ):
+        fill(temporary)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert names(tmp_path) == []
+
+
+def test_a_disk_without_room_for_a_temporary_file_says_so(tmp_path, monkeypatch):
+    def refuse(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+    for name, write in (("mkstemp", atomic_path), ("mkdtemp", atomic_folder)):
+        monkeypatch.setattr(tempfile, name, refuse)
+        with pytest.raises(DiskFullError), write(tmp_path / "new"):
+            pytest.fail("nothing can be written")
+
+
+def test_another_fault_stays_what_it_is(tmp_path):
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "new"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 class Options(BaseModel):

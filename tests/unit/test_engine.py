@@ -13,8 +13,17 @@ from pathlib import Path
 import pytest
 
 from concordant.core.errors import ConfigError, VolumeError
-from concordant.core.processes import THREAD_VARIABLES, Outcome
-from concordant.engine import ENGINES, default_workers, run_tasks
+from concordant.engines import (
+    ENGINES,
+    Engine,
+    LocalEngine,
+    Outcome,
+    RayEngine,
+    make_engine,
+    run_tasks,
+)
+from concordant.engines.local import default_workers, open_pool
+from concordant.engines.worker import THREAD_VARIABLES
 
 
 def square(number: int) -> int:
@@ -49,6 +58,23 @@ def threads(_: int) -> tuple[dict[str, str | None], int, int]:
     )
 
 
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+def die_once(mark: Path) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def linger(attempts: Path) -> None:
+    with attempts.open("a") as stream:
+        stream.write("x")
+    time.sleep(60)
+
+
 def lambda_of(number: int) -> object:
     return (lambda: number) if number == 1 else number
 
@@ -73,19 +99,19 @@ def give_unreadable(number: int) -> object:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_outcomes_come_in_the_order_of_the_tasks(workers):
     seen: list[Outcome[int]] = []
-    outcomes = run_tasks(square, range(5), workers=workers, on_done=seen.append)
+    outcomes = run_tasks(square, range(5), engine=LocalEngine(workers), on_done=seen.append)
     assert [outcome.value for outcome in outcomes] == [0, 1, 4, 9, 16]
     assert sorted(seen, key=lambda outcome: outcome.index) == list(outcomes)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_task_gives_no_outcome(workers):
-    assert run_tasks(square, [], workers=workers) == ()
+    assert run_tasks(square, [], engine=LocalEngine(workers)) == ()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_task_that_raises_is_a_failure_and_the_others_go_on(workers):
-    outcomes = run_tasks(odd_ones_fail, range(4), workers=workers)
+    outcomes = run_tasks(odd_ones_fail, range(4), engine=LocalEngine(workers))
     assert [outcome.value for outcome in outcomes] == [0, None, 2, None]
     failure = outcomes[3].failure
     assert failure is not None
@@ -98,13 +124,13 @@ def test_a_task_that_raises_is_a_failure_and_the_others_go_on(workers):
 
 
 def test_a_programming_error_is_not_an_expected_failure():
-    (outcome,) = run_tasks(square, ["not a number"], workers=1)
+    (outcome,) = run_tasks(square, ["not a number"])
     assert outcome.failure is not None
     assert not outcome.failure.expected
 
 
 def test_a_killed_worker_is_reported_for_its_own_task_only():
-    outcomes = run_tasks(die_on_two, range(6), workers=2)
+    outcomes = run_tasks(die_on_two, range(6), engine=LocalEngine(2))
     assert [outcome.value for outcome in outcomes] == [0, 1, None, 3, 4, 5]
     failure = outcomes[2].failure
     assert failure is not None
@@ -113,7 +139,7 @@ def test_a_killed_worker_is_reported_for_its_own_task_only():
 
 
 def test_a_worker_that_exits_is_reported_with_its_code():
-    outcomes = run_tasks(leave_on_one, range(3), workers=2)
+    outcomes = run_tasks(leave_on_one, range(3), engine=LocalEngine(2))
     assert [outcome.value for outcome in outcomes] == [0, None, 2]
     assert outcomes[1].failure is not None
     assert outcomes[1].failure.message == "the worker process exited with code 7"
@@ -121,13 +147,13 @@ def test_a_worker_that_exits_is_reported_with_its_code():
 
 @pytest.mark.parametrize("function", [lambda_of, give_unreadable])
 def test_a_result_that_cannot_travel_is_a_failure_of_its_task(function):
-    outcomes = run_tasks(function, [0, 1, 2], workers=2)
+    outcomes = run_tasks(function, [0, 1, 2], engine=LocalEngine(2))
     assert [outcome.failure is None for outcome in outcomes].count(False) == 1
     assert outcomes[2].value == 2
 
 
 def test_a_task_that_cannot_travel_is_a_failure_of_its_task():
-    outcomes = run_tasks(square, [3, lambda: 4, 5], workers=2)
+    outcomes = run_tasks(square, [3, lambda: 4, 5], engine=LocalEngine(2))
     assert [outcome.value for outcome in outcomes] == [9, None, 25]
 
 
@@ -135,7 +161,7 @@ def test_each_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = dict(os.environ)
-    outcomes = run_tasks(threads, range(2), workers=2)
+    outcomes = run_tasks(threads, range(2), engine=LocalEngine(2))
     assert dict(os.environ) == before
     for outcome in outcomes:
         assert outcome.value is not None
@@ -147,42 +173,119 @@ def test_each_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
 
 def test_workers_import_the_modules_that_register_components():
     module = "xml.dom.pulldom"  # nothing else imports it
-    assert [outcome.value for outcome in run_tasks(is_imported, [module, module], workers=2)] == [
+    assert [
+        outcome.value for outcome in run_tasks(is_imported, [module, module], engine=LocalEngine(2))
+    ] == [
         False,
         False,
     ]
     assert [
         outcome.value
-        for outcome in run_tasks(is_imported, [module, module], workers=2, imports=[module])
+        for outcome in run_tasks(
+            is_imported, [module, module], engine=LocalEngine(2), imports=[module]
+        )
     ] == [True, True]
 
 
 def test_a_module_that_cannot_be_imported_is_a_failure_with_its_name():
-    outcomes = run_tasks(square, [1, 2], workers=2, imports=["no_such_module"])
+    outcomes = run_tasks(square, [1, 2], engine=LocalEngine(2), imports=["no_such_module"])
     assert all(
         outcome.failure is not None and "no_such_module" in outcome.failure.message
         for outcome in outcomes
     )
 
 
-def test_an_unknown_engine_and_no_worker_are_refused():
-    with pytest.raises(ConfigError, match=r"unknown engine 'locl'\. Did you mean 'local'\?"):
-        run_tasks(square, [1], engine="locl")
-    with pytest.raises(ConfigError, match="at least 1"):
-        run_tasks(square, [1], workers=0)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("locl",), r"unknown engine 'locl'\. Did you mean 'local'\?"),
+        (("rya",), r"unknown engine 'rya'\. Did you mean 'ray'\?"),
+        (("local", 0), "workers = 0: expected at least 1"),
+        (("ray", -1), "cpus = -1: expected at least 1"),
+        (("local", 2, "auto"), "address 'auto' is for the engine 'ray', not 'local'"),
+    ],
+)
+def test_an_engine_that_is_not_one_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        make_engine(*given)
+
+
+def test_an_engine_is_made_as_the_command_line_names_it():
+    assert make_engine("local", 3) == LocalEngine(3, isolated=True)
+    assert make_engine("local") == LocalEngine(default_workers(), isolated=True)
+    assert make_engine("ray", 4, "auto") == RayEngine("auto", 4)
+    assert make_engine("ray") == RayEngine(None, 1)
 
 
 def test_another_engine_can_be_registered(monkeypatch):
-    def backwards(function, tasks, *, workers, imports):
-        return (Outcome(index, function(tasks[index])) for index in reversed(range(len(tasks))))
+    class Backwards(Engine):
+        is_remote = False
+        processes = 0
 
-    monkeypatch.setitem(ENGINES, "backwards", backwards)
+        @classmethod
+        def of(cls, workers, address):
+            return cls()
+
+        def run(self, function, tasks, *, imports=(), gpu=False):
+            return (Outcome(index, function(tasks[index])) for index in reversed(range(len(tasks))))
+
+    monkeypatch.setitem(ENGINES, "backwards", Backwards)
     seen: list[int] = []
     outcomes = run_tasks(
-        square, [1, 2, 3], engine="backwards", on_done=lambda outcome: seen.append(outcome.index)
+        square,
+        [1, 2, 3],
+        engine=make_engine("backwards"),
+        on_done=lambda outcome: seen.append(outcome.index),
     )
     assert [outcome.value for outcome in outcomes] == [1, 4, 9]
     assert seen == [2, 1, 0]
+
+
+def test_one_worker_may_be_a_process_of_its_own():
+    (outcome,) = run_tasks(leave_on_one, [1], engine=LocalEngine(1, isolated=True))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "WorkerCrash"
+    (outcome,) = run_tasks(process_of, [0])
+    assert outcome.value == os.getpid()
+
+
+def test_tasks_are_taken_a_few_ahead_and_outcomes_come_one_by_one():
+    taken = []
+
+    def tasks():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    running = LocalEngine(2).run(square, tasks())
+    assert next(running).value in (0, 1, 4, 9)
+    assert len(taken) <= 4
+    running.close()
+    assert len(taken) <= 4
+
+
+def test_a_task_whose_process_dies_may_be_tried_again(tmp_path):
+    with open_pool(1, attempts=2) as pool:
+        assert pool.submit(die_once, tmp_path / "died").result().value == "alive"
+        assert pool.submit(leave_on_one, 1).result().failure.kind == "WorkerCrash"
+        assert pool.submit(square, 3).result().value == 9
+
+
+def test_a_closed_pool_tries_nothing_again(tmp_path):
+    with open_pool(1, attempts=2) as pool:
+        waiting = pool.submit(linger, tmp_path / "attempts")
+        assert wait_until((tmp_path / "attempts").exists)
+    outcome = waiting.result()
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "WorkerCrash"
+    assert (tmp_path / "attempts").read_text() == "x"
+
+
+def test_the_overhead_of_a_task_is_small():
+    run_tasks(square, range(2), engine=LocalEngine(2))
+    began = time.monotonic()
+    run_tasks(square, range(400), engine=LocalEngine(2))
+    assert (time.monotonic() - began) / 400 < 0.05
 
 
 def test_there_is_at_least_one_processor():
@@ -192,7 +295,7 @@ def test_there_is_at_least_one_processor():
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from concordant.engine import run_tasks
+from concordant.engines import LocalEngine, run_tasks
 
 def linger(folder):
     mark = Path(folder) / f"half-written-{time.monotonic_ns()}"
@@ -203,7 +306,7 @@ def linger(folder):
         mark.unlink()
 
 if __name__ == "__main__":
-    run_tasks(linger, [sys.argv[1]] * 3, workers=2)
+    run_tasks(linger, [sys.argv[1]] * 3, engine=LocalEngine(2))
 """
 
 
@@ -229,7 +332,7 @@ def test_an_interrupt_stops_the_workers_and_lets_them_clean_up(tmp_path: Path):
 SLOW_TO_LEAVE = """
 import atexit, sys, time
 from pathlib import Path
-from concordant.core.processes import Worker
+from concordant.engines.worker import Worker
 
 def leave(mark):
     mark.touch()
@@ -241,9 +344,8 @@ def answer(mark):
 if __name__ == "__main__":
     mark = Path(sys.argv[1])
     worker = Worker()
-    worker.begin(answer, mark, 0)
-    worker.receive()
-    worker.pipe.close()
+    worker.ask(answer, mark, 0)
+    worker._pipe.close()
     while not mark.exists():
         time.sleep(0.01)
     worker.process.terminate()
@@ -264,14 +366,14 @@ def test_a_worker_that_is_stopped_while_it_leaves_says_nothing(tmp_path: Path):
 LINGER = """
 import os, sys, time
 from pathlib import Path
-from concordant.engine import run_tasks
+from concordant.engines import LocalEngine, run_tasks
 
 def linger(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(60)
 
 if __name__ == "__main__":
-    run_tasks(linger, [sys.argv[1]] * 2, workers=2)
+    run_tasks(linger, [sys.argv[1]] * 2, engine=LocalEngine(2))
 """
 
 

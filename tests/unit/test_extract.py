@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from concordant.core import files
 from concordant.core.embedding import TokenEmbedding
 from concordant.core.errors import (
     CohortError,
+    DiskFullError,
     FeatureError,
     RecordError,
     StoreError,
@@ -35,18 +35,19 @@ from concordant.data.cohort import read_cohort
 from concordant.data.features import FeatureOptions
 from concordant.data.meds import read_events
 from concordant.data.volumes import read_volume
-from concordant.embeddings import origins
+from concordant.embeddings import sources
+from concordant.embeddings.encoding import NOT_FINITE
 from concordant.embeddings.extract import embed
-from concordant.embeddings.making import ShardEngine
-from concordant.embeddings.pipeline import CRASHED, NOT_FINITE, _Readers, _Scan
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
 from concordant.encoders.code_counts import OneHot
 from concordant.encoders.tiny_ct import TinyCT
+from concordant.engines import LocalEngine
 from ct_weights_fixture import write_tiny_ct
 
 INDEX = datetime(2020, 1, 10)
 N = 7
 GRID = {"grid": 2}
+ENGINE_OF = {0: LocalEngine(), 1: LocalEngine(1, isolated=True), 2: LocalEngine(2)}
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_records_that_lie_on_disk_are_stored_as_those_in_memory(
 ):
     expected = embed_records(cohort, tmp_path / "memory")
     monkeypatch.setattr("concordant.data.meds.records.IN_MEMORY", 1)
-    store = embed_records(cohort, tmp_path / "disk", engine=ShardEngine(workers=workers))
+    store = embed_records(cohort, tmp_path / "disk", engine=ENGINE_OF[workers])
     assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
         path.name: path.read_bytes() for path in expected.folder.iterdir()
     }
@@ -259,7 +260,7 @@ def test_features_stand_in_for_an_encoder_of_either_modality(cohort, tmp_path):
             tmp_path,
             name="features",
             options=options.model_dump(),
-            engine=ShardEngine(workers=2),
+            engine=LocalEngine(2),
         )
         table = store.read(cohort.sample_ids)
         np.testing.assert_array_equal(table.lengths, [1, 0, 0, 0, 0, 0, 1])
@@ -406,12 +407,79 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path)
     )
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: os.truncate(path, 9)])
+@pytest.mark.parametrize("embed_it", [embed_scans, embed_records])
+def test_a_damaged_file_of_a_store_is_noticed_named_and_made_again(
+    cohort, tmp_path, caplog, embed_it, damage
+):
+    digests = DigestCache(tmp_path / "digests.json")
+    store = embed_it(cohort, tmp_path / "e", digests=digests)
+    written = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    for name in written:
+        damage(store.folder / name)
+        again = embed_it(cohort, tmp_path / "e", digests=digests)
+        assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == written, name
+        if name.endswith("json") and damage is Path.unlink:
+            continue  # a store without a manifest was never finished
+        assert "missing or damaged, it is made again" in caplog.text
+        caplog.clear()
+
+
+def test_a_store_made_before_there_were_digests_serves_as_it_is(cohort, tmp_path):
+    store = embed_records(cohort, tmp_path)
+    for path in store.folder.glob("index-*.parquet"):
+        pl.read_parquet(path).drop("files").write_parquet(path)
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    without = {key: value for key, value in manifest.items() if key not in ("tables", "digest")}
+    (store.folder / "manifest.json").write_text(json.dumps(without))
+    known = states(store.folder)
+    assert embed_records(cohort, tmp_path).read(cohort.sample_ids).lengths.tolist()
+    assert states(store.folder) == known
+    (store.folder / "index-00001.parquet").unlink()
+    again = embed_records(cohort, tmp_path)
+    assert again.read(cohort.sample_ids).lengths.tolist()
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(cohort, tmp_path, monkeypatch):
+    save, calls = np.save, []
+
+    def fill_up(stream, values, **options):
+        calls.append(values)
+        if len(calls) == 4:
+            stream.write(b"half")
+            raise OSError("1000 requested and 96 written")  # numpy's word for a full disk
+        save(stream, values, **options)
+
+    monkeypatch.setattr(np, "save", fill_up)
+    with pytest.raises(DiskFullError, match="no room left on its disk"):
+        embed_scans(cohort, tmp_path / "e")
+    (folder,) = (tmp_path / "e" / "site-A").iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "00000.npy",
+        "pooled-00000.npy",
+        "index-00000.parquet",
+        "00001.npy",
+    }
+    store = embed_scans(cohort, tmp_path / "e")
+    assert len(calls) == 4 + 3 * 2
+    whole = embed_scans(cohort, tmp_path / "whole")
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.folder.iterdir()
+    }
+
+
 def test_several_workers_write_the_same_bytes(cohort, tmp_path):
     alone, seen = embed_scans(cohort, tmp_path / "alone"), []
     together = embed_scans(
         cohort,
         tmp_path / "together",
-        engine=ShardEngine(workers=2),
+        engine=LocalEngine(2),
         progress=lambda stage, done, total: seen.append((stage, done, total)),
     )
     for path in alone.folder.glob("*.npy"):
@@ -432,7 +500,7 @@ def test_too_many_quarantined_leave_no_complete_store(cohort, tmp_path):
     assert not (folder / "manifest.json").exists()
     assert pl.read_parquet(folder / "quarantine.parquet")["sample_id"].to_list() == ["s5"]
     shards = {name: state for name, state in states(folder).items() if name.endswith(".npy")}
-    store = embed_scans(cohort, tmp_path / "e", max_quarantined=0.2, engine=ShardEngine(workers=2))
+    store = embed_scans(cohort, tmp_path / "e", max_quarantined=0.2, engine=LocalEngine(2))
     assert shards.items() <= states(store.folder).items()
     with pytest.raises(StoreError, match=reason):
         embed_scans(cohort, tmp_path / "e", max_quarantined=0.05)
@@ -575,7 +643,7 @@ def test_an_overflow_names_cohort_and_encoder(cohort, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path, workers):
     (tmp_path / "die").touch()
-    store = embed_moody(cohort, tmp_path, engine=ShardEngine(workers=workers))
+    store = embed_moody(cohort, tmp_path, engine=ENGINE_OF[workers])
     reasons = store.quarantine["reason"].value_counts(name="n").sort("n")
     assert reasons["n"].to_list() == [1, 5]
     assert (
@@ -586,36 +654,15 @@ def test_a_scan_that_takes_its_process_down_is_quarantined(cohort, tmp_path, wor
     assert embed_moody(cohort, tmp_path, retry_quarantined=True).quarantine.height == 1
 
 
-class Slow(Moody):
-    """An encoder that notes each attempt and takes its time."""
-
-    def encode(self, volumes):
-        with (self.folder / "attempts").open("a") as stream:
-            stream.write("x")
-        time.sleep(30)
-        return super().encode(volumes)
-
-
-def test_a_run_that_is_stopped_does_not_try_again(cohort, tmp_path):
-    readers = _Readers(1)
-    waiting = readers.submit(_Scan(Slow(tmp_path), cohort.ct_path(0)))
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "attempts").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    readers.close()
-    assert waiting.result().quarantine.startswith(CRASHED)
-    assert (tmp_path / "attempts").read_text() == "x"
-
-
 def test_digests_are_kept_on_the_way(cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(origins, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(sources, "_SECONDS_BETWEEN_SAVES", 0.0)
 
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        origins.ScanOrigin(cohort, Moody(tmp_path)).digests(
+        sources.ScanSource(cohort, Moody(tmp_path)).digests(
             DigestCache(tmp_path / "digests.json"), stop, threads=1
         )
     assert len(json.loads((tmp_path / "digests.json").read_text())) >= 3
@@ -625,7 +672,7 @@ def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(
     cohort, tmp_path, monkeypatch
 ):
     origin, meeting, lock = (
-        origins.ScanOrigin(cohort, Moody(tmp_path)),
+        sources.ScanSource(cohort, Moody(tmp_path)),
         threading.Barrier(2),
         threading.Lock(),
     )
@@ -678,7 +725,7 @@ def test_weights_are_looked_at_before_the_scans(cohort, tmp_path):
 
 def test_a_process_that_dies_once_costs_nothing(cohort, tmp_path):
     (tmp_path / "die once").touch()
-    assert embed_moody(cohort, tmp_path, engine=ShardEngine(workers=2)).quarantine.height == 1
+    assert embed_moody(cohort, tmp_path, engine=LocalEngine(2)).quarantine.height == 1
 
 
 def test_refuses_a_source_that_does_not_fit_the_cohort(cohort, tmp_path):

@@ -19,16 +19,19 @@ from concordant.core.errors import StoreError, VolumeError
 from concordant.core.modality import Modality
 from concordant.data.cohort import read_cohort
 from concordant.embeddings.extract import embed
-from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import read_manifest
 from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
+from concordant.engines import LocalEngine
 from ct_weights_fixture import write_tiny_ct
 
 N = 9
+ENGINE_OF = {0: LocalEngine(), 1: LocalEngine(1, isolated=True), 2: LocalEngine(2)}
 
 
 class Noting(VolumeEncoder):
     """An encoder that notes each scan that it encodes; it may be told to fail at all of them."""
+
+    device = "cpu"
 
     def __init__(self, folder, dtype="float32", version=1):
         self.folder, self.dtype, self.version = folder, dtype, version
@@ -126,7 +129,7 @@ def as_from_nothing(store, cohort, scans, **options):
 def test_only_scans_that_are_new_are_encoded_and_the_bytes_are_the_same(
     scans, caplog, dtype, workers
 ):
-    options = {"encoder": Noting(scans, dtype), "engine": ShardEngine(workers=workers)}
+    options = {"encoder": Noting(scans, dtype), "engine": ENGINE_OF[workers]}
     embed_noting(cohort_of(scans, *range(N), None), scans / "e", **options)
     assert encoded(scans) == N - 1
     write_scan(scans, 2)
@@ -153,7 +156,7 @@ def test_the_environment_changes_in_the_main_thread_alone(scans, monkeypatch):
         )
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     before = dict(os.environ)
-    embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", engine=ShardEngine(workers=2))
+    embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", engine=LocalEngine(2))
     assert dict(os.environ) == before
     assert len(changing) > 1
     assert set(changing) == {threading.main_thread()}
@@ -273,7 +276,7 @@ def test_a_reason_that_is_of_the_machine_is_not_taken_over(scans, trouble, worke
         cohort_of(scans, 0, 1),
         scans / "e",
         max_quarantined=1.0,
-        engine=ShardEngine(workers=workers),
+        engine=ENGINE_OF[workers],
     )
     assert before.quarantine["reason"].str.contains(reason).to_list() == [True, True]
     (scans / trouble).unlink()

@@ -22,6 +22,7 @@ from concordant.data.cohort import read_cohort
 from concordant.data.meds import read_events
 from concordant.data.volumes import read_volume
 from concordant.encoders import code_counts, volume_features
+from concordant.engines import LocalEngine
 from concordant.metrics import concordance_index
 from concordant.simulate import SimulationOptions, simulate
 from concordant.simulation.codes import PALLIATIVE
@@ -33,12 +34,12 @@ READABLE = SimulationOptions(n_development=400, n_external=40, seed=1)
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("small") / "cohort", SMALL, workers=1)
+    return simulate(tmp_path_factory.mktemp("small") / "cohort", SMALL)
 
 
 @pytest.fixture(scope="module")
 def readable(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("readable") / "cohort", READABLE, workers=1)
+    return simulate(tmp_path_factory.mktemp("readable") / "cohort", READABLE)
 
 
 def cohorts(simulated):
@@ -258,8 +259,8 @@ def digests(folder):
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(small, tmp_path):
-    again = simulate(tmp_path / "again", SMALL, workers=2)
-    other = simulate(tmp_path / "other", SMALL.model_copy(update={"seed": 4}), workers=1)
+    again = simulate(tmp_path / "again", SMALL, engine=LocalEngine(2))
+    other = simulate(tmp_path / "other", SMALL.model_copy(update={"seed": 4}))
     assert digests(again.folder) == digests(small.folder)
     assert digests(other.folder).keys() != digests(small.folder).keys() or digests(
         other.folder
@@ -295,7 +296,7 @@ def test_without_shifts_both_sites_write_codes_alike(tmp_path):
             "n_external": 40,
         }
     )
-    _, external = cohorts(simulate(tmp_path / "alike", options, workers=1))
+    _, external = cohorts(simulate(tmp_path / "alike", options))
     assert not any(code.startswith("LOCAL//") for code in meds_rows(external)["code"])
 
 
@@ -358,12 +359,12 @@ def test_a_plain_model_reads_what_each_modality_shows_and_nears_its_oracle(
 
 def test_what_lies_in_the_way_is_never_lost(small, tmp_path):
     with pytest.raises(ConcordantError, match="choose another folder, or --overwrite"):
-        simulate(small.folder, SMALL, workers=1)
+        simulate(small.folder, SMALL)
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("three years")
     with pytest.raises(ConcordantError, match="never overwritten"):
-        simulate(precious, SMALL, workers=1, overwrite=True)
+        simulate(precious, SMALL, overwrite=True)
     assert (precious / "thesis.txt").read_text() == "three years"
 
 
@@ -378,16 +379,15 @@ def test_a_failure_leaves_nothing_half_written_and_an_earlier_cohort_can_be_repl
         raise InterruptionError
 
     with pytest.raises(InterruptionError):
-        simulate(out, SMALL, workers=1, progress=interrupt)
+        simulate(out, SMALL, progress=interrupt)
     assert list(tmp_path.iterdir()) == [out]
     assert not any(out.iterdir())
 
-    simulate(out, SMALL, workers=1)
+    simulate(out, SMALL)
     seen = []
     replaced = simulate(
         out,
         SMALL.model_copy(update={"seed": 9}),
-        workers=1,
         overwrite=True,
         progress=lambda stage, done, total: seen.append((done, total)),
     )

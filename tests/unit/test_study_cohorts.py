@@ -8,6 +8,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
+from concordant.core.errors import CohortError, FeatureError, StoreError
+from concordant.core.modality import Modality
+from concordant.data.features import FeatureOptions
+from concordant.encoders.base import ENCODERS
+from concordant.engines import LocalEngine
 from concordant.study.cohorts import (
     audit_data,
     check_inputs,
@@ -230,7 +236,7 @@ def test_a_sample_in_two_cohorts_is_refused_where_files_go_by_its_name(folder):
 def test_every_encoder_has_a_store_of_every_cohort(folder):
     study = small_study(folder)
     data = read_data(study)
-    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
     assert {key: list(by_cohort) for key, by_cohort in stores.items()} == {
         (Modality.CT, "scan"): ["development", "west"],
         (Modality.EHR, "record"): ["development", "west"],
@@ -246,7 +252,7 @@ def test_every_encoder_has_a_store_of_every_cohort(folder):
 def test_an_encoder_that_no_member_uses_has_no_store(folder):
     study = small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}]})
     stores = embed_all(
-        study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+        study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
     )
     assert list(stores) == [(Modality.EHR, "record")]
 
@@ -254,14 +260,14 @@ def test_an_encoder_that_no_member_uses_has_no_store(folder):
 def test_a_damaged_store_is_named(folder):
     study = small_study(folder)
     stores = embed_all(
-        study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+        study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
     )
     (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
     with pytest.raises(
         StoreError, match=r"manifest.json is damaged; delete the folder and run again"
     ):
         embed_all(
-            study, read_data(study), engine=ShardEngine(), retry_quarantined=False, progress=None
+            study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
         )
 
 

@@ -19,7 +19,7 @@ from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.files import read_json
 from concordant.core.survival import Predictions, read_predictions, split_predictions
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.metrics import (
     concordance_index,
     concordance_index_ipcw,
@@ -199,7 +199,7 @@ def variants_on_disk(run: RunFolder) -> list[int]:
 def units_of(study: Study) -> list[Unit]:
     data = read_data(study)
     stores = embed_all(
-        study, data, engine=ShardEngine(), retry_quarantined=False, progress=None
+        study, data, engine=LocalEngine(), retry_quarantined=False, progress=None
     )  # the stores are there
     return [unit for plan in plan_members(study, data, stores) for unit in plan.units]
 

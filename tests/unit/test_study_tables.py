@@ -14,7 +14,7 @@ from concordant.study.members import MemberResult, plan_members
 
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
-from concordant.embeddings.making import ShardEngine
+from concordant.engines import LocalEngine
 from concordant.metrics import median_follow_up
 from concordant.study.foreign import read_foreign
 from concordant.study.records import cohort_records, quarantine_records, strategy_records
@@ -195,7 +195,7 @@ def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
 def planned(folder: Path, **changes: object):
     study = small_study(folder, **changes)
     data = read_data(study)
-    stores = embed_all(study, data, engine=ShardEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
     plans = plan_members(study, data, stores)
     return study, data, stores, plans
 

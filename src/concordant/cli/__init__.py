@@ -18,6 +18,7 @@ from concordant.cli import pictures as _pictures
 from concordant.cli import pretrain as _pretrain
 from concordant.cli import scans as _scans
 from concordant.cli.console import Group, open_console, progress
+from concordant.cli.engines import Address, EngineName, Workers
 from concordant.cli.predictions import PredictionsCommand, compare, evaluate
 from concordant.cli.simulation import SimulateCommand, simulation_options
 
@@ -50,24 +51,6 @@ Imports = Annotated[
         "--import",
         metavar="MODULE",
         help="Import a module that registers components of your own. Repeatable.",
-    ),
-]
-EngineName = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Where tasks are run: local, or ray (many machines)."),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="A Ray cluster that runs, or auto.",
-        show_default="a Ray of this machine alone",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Number of processes; one per processor unless given.", show_default=False
     ),
 ]
 
@@ -108,6 +91,8 @@ def simulate(
         typer.Argument(metavar="OUT", help="The folder to write; it must not exist, or be empty."),
     ],
     workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
@@ -120,12 +105,12 @@ def simulate(
     read against the truth.
     """
     options = simulation_options(context.obj)
+    from concordant.engines import make_engine
     from concordant.simulate import simulate as simulate_cohort
 
+    chosen = make_engine(engine, workers, address)
     with progress() as report:
-        simulate_cohort(
-            out, options, workers=_processes(workers), overwrite=overwrite, progress=report
-        )
+        simulate_cohort(out, options, engine=chosen, overwrite=overwrite, progress=report)
     typer.echo(f"study: {out / 'study.yaml'}")
 
 
@@ -159,36 +144,24 @@ def embed(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what could not be read before.")
     ] = False,
-    engine: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Where shards are made: local, or ray (many machines)."),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A Ray cluster that runs, or auto.",
-            show_default="a Ray of this machine alone",
-        ),
-    ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
 ) -> None:
     """Encode the scans and records of a study.
 
     Nothing is learned from the cohort, and what is there already is kept.
 
     `concordant run` does this as well; on its own it serves to use many processes or machines, or
-    to do the slow part first. With the engine ray, --workers is the number of processors each task
-    reserves (1 unless given), and all machines must see the same folders.
+    to do the slow part first. With the engine ray, all machines must see the same folders.
     """
     chosen = _read(study, overrides, imports)
-    from concordant.embeddings.making import ShardEngine
+    from concordant.engines import make_engine
     from concordant.study import embed_study
 
-    processes = (workers or 1) if engine == "ray" else _processes(workers)
     with progress() as report:
         embed_study(
             chosen,
-            engine=ShardEngine(engine, address, processes),
+            engine=make_engine(engine, workers, address),
             retry_quarantined=retry_quarantined,
             progress=report,
         )
@@ -283,9 +256,3 @@ def _read(path: Path, overrides: list[str] | None, imports: list[str] | None) ->
             0, str(Path.cwd())
         )  # as for `python -m`: a module of the working folder is found
     return read_study(path, overrides or (), imports or ())
-
-
-def _processes(workers: int | None) -> int:
-    from concordant.engine import default_workers
-
-    return default_workers() if workers is None else workers

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from concordant.core.errors import ConcordantError
+from concordant.core.files import is_full_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +41,8 @@ class Group(TyperGroup):
             stop = "" if message.endswith((".", "?")) else "."
             _stop(f"error: {message}{stop} See {error.ctx.command_path} --help", 2)
         except OSError as error:
+            if is_full_disk(error):
+                _stop("error: no room left on a disk, or in your quota; make room, run again", 2)
             if error.filename is None:
                 raise
             why = str(error.strerror).lower()

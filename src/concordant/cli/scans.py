@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from concordant.cli.console import open_console, progress
+from concordant.cli.engines import Address, EngineName, Workers
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from concordant.core.processes import Outcome
     from concordant.data.quality import Scan, ScanQuality
+    from concordant.engines import Outcome
 
-_MIN_WORKERS = 2  # one would be this process, which a crash of a decoder would end
 EPILOG = "Example: concordant scans dicom/ --out scans.parquet --montage pictures/"
 
 
@@ -44,14 +44,9 @@ def scans(
             "so that ct_path can name it.",
         ),
     ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=_MIN_WORKERS,
-            help="Number of processes; one per processor unless given.",
-            show_default=False,
-        ),
-    ] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
 ) -> None:
     """Find every scan below a folder, read it, and say what it is worth.
 
@@ -62,7 +57,7 @@ def scans(
     """
     from concordant.core.files import atomic_path
     from concordant.data.quality import find_scans, quality_table
-    from concordant.engine import default_workers, run_tasks
+    from concordant.engines import make_engine, run_tasks
 
     found = find_scans(folder, write_index=write_index)
     with progress() as report:
@@ -70,7 +65,7 @@ def scans(
         outcomes = run_tasks(
             partial(_measure, montage),
             found,
-            workers=workers or max(default_workers(), _MIN_WORKERS),
+            engine=make_engine(engine, workers, address),
             on_done=done,
         )
     table = quality_table(found, _qualities(found, outcomes))

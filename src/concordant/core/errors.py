@@ -14,6 +14,10 @@ class ConcordantError(Exception):
     """Base of every error that a user's input can cause."""
 
 
+class DiskFullError(ConcordantError):
+    """A file cannot be written, for want of room."""
+
+
 class ConfigError(ConcordantError):
     """A study file or an option is wrong."""
 

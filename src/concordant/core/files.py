@@ -2,62 +2,116 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from concordant.core.errors import DiskFullError
+
 _BLOCK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's word for it
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder.
 
-    On success it is synced and renamed to `path`, on failure removed.
+    On success it takes the place of `path`, on failure it is removed. A process that is killed
+    leaves the old file or the new one, and so does a machine that fails: the file and its folder
+    are synced. Within a folder that `atomic_folder` is writing nothing is: that one's word counts.
+
+    Raises:
+        DiskFullError: There is no room left on the disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _told_of_full_disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        synced = not any(_is_unfinished(folder) for folder in path.parents)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            if synced:
+                _sync(temporary)
+            temporary.replace(path)
+            if synced:
+                _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(folder: Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, fsync: Sequence[str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`.
 
-    On success it takes the folder's place whole, on failure it is removed.
+    On success it takes the folder's place whole, on failure it is removed. A process that is killed
+    leaves the old folder or the new one. A machine that fails leaves the new one with those files
+    whole that were synced; any other may be short, so name a marker file alone only where it holds
+    the digests of the others and readers compare them.
+
+    Args:
+        folder: The place.
+        fsync: Files in it to be synced, with the folder and the one it lies in: None for all,
+            a marker file for three syncs in all, none for what nobody misses.
+
+    Raises:
+        DiskFullError: There is no room left on the disk.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    temporary = aside / "new"
-    temporary.mkdir()
+    with _told_of_full_disk(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        temporary = aside / "new"
+        temporary.mkdir()
+        try:
+            yield temporary
+            files = temporary.rglob("*") if fsync is None else [temporary / name for name in fsync]
+            synced = [*files, temporary] if fsync is None or fsync else []
+            for path in synced:
+                _sync(path)
+            if folder.exists():
+                # moved before it is removed: a kill never leaves half of it in its place
+                folder.replace(aside / "old")
+            temporary.replace(folder)
+            if synced:
+                _sync(folder.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    return folder.name.startswith(".") and folder.name.endswith(".tmp")
+
+
+@contextmanager
+def _told_of_full_disk(folder: Path) -> Iterator[None]:
+    """Turn every library's word for a full disk into one sentence."""
     try:
-        yield temporary
-        for path in temporary.rglob("*") if durable else ():
-            _sync(path)
-        if folder.exists():
-            folder.replace(
-                aside / "old"
-            )  # moved before it is removed: a kill never leaves half of it in its place
-        temporary.replace(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise DiskFullError(
+            f"{folder}: no room left on its disk, or in your quota; nothing half-written is left. "
+            "Make room and run again: what is done already is kept"
+        ) from None
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Say whether an exception means that the disk, or a quota, is full."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL or _SHORT_WRITE.fullmatch(str(error)) is not None
+    return any(os.strerror(number) in str(error) for number in _FULL)  # of a library in Rust
 
 
 def _sync(path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,12 +21,16 @@ from concordant.core.modality import Modality
 from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions
 from concordant.embeddings.coverage import VocabularyCoverage, check_coverage, coverage_of
-from concordant.embeddings.making import ShardEngine, ShardTask, make_shards
-from concordant.embeddings.origins import Opened, origin_of, path_digest
-from concordant.embeddings.reuse import Place, embedding_keys, find_embeddings
-from concordant.embeddings.shards import read_index_part
+from concordant.embeddings.encoding import Count, Encoding, ShardTask
+from concordant.embeddings.scans import is_of_the_bytes
+from concordant.embeddings.shards import read_index_part, write_shard
+from concordant.embeddings.sources import Inputs, path_digest, source_of
 from concordant.embeddings.store import (
     EmbeddingStore,
+    Place,
+    discard_damaged,
+    embedding_keys,
+    find_embeddings,
     read_manifest,
     read_parts,
     reopen,
@@ -34,16 +38,15 @@ from concordant.embeddings.store import (
     write_quarantine,
 )
 from concordant.encoders.base import Encoder, RecordEncoder
+from concordant.engines import Engine, LocalEngine
+from concordant.engines.base import CRASH, Failure
 
 _LOG = logging.getLogger(__name__)
 
 STORE_VERSION = 3
 """Raised when a store made before would be filled or read differently."""
 
-_OF_THE_ENCODER = ("store_version", "encoder", "version", "options", "weights")
-"""Of the facts, those that decide what the encoder makes of a scan."""
-
-_HERE = ShardEngine()
+_HERE = LocalEngine()
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many samples are done, and how many there are."""
@@ -59,7 +62,7 @@ def embed(
     options: Mapping[str, Any],
     shard_size: int = 256,
     max_quarantined: float = 0.05,
-    engine: ShardEngine = _HERE,
+    engine: Engine = _HERE,
     retry_quarantined: bool = False,
     progress: Progress | None = None,
     digests: DigestCache | None = None,
@@ -68,10 +71,10 @@ def embed(
 
     A sample without an input (no scan, no event, no row of features) has the modality missing. A
     scan that cannot be read or encoded is quarantined with its reason. A run that was killed goes
-    on with the shards that are not whole. Of a scan that a store of the same cohort and encoder
-    holds already, made on the same kind of device, the embedding is taken over from there, and so
-    is the reason of one that was quarantined for its bytes; what is taken over has the bytes that
-    encoding it again would give.
+    on with the shards that are not whole, and so does one that finds a file of its store damaged.
+    Of a scan that a store of the same cohort and encoder holds already, made on the same kind of
+    device, the embedding is taken over from there, and so is the reason of one that was quarantined
+    for its bytes; what is taken over has the bytes that encoding it again would give.
 
     Args:
         cohort: The samples.
@@ -84,8 +87,8 @@ def embed(
         max_quarantined: Greatest share of the samples with an input that may be quarantined.
         engine: Where shards are made; this process alone unless given.
         retry_quarantined: Try again the shards that hold a quarantined sample.
-        progress: Told after every sample, or, where those of a shard are encoded together or in
-            another process, after every shard.
+        progress: Told after every batch of scans, or, where those of a shard are encoded together
+            or elsewhere, after every shard.
         digests: Remembers the digests of large files.
 
     Raises:
@@ -94,75 +97,56 @@ def embed(
         CohortError: An encoder of scans and no column `ct_path`.
         RecordError: An encoder of records and no `meds`, or no MEDS dataset there.
         FeatureError: The feature file breaks its format.
+        DiskFullError: There is no room left on the disk.
     """
     report = progress or _silent
     stage = f"{cohort.label}: {name}"
     digests = DigestCache() if digests is None else digests
-    origin = origin_of(cohort, modality, source)
-    # first, so that weights that are not there are known before hours of reading
-    weights = source.weights_digest if isinstance(source, Encoder) else None
-    inputs = origin.digests(
-        digests, partial(report, f"{stage}, digests of inputs"), max(engine.workers, 1)
-    )
-    facts = {
+    origin = source_of(cohort, modality, source)
+    encoder = {
         "store_version": STORE_VERSION,
         "encoder": name,
         "version": origin.version,
         "options": _content(_effective(options, source), digests),
+        # before the scans, so that weights that are not there are known before hours of reading
+        "weights": source.weights_digest if isinstance(source, Encoder) else None,
+    }
+    inputs = origin.digests(
+        digests, partial(report, f"{stage}, digests of inputs"), max(engine.processes, 1)
+    )
+    facts = {
+        **encoder,
         "inputs": fingerprint({"digests": inputs}),
-        "samples": fingerprint(
-            {
-                "samples": cohort.table.select(
-                    "sample_id", pl.col("prediction_time").cast(pl.Int64)
-                ).rows()
-            }
-        ),
-        "weights": weights,
+        "samples": _samples(cohort),
         "shard_size": shard_size,
     }
-    digests.save()
     folder = root / slug(cohort.label) / f"{slug(name)}-{fingerprint(facts)}"
-    job = _Job(
-        cohort, folder, shard_size, stage, max_quarantined, origin.batch_size, retry_quarantined
-    )
+    job = _Job(cohort, folder, shard_size, stage, max_quarantined, retry_quarantined)
+    discard_damaged(folder, job.n_shards, digests)
+    digests.save()
     if retry_quarantined:
-        reopen(job.folder, job.n_shards)
-    if read_manifest(job.folder) is None:
-        _say_why(job.folder, facts)
+        reopen(folder, job.n_shards)
+    if job.missing or read_manifest(folder) is None:
+        _say_why(folder, facts)
         opened = origin.open()
-        keys = job.keys({fact: facts[fact] for fact in _OF_THE_ENCODER}, inputs)
-        _fill(
-            job,
-            opened,
-            keys,
-            _HERE if isinstance(source, FeatureOptions) else engine,
-            partial(report, stage),
-        )
-        _finish(
-            job,
-            opened,
-            {
-                "encoder": name,
-                "options": dict(options),
-                "facts": facts,
-                "card": _card(source),
-                "versions": _versions(),
-            },
-        )
-    store = EmbeddingStore.open(job.folder)
+        keys = job.keys(encoder, inputs, origin.batch_size)
+        local = engine if isinstance(source, Encoder) else _HERE
+        _fill(job, opened, keys, local, partial(report, stage))
+        described = {"encoder": name, "options": dict(options), "facts": facts}
+        _finish(job, opened, {**described, "card": _card(source), "versions": _versions()})
+    store = EmbeddingStore.open(folder)
     _check_quarantine(job, store.quarantine["reason"], store.manifest["n_inputs"])
     if store.manifest["vocabulary"] is not None and isinstance(source, RecordEncoder):
-        check_coverage(
-            VocabularyCoverage(**store.manifest["vocabulary"]), source.required_coverage, stage
-        )
+        coverage = VocabularyCoverage(**store.manifest["vocabulary"])
+        check_coverage(coverage, source.required_coverage, stage)
     report(stage, len(cohort), len(cohort))
     return store
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One store to fill: which samples, where, in shards and batches of which size, how many may
-    fail, whether those are tried again.
+    """One store to fill: which samples, where, in shards of which size, how many may fail, whether
+    those are tried again.
     """
 
     cohort: Cohort
@@ -170,7 +154,6 @@ class _Job:
     shard_size: int
     stage: str
     max_quarantined: float
-    batch_size: int | None
     retry_quarantined: bool
 
     @property
@@ -178,28 +161,38 @@ class _Job:
         """Number of shards."""
         return -(-len(self.cohort) // self.shard_size)
 
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """Return the first row of a shard and the one after its last."""
-        return shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.cohort))
+    @property
+    def missing(self) -> list[int]:
+        """The shards that are not whole."""
+        return [
+            shard for shard in range(self.n_shards) if read_index_part(self.folder, shard) is None
+        ]
+
+    def rows(self, shard: int) -> range:
+        """Return the rows of a shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.cohort)))
 
     def keys(
-        self, encoder: Mapping[str, Any], digests: Sequence[str | None]
+        self, encoder: Mapping[str, Any], digests: Sequence[str | None], size: int | None
     ) -> Sequence[str | None]:
-        """Return what each sample's embedding is made of.
+        """Return what each sample's embedding is made of, in batches of a size.
 
         None where more than its batch decides it.
         """
-        if self.batch_size is None:
+        if size is None:
             return [None] * len(self.cohort)
-        return embedding_keys(encoder, digests, self._batches(self.batch_size))
-
-    def _batches(self, size: int) -> Iterator[range]:
-        for start, end in map(self.bounds, range(self.n_shards)):
-            yield from (range(first, min(first + size, end)) for first in range(start, end, size))
+        rows = map(self.rows, range(self.n_shards))
+        batches = (own[start : start + size] for own in rows for start in range(0, len(own), size))
+        return embedding_keys(encoder, digests, batches)
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def _silent(*_: object) -> None:
     """Report to nobody."""
+
+
+def _samples(cohort: Cohort) -> str:
+    columns = cohort.table.select("sample_id", pl.col("prediction_time").cast(pl.Int64))
+    return fingerprint({"samples": columns.rows()})
 
 
 def _content(value: Any, digests: DigestCache) -> Any:
@@ -217,99 +210,130 @@ def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
 
     Another feature file is another source.
     """
-    for sibling in sorted(
-        folder.parent.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True
-    ):
+    same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
+    manifests = folder.parent.glob("*/manifest.json")
+    for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(StoreError):
-            before = (read_manifest(sibling.parent) or {}).get("facts", {})
-            same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
+            before = (read_manifest(path.parent) or {}).get("facts", {})
             if all(before.get(key) == facts[key] for key in same):
                 differing = ", ".join(differing_keys(before, facts))
-                _LOG.info(
-                    "%s is a store of its own: %s differ from %s",
-                    folder.name,
-                    differing,
-                    sibling.parent.name,
-                )
+                told = (folder.name, differing, path.parent.name)
+                _LOG.info("%s is a store of its own: %s differ from %s", *told)
                 return
 
 
 def _fill(
     job: _Job,
-    opened: Opened,
+    opened: Inputs,
     keys: Sequence[str | None],
-    engine: ShardEngine,
+    engine: Engine,
     report: Callable[[int, int], None],
 ) -> None:
-    """Make the shards that are not whole."""
-    shards = [shard for shard in range(job.n_shards) if read_index_part(job.folder, shard) is None]
-    total = len(job.cohort)
-    done = total - sum(end - start for start, end in map(job.bounds, shards))
-    if len(shards) <= 1 and not opened.reads_ahead:
-        engine = _HERE
+    """Make the shards that are not whole, here or, shard by shard, elsewhere."""
+    shards, total = job.missing, len(job.cohort)
+    done = total - sum(len(job.rows(shard)) for shard in shards)
+
+    def count(samples: int) -> None:
+        nonlocal done
+        done += samples
+        report(done, total)
+
     places = _found(job, shards, keys)
+    tasks = (_task(job, opened, shard, keys, places) for shard in shards)
+    encoding = opened.encoding
+    in_pool = engine.processes > 1 and not encoding.reads_ahead
+    several = len(shards) > 1 and (engine.is_remote or in_pool)
     try:
-        for finished in make_shards(
-            (_task(job, opened, shard, keys, places) for shard in shards), opened, engine
-        ):
-            done += finished
-            report(done, total)
+        if several or (shards and engine.is_remote and encoding.reads_ahead):
+            make_elsewhere(tasks, encoding, engine, count)
+        else:
+            make_here(tasks, encoding, engine.processes, count)
     except StoreError as error:
         raise StoreError(f"{job.stage}: {error}") from None
 
 
+def make_here(tasks: Iterable[ShardTask], encoding: Encoding, processes: int, count: Count) -> None:
+    """Make shards in this process, with others that may help; each is written whole."""
+    with closing(encoding.encode(tasks, processes=processes, count=count)) as shards:
+        for task, encoded in shards:
+            given = (task.folder, task.shard, task.sample_ids, encoded, encoding.layout)
+            write_shard(*given, task.keys, encoding.device)
+
+
+def make_elsewhere(
+    tasks: Iterable[ShardTask], encoding: Encoding, engine: Engine, count: Count
+) -> None:
+    """Make every shard where the engine says."""
+    make = partial(_make_one, encoding, engine.processes if encoding.reads_ahead else 0)
+    with closing(engine.run(make, tasks, gpu=encoding.reads_ahead)) as outcomes:
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                raise StoreError(_said(outcome.failure))
+            count(outcome.value or 0)
+
+
+def _make_one(encoding: Encoding, processes: int, task: ShardTask) -> int:
+    make_here([task], encoding, processes, _silent)
+    return len(task)
+
+
+def _said(failure: Failure) -> str:
+    if failure.kind == CRASH:
+        return (
+            f"a process that made a shard died, most often for lack of memory ({failure.message}); "
+            "run again with fewer workers (whole shards are kept)"
+        )
+    return failure.message if failure.expected else failure.details
+
+
 def _found(job: _Job, shards: Sequence[int], keys: Sequence[str | None]) -> Mapping[str, Place]:
     """Look for what these shards will hold in the stores made before."""
-    wanted = [
-        key for start, end in map(job.bounds, shards) for key in keys[start:end] if key is not None
-    ]
-    places = find_embeddings(job.folder, set(wanted), quarantined=not job.retry_quarantined)
+    wanted = [key for shard in shards for row in job.rows(shard) if (key := keys[row]) is not None]
+    accepts = _nothing if job.retry_quarantined else is_of_the_bytes
+    places = find_embeddings(job.folder, set(wanted), accepts=accepts)
     if places:
-        n_found = sum(key in places for key in wanted)
         _LOG.info(
             "%s: %d of %d samples lie in stores made before, to be taken over",
             job.stage,
-            n_found,
+            sum(key in places for key in wanted),
             len(job.cohort),
         )
     return places
 
 
+def _nothing(reason: str) -> bool:
+    return False
+
+
 def _task(
-    job: _Job, opened: Opened, shard: int, keys: Sequence[str | None], places: Mapping[str, Place]
+    job: _Job, opened: Inputs, shard: int, keys: Sequence[str | None], places: Mapping[str, Place]
 ) -> ShardTask:
-    start, end = job.bounds(shard)
-    own = keys[start:end]
+    rows = job.rows(shard)
+    own = keys[rows.start : rows.stop]
     return ShardTask(
         job.folder,
         shard,
-        tuple(job.cohort.table["sample_id"][start:end].to_list()),
-        opened.inputs(start, end),
-        opened.encode,
-        opened.layout,
+        tuple(job.cohort.table["sample_id"][rows.start : rows.stop].to_list()),
+        opened.rows(rows.start, rows.stop),
         own,
         [None if key is None else places.get(key) for key in own],
-        job.batch_size or 1,
-        opened.device,
     )
 
 
-def _finish(job: _Job, opened: Opened, described: Mapping[str, Any]) -> None:
+def _finish(job: _Job, opened: Inputs, described: Mapping[str, Any]) -> None:
     """Write what makes a store complete, unless too many samples are quarantined."""
     parts = read_parts(job.folder, job.n_shards)
     write_quarantine(job.folder, parts)
     _check_quarantine(job, parts["reason"], opened.n_inputs)
     coverage = coverage_of(parts)
-    records = None if opened.records is None else asdict(opened.records)
     for abandoned in job.folder.glob(".*.tmp"):  # by a run that was killed while writing
         abandoned.unlink(missing_ok=True)
-    vocabulary = None if coverage is None else asdict(coverage)
-    seal(
-        job.folder,
-        parts,
-        opened.layout,
-        {**described, "n_inputs": opened.n_inputs, "records": records, "vocabulary": vocabulary},
-    )
+    met = {
+        "n_inputs": opened.n_inputs,
+        "records": None if opened.records is None else asdict(opened.records),
+        "vocabulary": None if coverage is None else asdict(coverage),
+    }
+    seal(job.folder, parts, opened.encoding.layout, {**described, **met})
 
 
 def _check_quarantine(job: _Job, reasons: pl.Series, n_inputs: int) -> None:

@@ -2,9 +2,10 @@
 
 A shard NNNNN is `NNNNN.npy` (all its tokens, sample after sample) and `pooled-NNNNN.npy` (one row
 per sample), or, for codes, `codes-NNNNN.parquet` and its own `vocabulary-NNNNN.parquet`; then
-`index-NNNNN.parquet`, written last: where that is, the shard is whole. The index also holds what
-each embedding was made of (`key`), on which kind of device (`device`), and the digest of its bytes
-(`digest`): by these, later stores take it over.
+`index-NNNNN.parquet`, written last: where that is, the shard is whole. The index also holds the
+digest of the shard's files (`files`), by which damage is noticed, and what each embedding was made
+of (`key`), on which kind of device (`device`), with the digest of its bytes (`digest`): by these,
+later stores take it over.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from concordant.core.embedding import (
     pack_tokens,
 )
 from concordant.core.errors import StoreError
-from concordant.core.files import atomic_path
+from concordant.core.files import DigestCache, atomic_path
 
 Value = TypeVar("Value")
 
@@ -37,6 +38,7 @@ Embeddings = Sequence[TokenEmbedding | CodeEmbedding | None] | CodeTable
 """Of samples, one by one or packed; None where the modality is missing."""
 
 Part = Literal["tokens", "pooled", "codes", "vocabulary", "index"]
+_CONTENT: tuple[Part, ...] = ("tokens", "pooled", "codes", "vocabulary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def write_shard(
         table: EmbeddingTable = _write_codes(folder, shard, encoded.embeddings)
     else:
         table = _write_tokens(folder, shard, encoded.embeddings, layout)
-    digests = token_digests(table) if isinstance(table, TokenTable) else [None] * len(encoded)
+    digests = _digests(table) if isinstance(table, TokenTable) else [None] * len(encoded)
     index = pl.DataFrame(
         {
             "sample_id": pl.Series(sample_ids, dtype=pl.String),
@@ -184,9 +186,19 @@ def write_shard(
             "key": pl.Series([None] * len(encoded) if keys is None else keys, dtype=pl.String),
             "digest": pl.Series(digests, dtype=pl.String),
             "device": pl.repeat(device, len(sample_ids), dtype=pl.String, eager=True),
+            "files": pl.repeat(
+                content_digest(folder, shard, DigestCache()), len(sample_ids), eager=True
+            ),
         }
     )
     write_parquet(shard_path(folder, "index", shard), index)
+
+
+def content_digest(folder: Path, shard: int, cache: DigestCache) -> str:
+    """Return one digest of all files of a shard that are there, but for its index."""
+    paths = [shard_path(folder, part, shard) for part in _CONTENT]
+    files = {path.name: path for path in paths if path.is_file()}
+    return cache.digest_together(shard_path(folder, "index", shard), files)
 
 
 def write_parquet(path: Path, table: pl.DataFrame) -> None:
@@ -195,20 +207,23 @@ def write_parquet(path: Path, table: pl.DataFrame) -> None:
         table.write_parquet(temporary)
 
 
-def token_digests(table: TokenTable) -> list[str | None]:
+def _digests(table: TokenTable) -> list[str | None]:
     """Return the digest of the bytes of each sample's vectors; None for a sample that has none."""
+    bounds = zip(table.offsets[:-1], table.offsets[1:], strict=True)
+    pooled = [None] * len(table) if table.pooled is None else table.pooled
     return [
-        _token_digest(table, sample) if length else None
-        for sample, length in enumerate(table.lengths)
+        vectors_digest(table.values[start:end], own) if end > start else None
+        for (start, end), own in zip(bounds, pooled, strict=True)
     ]
 
 
-def _token_digest(table: TokenTable, sample: int) -> str:
-    digest = hashlib.sha256(
-        np.ascontiguousarray(table.values[table.offsets[sample] : table.offsets[sample + 1]]).data
-    )
-    if table.pooled is not None:
-        digest.update(np.ascontiguousarray(table.pooled[sample]).data)
+def vectors_digest(
+    tokens: Float[np.ndarray, "token dim"], pooled: Float[np.ndarray, " dim"] | None
+) -> str:
+    """Return the SHA-256 of a sample's vectors as hex."""
+    digest = hashlib.sha256(np.ascontiguousarray(tokens).data)
+    if pooled is not None:
+        digest.update(np.ascontiguousarray(pooled).data)
     return digest.hexdigest()
 
 
@@ -341,21 +356,36 @@ def read_shard(
 def _read_tokens(
     folder: Path, shard: int, offsets: Int[np.ndarray, " sample_plus_one"], layout: Layout
 ) -> TokenTable:
-    values = _map(shard_path(folder, "tokens", shard), (int(offsets[-1]), layout.token_dim), layout)
-    pooled = None
-    if layout.pooled_dim is not None:
-        pooled = _map(
-            shard_path(folder, "pooled", shard), (len(offsets) - 1, layout.pooled_dim), layout
+    values, pooled = map_vectors(folder, shard, layout)
+    n_rows = len(values) if pooled is None else len(pooled)
+    if len(values) != offsets[-1] or (pooled is not None and n_rows != len(offsets) - 1):
+        raise ValueError(
+            f"{len(values)} tokens of {n_rows} samples, the index expects {offsets[-1]} of "
+            f"{len(offsets) - 1}"
         )
     return TokenTable(values, offsets, pooled, layout.missing)
 
 
-def _map(path: Path, shape: tuple[int, int | None], layout: Layout) -> Float[np.ndarray, "row dim"]:
+def map_vectors(
+    folder: Path, shard: int, layout: Layout
+) -> tuple[Float[np.ndarray, "token dim"], Float[np.ndarray, "sample dim"] | None]:
+    """Map a shard's tokens and pooled vectors into memory.
+
+    Raises:
+        OSError, ValueError, EOFError: A file is missing, damaged or not what the store declares.
+    """
+    tokens = _map(shard_path(folder, "tokens", shard), layout.token_dim, layout)
+    if layout.pooled_dim is None:
+        return tokens, None
+    return tokens, _map(shard_path(folder, "pooled", shard), layout.pooled_dim, layout)
+
+
+def _map(path: Path, dim: int | None, layout: Layout) -> Float[np.ndarray, "row dim"]:
     values: Float[np.ndarray, "row dim"] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if values.shape != shape or values.dtype != layout.dtype:
+    if values.shape[1:] != (dim,) or values.dtype != layout.dtype:
         raise ValueError(
-            f"{path.name} is {values.dtype} of shape {values.shape}, the index expects "
-            f"{layout.dtype} of shape {shape}"
+            f"{path.name} is {values.dtype} of shape {values.shape}, the store declares "
+            f"{layout.dtype} of width {dim}"
         )
     return values
 

@@ -2,13 +2,16 @@
 
 One folder per cohort and encoder, self-describing, plain formats.
 
-`index.parquet`, `quarantine.parquet` and `manifest.json`, written in this order after the shards,
-say that the store is whole.
+`quarantine.parquet`, `index.parquet` and `manifest.json`, written in this order after the shards,
+say that the store is whole. The manifest holds the digests of all tables and each shard's index
+that of its files: what is damaged is noticed and made again. A later store takes over what one
+beside it holds already: an embedding is found by its key, the digest of all it was made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,23 +24,31 @@ from jaxtyping import Bool, Int
 from concordant.core.embedding import (
     CodeTable,
     EmbeddingTable,
+    TokenEmbedding,
     TokenTable,
     concatenate,
     pack_codes,
     pack_tokens,
 )
 from concordant.core.errors import StoreError
-from concordant.core.files import read_json, write_json
+from concordant.core.files import DigestCache, file_digest, fingerprint, read_json, write_json
 from concordant.data.meds import RecordCounts
 from concordant.embeddings.shards import (
+    Encoded,
     Layout,
+    content_digest,
+    map_vectors,
     read_index_part,
     read_shard,
     shard_path,
+    vectors_digest,
     write_parquet,
 )
 
+_LOG = logging.getLogger(__name__)
+
 _LAYOUT_KEYS = ("kind", "token_dim", "pooled_dim", "max_tokens", "dtype", "missing")
+_OF_A_SHARD = ("key", "digest", "device", "files")
 _NOWHERE = -1
 
 
@@ -173,9 +184,11 @@ def read_manifest(folder: Path) -> Mapping[str, Any] | None:
     try:
         manifest: dict[str, Any] = read_json(path)
         complete = manifest["complete"] is True and set(_LAYOUT_KEYS) < manifest.keys()
-    except (ValueError, TypeError, KeyError):
-        complete = False
-    if not complete:
+        digest = manifest.pop("digest", None)  # of a store made before there were any
+        sound = complete and digest in (None, fingerprint(manifest))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        sound = False
+    if not sound:
         raise StoreError(
             f"{folder}: manifest.json is damaged; delete the folder and run again to make it anew"
         )
@@ -204,8 +217,9 @@ def seal(folder: Path, parts: pl.DataFrame, layout: Layout, facts: Mapping[str, 
         name for name in ("n_events", "n_known") if parts[name].null_count() == parts.height
     ]
     write_parquet(
-        folder / "index.parquet", parts.drop("reason", "key", "digest", "device", *uncounted)
+        folder / "index.parquet", parts.drop("reason", *_OF_A_SHARD, *uncounted, strict=False)
     )
+    tables = sorted([*folder.glob("*index*.parquet"), folder / "quarantine.parquet"])
     manifest = {
         **facts,
         **asdict(layout),
@@ -214,9 +228,10 @@ def seal(folder: Path, parts: pl.DataFrame, layout: Layout, facts: Mapping[str, 
         else layout.max_tokens,
         "n_samples": parts.height,
         "n_missing": int((parts["n_tokens"] == 0).sum()),
+        "tables": {path.name: file_digest(path) for path in tables},
         "complete": True,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", {**manifest, "digest": fingerprint(manifest)})
 
 
 def read_parts(folder: Path, n_shards: int) -> pl.DataFrame:
@@ -232,7 +247,7 @@ def read_parts(folder: Path, n_shards: int) -> pl.DataFrame:
             f"{folder}: {n_shards - len(whole)} of {n_shards} shards are not whole; run again to "
             "finish them"
         )
-    return pl.concat(whole)
+    return pl.concat(whole, how="diagonal")  # one made before there were digests lacks a column
 
 
 def reopen(folder: Path, n_shards: int) -> None:
@@ -244,3 +259,129 @@ def reopen(folder: Path, n_shards: int) -> None:
         part = read_index_part(folder, shard)
         if part is not None and part["reason"].is_not_null().any():
             shard_path(folder, "index", shard).unlink()
+
+
+def discard_damaged(folder: Path, n_shards: int, digests: DigestCache) -> None:
+    """Remove what is not as it was written, so that it is made again, and say so.
+
+    Args:
+        folder: The store, complete or not; there may be none.
+        n_shards: Number of its shards.
+        digests: Remembers what was read before and has not changed since.
+    """
+    damaged = [shard_path(folder, "index", shard) for shard in _damaged(folder, n_shards, digests)]
+    try:
+        manifest = read_manifest(folder) or {}
+        tables = {folder / name: digest for name, digest in manifest.get("tables", {}).items()}
+        damaged += [path for path, digest in tables.items() if not _is(path, digest, digests)]
+    except StoreError:
+        damaged.append(folder / "manifest.json")
+    for path in damaged:
+        _LOG.warning("%s: %s is missing or damaged, it is made again", folder, path.name)
+        path.unlink(missing_ok=True)
+    if damaged:
+        (folder / "manifest.json").unlink(missing_ok=True)
+
+
+def _damaged(folder: Path, n_shards: int, digests: DigestCache) -> Iterator[int]:
+    for shard in range(n_shards):
+        part = read_index_part(folder, shard)
+        if part is None or "files" not in part.columns:  # of a version that knew no digests
+            continue
+        if part["files"][0] != content_digest(folder, shard, digests):
+            yield shard
+
+
+def _is(path: Path, digest: str, digests: DigestCache) -> bool:
+    return path.is_file() and digests.digest(path) == digest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the embedding of a sample lies.
+
+    Attributes:
+        folder: The store, complete or not.
+        shard: A shard of it that is whole.
+        row: The sample's position there.
+        offset: Position of its first token there.
+        n_tokens: Number of its tokens.
+        reason: Why it was quarantined, or None.
+        digest: Of the bytes of its vectors; None where there are none.
+        device: Where it was made.
+    """
+
+    folder: Path
+    shard: int
+    row: int
+    offset: int
+    n_tokens: int
+    reason: str | None
+    digest: str | None
+    device: str
+
+    def read(self, layout: Layout) -> Encoded | None:
+        """Return what lies there; None where the bytes are not those that were written."""
+        if not self.n_tokens:
+            return Encoded(None, self.reason)
+        try:
+            tokens, pooled = map_vectors(self.folder, self.shard, layout)
+        except (OSError, ValueError, EOFError):
+            return None
+        own = tokens[self.offset : self.offset + self.n_tokens]
+        vector = None if pooled is None else pooled[self.row : self.row + 1].reshape(-1)
+        is_sound = vectors_digest(own, vector) == self.digest
+        return Encoded(TokenEmbedding(own, vector)) if is_sound else None
+
+
+def embedding_keys(
+    encoder: Mapping[str, Any], digests: Sequence[str | None], batches: Iterable[range]
+) -> list[str | None]:
+    """Return what tells each sample's embedding from every other.
+
+    The key covers the encoder (its code, options and weights) and the inputs of its batch: in other
+    company a network's sums may differ in their last bit, and what is taken over has the bytes that
+    encoding it again would give.
+
+    Args:
+        encoder: All that decides what the encoder returns for an input.
+        digests: Of each sample's input; a sample without has no key.
+        batches: The samples that are encoded together.
+    """
+    keys: list[str | None] = [None] * len(digests)
+    for batch in batches:
+        made_of = fingerprint({"encoder": encoder, "batch": [digests[sample] for sample in batch]})
+        for place, sample in enumerate(batch):
+            if digests[sample] is not None:
+                keys[sample] = f"{made_of}-{place}"
+    return keys
+
+
+def find_embeddings(
+    folder: Path, keys: Collection[str], *, accepts: Callable[[str], bool]
+) -> dict[str, Place]:
+    """Look for embeddings in the whole shards of the stores beside one, the newest first.
+
+    Args:
+        folder: The store that is to be filled.
+        keys: What is looked for.
+        accepts: Whether a sample that was quarantined there for a reason counts as found.
+    """
+    found: dict[str, Place] = {}
+    beside = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")
+    stores = [path for path in beside if path != folder and path.is_dir()]
+    for store in sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True):
+        for key, place in _places(store) if len(found) < len(keys) else ():
+            if key in keys and (place.reason is None or accepts(place.reason)):
+                found.setdefault(key, place)
+    return found
+
+
+def _places(store: Path) -> Iterator[tuple[str, Place]]:
+    for path in sorted(store.glob("index-*.parquet")):
+        part = read_index_part(store, int(path.stem.removeprefix("index-")))
+        if part is None or "device" not in part.columns:  # of a version that knew no keys
+            continue
+        columns = ("key", "shard", "offset", "n_tokens", "reason", "digest", "device")
+        for row, (key, shard, *place) in enumerate(part.select(columns).iter_rows()):
+            yield key, Place(store, shard, row, *place)

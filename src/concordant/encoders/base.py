@@ -77,6 +77,11 @@ class Encoder(ABC):
         """What this encoder declares of itself."""
 
     @property
+    def device(self) -> str:
+        """Where it works in this process, "cpu" or "cuda"; the two differ in their last digits."""
+        return "cpu"
+
+    @property
     def weights_digest(self) -> str | None:
         """The digest of the weights; None where there are none."""
         return None

@@ -137,7 +137,8 @@ def _fit(space: Workspace, work: Work) -> str | None:
         return fitted.reason
     parts = ["tuning", *(part_of(place) for place in range(len(space.labels)))]
     predicted = {part: _predict(fitted, data, part, space.times) for part in parts}
-    with atomic_folder(work.folder) as temporary:
+    # the account holds the digests of the rest: a file cut short by a failing machine is noticed
+    with atomic_folder(work.folder, fsync=["fit.json"]) as temporary:
         save_fitted(fitted, temporary)
         arrays = {
             f"{part}/{name}": np.ascontiguousarray(getattr(one, name))

@@ -14,6 +14,7 @@ from pathlib import Path
 from concordant.core.files import write_json
 from concordant.embeddings.extract import Progress
 from concordant.engines import Engine, Failure, Outcome, run_tasks
+from concordant.engines.base import CRASH
 from concordant.study.data import StudyData
 from concordant.study.drivers import Lease
 from concordant.study.fits import FitTask, failure_of, is_done, is_intact, run_fit
@@ -25,7 +26,6 @@ _LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often a fit is begun whose process dies: a machine may kill a process for another's sake."""
 
-_CRASH = "WorkerCrash"
 _PAUSE_SECONDS = 0.5
 
 
@@ -133,7 +133,7 @@ class _Fitting:
     def _settled(self, space: Path, number: int, outcome: Outcome[str | None]) -> None:
         fit = self.plan.fits[number]
         if outcome.failure is not None:
-            again = outcome.failure.kind == _CRASH and self.attempts[number] < ATTEMPTS
+            again = outcome.failure.kind == CRASH and self.attempts[number] < ATTEMPTS
             if again:
                 return
             _write_failure(fit, outcome.failure)

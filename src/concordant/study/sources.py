@@ -20,9 +20,9 @@ from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, count_events
 from concordant.data.pretraining import PretrainingSubjects, dataset_identity, read_subjects
 from concordant.embeddings.extract import Progress, embed
-from concordant.embeddings.making import ShardEngine
 from concordant.embeddings.store import EmbeddingStore
 from concordant.encoders.base import ENCODERS, Encoder
+from concordant.engines import Engine
 from concordant.study.data import StudyData
 
 SHARD_SIZES = {Modality.CT: 64, Modality.EHR: 512}
@@ -118,7 +118,7 @@ def embed_all(
     sources: Sources,
     data: StudyData,
     *,
-    engine: ShardEngine,
+    engine: Engine,
     retry_quarantined: bool,
     progress: Progress | None,
 ) -> Stores:

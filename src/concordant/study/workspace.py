@@ -128,7 +128,7 @@ def write_workspace(plan: Plan, data: StudyData) -> Path:
     folder = plan.run.work / plan.fingerprint
     if (folder / "plan.json").is_file():
         return folder
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, fsync=[]) as temporary:
         (temporary / "plan.json").write_text(json.dumps(_plain(plan)), encoding="utf-8")
         rows = {
             f"{place}.{part}": numbers
@@ -223,7 +223,7 @@ def _prepared(folder: Path, fold: int, places: tuple[str, ...], least: int) -> P
         if not target.is_dir():
             tables = _tables(open_workspace(folder), fold, places)
             prepared = prepare_modality(tables, minimum_samples=least)
-            with atomic_folder(target, durable=False) as temporary:
+            with atomic_folder(target, fsync=[]) as temporary:
                 prepared.write(temporary)
     return PreparedModality.open(target)
 

@@ -1,0 +1,216 @@
+"""Scans to embeddings: processes read and prepare scans ahead of the encoder, so that neither waits
+for the other.
+
+An encoder without a network does all of its work in the reading processes. A process that dies (a
+decoder that crashes, say) harms no other scan: its scan is tried once more in a fresh process, then
+quarantined.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from concordant.core.errors import ConcordantError, StoreError, VolumeError
+from concordant.data.volumes import open_volume, read_volume
+from concordant.embeddings.encoding import Count, Encoding, ShardTask, sound
+from concordant.embeddings.shards import Encoded, EncodedShard
+from concordant.encoders.base import VolumeEncoder
+from concordant.encoders.network import Prepared, VolumeNetwork
+from concordant.engines.base import CRASH, Outcome
+from concordant.engines.local import open_pool
+
+_LOG = logging.getLogger(__name__)
+
+TOO_LARGE = "does not fit into the memory of the GPU, not even alone"
+"""Reason for quarantine of a scan that is too large for the network."""
+
+CRASHED = "the process that read it died twice"
+"""Start of the reason for quarantine of a scan that takes its process down."""
+
+_UNEXPECTED = "unexpected"
+"""Start of the reason for quarantine where an error came that is not of the bytes.
+
+Want of memory, or a fault of the program.
+"""
+
+_ATTEMPTS = 2
+
+
+def scans_per_batch(encoder: VolumeEncoder) -> int:
+    """Return how many scans go through an encoder together."""
+    return encoder.batch_size if isinstance(encoder, VolumeNetwork) else 1
+
+
+def is_of_the_bytes(reason: str) -> bool:
+    """Tell whether a scan is quarantined for what its bytes are.
+
+    If not, it may be encoded with more memory or once a fault is mended.
+    """
+    return not reason.startswith((TOO_LARGE, CRASHED, _UNEXPECTED))
+
+
+@dataclass(frozen=True)
+class ScanEncoding(Encoding):
+    """Encodes scans in batches that never cross a shard, whose bytes would depend on the others."""
+
+    encoder: VolumeEncoder
+    reads_ahead: ClassVar[bool] = True
+
+    @property
+    def device(self) -> str:
+        """Where the encoder works in this process."""
+        return self.encoder.device
+
+    def encode(
+        self, tasks: Iterable[ShardTask], *, processes: int, count: Count
+    ) -> Generator[tuple[ShardTask, EncodedShard]]:
+        """Yield every shard with what became of its scans; `processes` read, 0 = this one."""
+        shards = list(tasks)
+        size = scans_per_batch(self.encoder)
+        given = chain.from_iterable(map(self._to_read, shards))
+        with closing(_read_all(self.encoder, given, processes, size)) as scans:
+            for task in shards:
+                encoded: list[Encoded] = []
+                while batch := list(islice(scans, min(size, len(task) - len(encoded)))):
+                    encoded += _encode_batch(self.encoder, batch)
+                    count(len(batch))
+                yield task, EncodedShard.of(encoded)
+
+    def _to_read(self, task: ShardTask) -> list[Path | Encoded]:
+        """Return the scans of a shard; in place of those that were encoded before, their
+        embeddings, by whole batches, or what is left would have other company.
+        """
+        taken = self._taken_over(task)
+        size = scans_per_batch(self.encoder)
+        for start in range(0, len(task), size):
+            batch = slice(start, start + size)
+            if None in taken[batch]:
+                given = task.inputs[batch]
+                taken[batch] = [Encoded(None) if path is None else None for path in given]
+        return [own or path for own, path in zip(taken, task.inputs, strict=True)]
+
+    def _taken_over(self, task: ShardTask) -> list[Encoded | None]:
+        """Return what stores made before hold of a shard's scans, as far as it is sound.
+
+        What was made on another kind of device has other digits and is made again.
+        """
+        taken: list[Encoded | None] = [
+            Encoded(None) if one is None else None for one in task.inputs
+        ]
+        said = set()
+        for row, place in enumerate(task.places):
+            if place is None:
+                continue
+            if place.device != self.device:
+                said.add(
+                    f"what was encoded on {place.device} is encoded again, as the encoder works on "
+                    f"{self.device} here"
+                )
+            elif (embedding := place.read(self.layout)) is not None:
+                taken[row] = embedding
+            else:
+                said.add(
+                    f"{place.folder.name}: shard {place.shard:05d} is missing or damaged; what it "
+                    "held is encoded again"
+                )
+        for sentence in sorted(said):
+            _LOG.warning(sentence)
+        return taken
+
+
+def _encode_batch(encoder: VolumeEncoder, batch: Sequence[Prepared | Encoded]) -> list[Encoded]:
+    """Encode those of a batch that wait for the network."""
+    prepared = [one for one in batch if isinstance(one, Prepared)]
+    if not prepared or not isinstance(encoder, VolumeNetwork):
+        return [one for one in batch if isinstance(one, Encoded)]
+    encoded = iter(_encode_prepared(encoder, prepared))
+    return [next(encoded) if isinstance(one, Prepared) else one for one in batch]
+
+
+def _encode_prepared(encoder: VolumeNetwork, prepared: Sequence[Prepared]) -> list[Encoded]:
+    """Encode scans; where the encoder refuses them, or memory does not hold them, in halves, so
+    that one scan harms no other.
+    """
+    try:
+        return [sound(embedding) for embedding in encoder.encode_prepared(prepared)]
+    except VolumeError as error:
+        reason = error.reason
+    except torch.OutOfMemoryError:
+        reason = TOO_LARGE
+    # after the exception, which holds what the failed attempt had made
+    torch.cuda.empty_cache()
+    if len(prepared) == 1:
+        return [Encoded(None, reason)]
+    half = len(prepared) // 2
+    halves = (prepared[:half], prepared[half:])
+    return [one for part in halves for one in _encode_prepared(encoder, part)]
+
+
+def _read_all(
+    encoder: VolumeEncoder, given: Iterator[Path | Encoded], processes: int, size: int
+) -> Generator[Prepared | Encoded]:
+    """Read scans in order; what is no path passes."""
+    read = partial(_read, encoder)
+    if processes < 1:
+        yield from (one if isinstance(one, Encoded) else read(one) for one in given)
+        return
+    with open_pool(processes, attempts=_ATTEMPTS) as pool:
+        waiting: deque[Future[Outcome[Prepared | Encoded]] | Encoded] = deque()
+        while True:
+            # as many scans in flight as keep every process and the next batch busy: memory is
+            # bounded by this, not by the cohort
+            for one in islice(given, size + 2 * processes - len(waiting)):
+                waiting.append(one if isinstance(one, Encoded) else pool.submit(read, one))
+            if not waiting:
+                return
+            first = waiting.popleft()
+            yield first if isinstance(first, Encoded) else _given(first.result())
+
+
+def _read(encoder: VolumeEncoder, path: Path) -> Prepared | Encoded:
+    """Read a scan and do with it what needs no network.
+
+    What goes wrong with this scan is a reason, not an exception.
+    """
+    try:
+        if isinstance(encoder, VolumeNetwork):
+            return encoder.prepare(open_volume(path))
+        return sound(encoder.encode([read_volume(path)])[0])
+    except VolumeError as error:
+        return Encoded(None, error.reason)
+    except ConcordantError:  # not this scan's fault: a missing file of weights, say
+        raise
+    except Exception as error:
+        return Encoded(None, f"{_UNEXPECTED} {type(error).__name__} at {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    """Name the line that raised, which tells nothing of the scan; a message might hold its path."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def _given(outcome: Outcome[Prepared | Encoded]) -> Prepared | Encoded:
+    """Return what a reading process returned.
+
+    A crash is the scan's reason, any other failure is raised.
+    """
+    if outcome.value is not None:
+        return outcome.value
+    failure = outcome.failure
+    assert failure is not None  # noqa: S101 # an outcome has one or the other; for the type checker
+    if failure.kind == CRASH:
+        return Encoded(None, f"{CRASHED}: {failure.message}")
+    raise StoreError(failure.message if failure.expected else failure.details)
