@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from concordant.embeddings.origins import path_digest
+from concordant.embeddings.sources import path_digest
 
 from concordant.core.errors import ConcordantError
 from concordant.core.files import DigestCache

@@ -86,8 +86,8 @@ def censored(folder: Path) -> RunFolder:
 
 
 def predictions(run: RunFolder, fusion: str, cohort: str) -> Predictions:
-    (member,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == fusion)
-    return read_predictions(run.member(member["folder"]).predictions(cohort))
+    (strategy,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == fusion)
+    return read_predictions(run.strategy(strategy["folder"]).predictions(cohort))
 
 
 def row(path: Path, **equal: object) -> dict[str, object]:
@@ -279,7 +279,7 @@ def test_other_curves_of_others_make_other_tables_and_fit_nothing_anew(folder):
     fits = {
         name: state
         for name, state in files_of(run.path).items()
-        if name.endswith(("unit.json", "model.safetensors"))
+        if name.endswith(("fit.json", "model.safetensors"))
     }
     before = row(
         run.table("results"), fusion="their_score", metric="brier_score", horizon_days=365

@@ -14,21 +14,16 @@ from concordant.core.modality import Modality
 from concordant.data.features import FeatureOptions
 from concordant.encoders.base import ENCODERS
 from concordant.engines import LocalEngine
-from concordant.study.cohorts import (
+from concordant.study.data import read_data
+from concordant.study.sources import (
+    Sources,
     audit_data,
     check_inputs,
     counted_records,
     embed_all,
-    read_data,
     records_of,
     shard_size,
 )
-
-from concordant.core.errors import CohortError, FeatureError, StoreError
-from concordant.core.modality import Modality
-from concordant.data.features import FeatureOptions
-from concordant.embeddings.making import ShardEngine
-from concordant.encoders.base import ENCODERS
 from study_fixture import alter, small_study, with_value, write_tables
 
 
@@ -180,7 +175,7 @@ def test_a_null_group_is_a_group_of_its_own(folder):
 
 def check(folder: Path, **changes: object) -> None:
     study = small_study(folder, **changes)
-    check_inputs(study, read_data(study))
+    check_inputs(Sources.of(study), read_data(study))
 
 
 def test_good_inputs_pass(folder):
@@ -236,7 +231,7 @@ def test_a_sample_in_two_cohorts_is_refused_where_files_go_by_its_name(folder):
 def test_every_encoder_has_a_store_of_every_cohort(folder):
     study = small_study(folder)
     data = read_data(study)
-    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(Sources.of(study), data, engine=LocalEngine(), retry_quarantined=False, progress=None)
     assert {key: list(by_cohort) for key, by_cohort in stores.items()} == {
         (Modality.CT, "scan"): ["development", "west"],
         (Modality.EHR, "record"): ["development", "west"],
@@ -246,13 +241,13 @@ def test_every_encoder_has_a_store_of_every_cohort(folder):
         present = stores[Modality.CT, "scan"][cohort.label].present(cohort.sample_ids)
         assert present.tolist() == [sample_id in known for sample_id in cohort.sample_ids]
     assert records_of(stores) == {}
-    assert counted_records(study, data) == {}
+    assert counted_records(Sources.of(study), data) == {}
 
 
 def test_an_encoder_that_no_member_uses_has_no_store(folder):
     study = small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}]})
     stores = embed_all(
-        study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+        Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
     )
     assert list(stores) == [(Modality.EHR, "record")]
 
@@ -260,14 +255,14 @@ def test_an_encoder_that_no_member_uses_has_no_store(folder):
 def test_a_damaged_store_is_named(folder):
     study = small_study(folder)
     stores = embed_all(
-        study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+        Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
     )
     (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
     with pytest.raises(
         StoreError, match=r"manifest.json is damaged; delete the folder and run again"
     ):
         embed_all(
-            study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+            Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
         )
 
 
@@ -277,7 +272,7 @@ def test_the_audit_asks_about_folds_where_there_are_folds(folder):
         small_study(folder, cross_validation={"folds": 3, "group": "household"}),
     )
     for study, own in ((plain, "every sample has a split"), (folded, "groups within folds")):
-        audit = audit_data(study, read_data(study), {})
+        audit = audit_data(Sources.of(study), read_data(study), {})
         assert audit.passed
         assert own in [check.name for check in audit.checks]
 
@@ -288,7 +283,7 @@ def test_features_of_a_model_that_saw_an_external_cohort_are_told(folder):
         folder, encoders={"ct": seen, "ehr": {"name": "features", "path": "ehr.parquet"}}
     )
     (check,) = (
-        check for check in audit_data(study, read_data(study), {}).checks if not check.passed
+        check for check in audit_data(Sources.of(study), read_data(study), {}).checks if not check.passed
     )
     assert (check.name, check.detail) == (
         "encoders' training data",
@@ -305,7 +300,7 @@ def test_of_two_feature_files_of_one_label_both_are_asked_what_they_saw(folder, 
     encoders[seen_by]["training_data"] = ["WEST"]
     study = small_study(folder, encoders=encoders)
     (check,) = (
-        check for check in audit_data(study, read_data(study), {}).checks if not check.passed
+        check for check in audit_data(Sources.of(study), read_data(study), {}).checks if not check.passed
     )
     assert check.detail == "ours was trained on WEST, the study tests on west"
 
@@ -314,7 +309,7 @@ def test_a_subject_of_two_cohorts_fails_the_audit(folder):
     subject = pl.read_parquet(folder / "development.parquet")["subject_id"][0]
     alter(folder / "external.parquet", with_value("subject_id", 0, subject))
     study = small_study(folder)
-    audit = audit_data(study, read_data(study), {})
+    audit = audit_data(Sources.of(study), read_data(study), {})
     assert [check.detail for check in audit.checks if not check.passed] == [
         "development and west share 1 subjects"
     ]
