@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from concordant.core.embedding import TokenEmbedding, TokenTable
 from concordant.core.errors import FeatureError
+from concordant.data.frames import read_parquet
 
 COHORT_COLUMNS = ("subject_id", "prediction_time", "split", "site", "time_days", "event", "ct_path")
 """Columns of a cohort table that a feature file must not hold.
@@ -129,12 +130,7 @@ def _read(path: Path) -> pl.DataFrame:
             f"{path}: no such feature file; expected parquet with sample_id, numeric columns "
             "and/or tokens"
         )
-    try:
-        frame = pl.read_parquet(path, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise FeatureError(
-            f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})"
-        ) from None
+    frame = read_parquet(path, FeatureError)
     if (
         "sample_id" not in frame.columns
         or frame["sample_id"].dtype != pl.String

@@ -14,7 +14,8 @@ from concordant.core.files import DigestCache
 from concordant.data.cohort import SPLITS
 from concordant.data.meds import scan_shards
 from concordant.data.pretraining import PretrainingSubjects, dataset_identity
-from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits, split_table
+from concordant.data.tasks.labels import SplitDraw, drawn_splits
+from concordant.data.tasks.tables import read_splits, split_table
 
 _LOG = logging.getLogger(__name__)
 _DRAWN = (0.8, 0.1, 0.1)

@@ -15,8 +15,15 @@ from concordant.core.errors import CohortError, ConfigError
 from concordant.core.files import atomic_path, write_json
 from concordant.data.cohort import subjects_in_several_splits
 from concordant.data.flow import Flow, FlowCounter, FlowStep, events_by_name
-from concordant.data.inspect.outcome import TimeUnit, window_names, with_outcome
-from concordant.data.inspect.tables import ExamTable, read_labels, read_mapping, read_splits
+from concordant.data.inspect.tables import (
+    ExamTable,
+    TimeUnit,
+    read_labels,
+    read_mapping,
+    read_splits,
+    window_names,
+    with_outcome,
+)
 from concordant.data.meds import scan_shards
 
 Outcome = Literal["mortality", "readmission", "PH"]

@@ -19,10 +19,9 @@ from concordant.core.errors import RecordError
 from concordant.core.files import atomic_folder, write_json
 from concordant.data.omop.concepts import code_table, read_concepts, used_concepts
 from concordant.data.omop.kinds import KINDS, OmopOptions
-from concordant.data.omop.people import read_people
 from concordant.data.omop.shards import ShardResult, write_shard
 from concordant.data.omop.source import OmopSource
-from concordant.data.omop.stage import REASONS, refuse_shifted, stage, today
+from concordant.data.omop.stage import REASONS, read_people, refuse_shifted, stage, today
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""

@@ -1,6 +1,4 @@
-"""What one scan is worth.
-
-Can it be read, how does it lie, do its values look like Hounsfield units.
+"""What a scan is worth: can it be read, how does it lie, are its values Hounsfield units.
 
 The phase of a contrast agent is not guessed: attenuation alone separates phases only where the body
 region is known, and headers that name it are free text.
@@ -9,9 +7,11 @@ region is known, and headers that name it are free text.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Shaped
 
 from concordant.core.errors import VolumeError
@@ -19,7 +19,7 @@ from concordant.core.volume import StoredVolume
 from concordant.data.quality.catalogue import Scan
 from concordant.data.volumes.grid import MAX_OBLIQUITY_DEGREES, axis_code, obliquity_degrees
 from concordant.data.volumes.nifti import nifti_affine
-from concordant.data.volumes.reading import open_series, open_volume
+from concordant.data.volumes.scans import open_series, open_volume
 
 _SAMPLED = 1 << 22  # voxels looked at for the histogram
 _BLOCK = 1 << 22
@@ -233,3 +233,88 @@ def _content(volume: StoredVolume) -> str:
         )
         digest.update(np.ascontiguousarray(whole).data)
     return digest.hexdigest()
+
+
+USABLE, REFUSED = "usable", "quarantined"
+
+_AXES = ("depth", "height", "width")
+_SCHEMA: dict[str, pl.DataType] = {
+    "scan": pl.String(),
+    "ct_path": pl.String(),
+    "format": pl.String(),
+    "status": pl.String(),
+    "reason": pl.String(),
+    "doubts": pl.List(pl.String()),
+    "duplicate_of": pl.String(),
+    "content": pl.String(),
+    **{f"n_{axis}": pl.Int64() for axis in _AXES},
+    **{f"spacing_{axis}_mm": pl.Float64() for axis in _AXES},
+    **{f"extent_{axis}_mm": pl.Float64() for axis in _AXES},
+    "axes": pl.String(),
+    "obliquity_degrees": pl.Float64(),
+    "n_slices": pl.Int64(),
+    "n_missing": pl.Int64(),
+    "n_copies": pl.Int64(),
+    "n_set_aside": pl.Int64(),
+    "even": pl.Boolean(),
+    "kernel": pl.String(),
+    "thickness_mm": pl.Float64(),
+    "hu_min": pl.Float64(),
+    "hu_max": pl.Float64(),
+    "air_peak_hu": pl.Float64(),
+    "soft_tissue_peak_hu": pl.Float64(),
+}
+_PLAIN = (
+    "axes",
+    "obliquity_degrees",
+    "n_slices",
+    "n_missing",
+    "n_copies",
+    "n_set_aside",
+    "even",
+    "kernel",
+    "thickness_mm",
+    "content",
+)
+
+
+def quality_table(scans: Sequence[Scan], qualities: Sequence[ScanQuality]) -> pl.DataFrame:
+    """Return one row per scan, in order.
+
+    `duplicate_of` names the first scan with the same voxels (to whole Hounsfield units), whatever
+    its format; the first itself has null. `ct_path` is relative to the folder that was searched and
+    may identify a patient; no other column does.
+    """
+    table = pl.DataFrame(
+        [_row(scan, quality) for scan, quality in zip(scans, qualities, strict=True)],
+        schema=_SCHEMA,
+    )
+    first = pl.col("scan").first().over("content")
+    same = pl.col("content").is_not_null() & (
+        pl.int_range(pl.len()).rank("ordinal").over("content") > 1
+    )
+    return table.with_columns(duplicate_of=pl.when(same).then(first).otherwise(None))
+
+
+def _row(scan: Scan, quality: ScanQuality) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(quality, name) for name in _PLAIN}
+    row |= {
+        "scan": scan.key,
+        "ct_path": scan.ct_path,
+        "format": scan.format,
+        "status": USABLE if quality.reason is None else REFUSED,
+        "reason": quality.reason,
+        "doubts": list(quality.doubts),
+        "air_peak_hu": quality.air_peak,
+        "soft_tissue_peak_hu": quality.soft_tissue_peak,
+    }
+    if quality.shape is not None and quality.spacing_mm is not None:
+        for axis, size, spacing in zip(_AXES, quality.shape, quality.spacing_mm, strict=True):
+            row |= {
+                f"n_{axis}": size,
+                f"spacing_{axis}_mm": spacing,
+                f"extent_{axis}_mm": size * spacing,
+            }
+    if quality.hu_range is not None:
+        row["hu_min"], row["hu_max"] = quality.hu_range
+    return row

@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from concordant.data.volumes.dicom_header import CT_CLASSES, Image, Plane
-from concordant.data.volumes.limits import MAX_SPACING_MM, MIN_SPACING_MM
+from concordant.data.volumes.grid import MAX_SPACING_MM, MIN_SPACING_MM
 
 _SCREENSHOT = "a secondary capture (a screenshot or a report)"
 _LOCALIZER = "a localizer (scout image)"

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 
 from concordant.core.errors import VolumeError
 from concordant.data.volumes.dicom_header import Plane
-from concordant.data.volumes.limits import MAX_SPACING_MM, MIN_SPACING_MM, refuse_spacing
+from concordant.data.volumes.grid import MAX_SPACING_MM, MIN_SPACING_MM, refuse_spacing
 
 SAME_POSITION_MM = 0.01
 POSITION_TOLERANCE_MM = 0.1

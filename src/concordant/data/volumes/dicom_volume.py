@@ -17,8 +17,7 @@ from concordant.core.volume import StoredVolume
 from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, Image, Plane
 from concordant.data.volumes.dicom_pixels import decode, is_padding
 from concordant.data.volumes.dicom_stack import Stack, regular
-from concordant.data.volumes.limits import refuse_bomb, refuse_size
-from concordant.data.volumes.stored import on_grid
+from concordant.data.volumes.grid import on_grid, refuse_bomb, refuse_size
 
 AIR_HU = -1024.0
 """What padding becomes: pixels outside the scanner's circle that were never measured."""

@@ -29,8 +29,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume
-from concordant.data.volumes.limits import MAX_VOXELS, refuse_bomb, refuse_size, refuse_spacing
-from concordant.data.volumes.stored import on_grid
+from concordant.data.volumes.grid import (
+    MAX_VOXELS,
+    on_grid,
+    refuse_bomb,
+    refuse_size,
+    refuse_spacing,
+)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}

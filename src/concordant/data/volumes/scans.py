@@ -8,9 +8,8 @@ from pathlib import Path
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume, Volume
-from concordant.data.volumes.dicom_choice import choose
 from concordant.data.volumes.dicom_header import is_dicom, quiet_pydicom
-from concordant.data.volumes.dicom_series import Series, group_series
+from concordant.data.volumes.dicom_series import Series, choose, group_series
 from concordant.data.volumes.dicom_volume import open_stack
 from concordant.data.volumes.folder import (
     CHOSEN,
