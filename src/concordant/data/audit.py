@@ -1,7 +1,4 @@
-"""The audit: proof that nothing which is tested was seen in training. Details are counts.
-
-No sample or subject is named.
-"""
+"""The audit: proof that nothing which is tested was seen in training, in counts, naming nobody."""
 
 from __future__ import annotations
 
@@ -158,10 +155,7 @@ def _every_sample_has_a_split(development: Cohort) -> AuditCheck:
 
 
 def _folds(development: Cohort, assignment: pl.DataFrame, group: str) -> pl.DataFrame:
-    """Join the assignment to the development cohort.
-
-    `sample_id`, `repeat`, `fold`, `held_out`, `group`.
-    """
+    """Join the assignment to the cohort: `sample_id`, `repeat`, `fold`, `held_out`, `group`."""
     absent = [name for name in ("sample_id", "repeat", "fold") if name not in assignment.columns]
     if absent:
         raise CohortError(
@@ -185,10 +179,7 @@ def _held_out() -> pl.Expr:
 def _tested(
     development: Cohort, external: Sequence[Cohort], *, cross_validation: bool
 ) -> dict[str, pl.DataFrame]:
-    """Return per cohort the `subject_id` of whom the study predicts.
-
-    Those held out, or all that take part in folds; externally all.
-    """
+    """Return per cohort whom the study predicts: the held out, or all in folds; externally all."""
     predicted = development.table.filter(~_held_out() if cross_validation else _held_out())
     tables = {development.label: predicted} | {cohort.label: cohort.table for cohort in external}
     return {label: table.select("subject_id").unique() for label, table in tables.items()}
@@ -248,10 +239,7 @@ def _words(text: str) -> str:
 def _training_data(
     cohorts: Sequence[Cohort], training_data: Mapping[str, Sequence[str]]
 ) -> AuditCheck:
-    """Compare names word by word, without case or punctuation.
-
-    Weights trained on `INSPECT` have seen the cohort `inspect_test`.
-    """
+    """Compare names word by word: weights trained on `INSPECT` have seen `inspect_test`."""
     seen = [
         f"{encoder} was trained on {name}, the study tests on {cohort.label}"
         for encoder, names in training_data.items()
@@ -278,10 +266,7 @@ class _Meeting:
 
     @property
     def is_overlap(self) -> bool:
-        """Whether the same people are on both sides.
-
-        In another dataset the same number may be another person.
-        """
+        """Whether the same people are on both sides; elsewhere a number may be another person."""
         return self.same_dataset and len(self.uses) > 0
 
     def in_words(self) -> str:

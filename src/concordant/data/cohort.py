@@ -172,10 +172,7 @@ _COLUMNS = (
 
 
 def _typed(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Check that the known columns are there and of the right kind, and cast them.
-
-    Absent `split` and `site` are added as null.
-    """
+    """Check that the known columns are there and cast them; absent `split`, `site` are null."""
     required = [column.name for column in _COLUMNS if column.required]
     absent = [name for name in required if name not in table.columns]
     if absent:
@@ -256,10 +253,7 @@ def _check_splits(table: pl.DataFrame, path: Path) -> None:
 
 
 def subjects_in_several_splits(table: pl.DataFrame) -> int:
-    """Count the subjects whose samples lie in more than one split.
-
-    To have none (null) counts as a split of its own.
-    """
+    """Count the subjects whose samples lie in more than one split; none (null) is one too."""
     splits = table.group_by("subject_id").agg(pl.col("split").n_unique())
     return int((splits["split"] > 1).sum())
 

@@ -1,6 +1,4 @@
-"""How many samples and subjects each step of building a cohort removed, in the manner of
-CONSORT.
-"""
+"""How many samples and subjects each step of building a cohort removed, as CONSORT has it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What every encoder is.
-
-A pure function from one sample's scan or record to tokens or codes, learned from nothing in the
-cohort.
-"""
+"""What every encoder is: a pure function of a sample, which learns nothing from the cohort."""
 
 from __future__ import annotations
 
@@ -86,10 +82,7 @@ class Encoder(ABC):
 
     @property
     def pretraining_folder(self) -> Path | None:
-        """The folder beside whose weights `concordant pretrain` lists its subjects.
-
-        None where weights cannot be made by it.
-        """
+        """The folder where `concordant pretrain` lists its subjects, None where it has none."""
         return None
 
 
@@ -152,10 +145,7 @@ class RecordEncoder(Encoder):
         """
 
     def known_events(self, record: Events) -> int:
-        """Return how many events of a record the encoder knows.
-
-        All of them where it has no vocabulary of its own.
-        """
+        """Return how many events of a record the encoder knows; all without a vocabulary."""
         return len(record.code)
 
 

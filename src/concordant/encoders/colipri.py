@@ -41,8 +41,7 @@ _ROTARY_BASE = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class ColipriSizes:
-    """Sizes of the network; the defaults are the released ones, a `config.json` beside the weights
-    may give others.
+    """Sizes of the network; released by default, else from `config.json` beside weights.
 
     Attributes:
         input_size: Voxels along each side of the input.
@@ -130,10 +129,7 @@ class Colipri(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the patch, or the box of patches, that each token stands for.
-
-        The network's blocks let it read all others.
-        """
+        """Return each token's patch or box of patches; the network's blocks let it read all."""
         patch = self.sizes.patch
         edges = [
             place_edges(self.sizes.input_size, first=patch / 2, step=patch, n=n)
@@ -143,10 +139,7 @@ class Colipri(VolumeNetwork):
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: ColipriSizes) -> nn.Module:
-        """Build the network and fill it with the weights.
-
-        Those of the text encoder are left out.
-        """
+        """Build the network and fill it with the weights, without the text encoder's."""
         path = folder.path(_FILE)
         tensors = {
             key.removeprefix(_PREFIX): value
@@ -320,10 +313,7 @@ class _GatedFeedForward(nn.Module):
 def rotary_angles(
     grid: torch.Size, head_width: int, device: torch.device
 ) -> Float[Tensor, "token half_head"]:
-    """Return the angle of each pair of channels at each place of a grid.
-
-    A third of the pairs turns with each axis.
-    """
+    """Return the angle of each pair of channels per place; a third turns with each axis."""
     bands = torch.pow(_ROTARY_BASE, -torch.linspace(0, 1, head_width // 6 + 1, device=device)[:-1])
     places = torch.cartesian_prod(
         *[torch.arange(size, device=device, dtype=torch.float32) for size in grid]

@@ -178,9 +178,7 @@ class VolumeNetwork(VolumeEncoder):
 def _network(
     kind: type[VolumeNetwork], folder: WeightsFolder, digest: str, sizes: Any, device: str
 ) -> nn.Module:
-    """Load a network; `digest` is there to tell weights that were replaced from those that were
-    loaded.
-    """
+    """Load a network; `digest` tells weights that were replaced from those loaded."""
     network = kind.load(folder, sizes).eval().requires_grad_(requires_grad=False)
     try:
         return network.to(device)
@@ -210,9 +208,7 @@ def _embeddings(features: Features) -> Iterator[TokenEmbedding]:
 
 
 def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, int]:
-    """Return the grid that is left where it is pooled to at most `token_grid` places along each
-    axis.
-    """
+    """Return the grid left by pooling to at most `token_grid` places along each axis."""
     first, second, third = (size if token_grid is None else min(token_grid, size) for size in grid)
     return first, second, third
 
@@ -220,9 +216,7 @@ def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, in
 def pool_grid(
     grid: Float[Tensor, "batch dim a b c"], token_grid: int | None
 ) -> Float[Tensor, "batch token dim"]:
-    """Return a grid of features as tokens, averaged over boxes so that at most `token_grid` are
-    left along each axis.
-    """
+    """Return a grid of features as tokens, averaged over boxes to at most `token_grid` each."""
     if token_grid is not None:
         grid = functional.adaptive_avg_pool3d(grid, places_of(grid.shape[2:], token_grid))
     return grid.flatten(2).transpose(1, 2)

@@ -95,10 +95,7 @@ class Samples:
 def samples_along(
     volume: Volume | StoredVolume, steps: Preprocessing
 ) -> tuple[Samples, Samples, Samples]:
-    """Return where the samples lie along each axis of the tensor.
-
-    This ties a voxel of the tensor to the scan.
-    """
+    """Return where samples lie along each axis of the tensor, which ties it to the scan."""
     scan = _as_stored(volume)
     first, second, third = (_samples(scan, steps, place) for place in range(3))
     return first, second, third
@@ -131,9 +128,7 @@ def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
 
 
 def _grid(n: int, step: float, wanted: float, convention: Convention) -> tuple[float, float, int]:
-    """Return the place of the first sample and the distance of samples in voxels, and how many
-    samples there are.
-    """
+    """Return the first sample's place, the samples' distance (in voxels), and their number."""
     if convention == "monai":
         if abs(step - wanted) <= _SAME_SPACING_MM:
             return 0.0, 1.0, n
@@ -200,10 +195,7 @@ class _Scale:
 def _pad_value(
     scan: StoredVolume, steps: Preprocessing, inside: Float32[np.ndarray, "a b c"]
 ) -> float:
-    """Return what surrounds the scan.
-
-    A minimum is that of the whole scan, so what was cropped away may count.
-    """
+    """Return what surrounds the scan; a minimum is that of all of it, cropped or not."""
     if steps.pad != "minimum":
         return float(steps.pad or 0.0)
     lowest = float(inside.min())
@@ -227,10 +219,7 @@ def _resample(
     result: Float32[np.ndarray, "depth height width"],
     scale: _Scale,
 ) -> None:
-    """Sample a volume linearly into `result`, which may have any memory layout.
-
-    `along` are the samples of the volume's axes in order.
-    """
+    """Sample a volume, axis by axis, into `result`, which may have any memory layout."""
     places = [one.place for one in along]
     for axis, stride in enumerate(voxels.strides):
         if stride < 0:  # walk through memory the way it lies

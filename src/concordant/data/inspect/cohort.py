@@ -1,6 +1,4 @@
-"""INSPECT's files to the cohort table of `concordant.data.cohort`, with a flow that counts every
-exam left out.
-"""
+"""INSPECT's files to a cohort table, with a flow that counts every exam left out."""
 
 from __future__ import annotations
 

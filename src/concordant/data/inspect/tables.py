@@ -1,6 +1,4 @@
-"""INSPECT's three text files as typed tables, and the proof that time and flag mean what we take
-them for.
-"""
+"""INSPECT's three text files as typed tables, and the proof of what time and flag mean."""
 
 from __future__ import annotations
 
@@ -160,8 +158,7 @@ def _path(aimi: Path, stem: str) -> Path:
 
 
 def _once(path: Path, table: pl.DataFrame, *, first_of: str | None = None) -> ExamTable:
-    """Keep each exam once; of rows that differ in the column `first_of` alone, the first by its
-    value.
+    """Keep each exam once; of rows that differ in `first_of` alone, the first by its value.
 
     Raises:
         CohortError: An exam is there more than once, with different facts.
@@ -257,9 +254,7 @@ def _check_flag(labels: pl.DataFrame, windows: list[str], outcome: str, path: Pa
 
 
 def _share_against(labels: pl.DataFrame, windows: list[str], unit: str) -> float:
-    """Return the share of the exams with a telling label whose time contradicts it, the greater
-    of that of TRUE and that of FALSE.
-    """
+    """Return the share of telling labels that contradict the time: TRUE's or FALSE's."""
     shares = []
     for told in (1, 0):
         telling = labels.filter(
@@ -280,10 +275,7 @@ def _contradicts(windows: list[str], unit: str) -> pl.Expr:
 
 
 def _against(window: str, told: int, unit: str) -> pl.Expr:
-    """Tell where a window's label contradicts the time.
-
-    A month is 30 to 31 days, and a day is granted at either end.
-    """
+    """Tell where a window's label contradicts the time, a month being 30 to 31 days, give or take one."""
     months = int(window.partition("_")[0])
     days = pl.col("stated_time") / _PER_DAY[unit]
     beyond = days > 31 * months + 1 if told else days < 30 * months - 1

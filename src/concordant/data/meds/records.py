@@ -174,10 +174,7 @@ def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) 
 
 
 def _spill(records: PackedEvents, folder: Path) -> PackedEvents:
-    """Move the rows of a part to files, which are mapped back.
-
-    They are read where and when they are touched.
-    """
+    """Move the rows of a part to files, which are read where and when they are touched."""
     folder.mkdir()
 
     def mapped(name: str, values: Any) -> Any:
@@ -224,10 +221,7 @@ def _take(records: PackedEvents, places: Int[np.ndarray, " chosen"]) -> PackedEv
 
 
 def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedEvents:
-    """Bring the records of several parts into one order.
-
-    Each comes with the mask of its records' places.
-    """
+    """Bring the records of several parts, each with the mask of its places, into one order."""
     if (
         len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None
     ):  # with texts, those of others would go along to another process
@@ -263,9 +257,7 @@ def _rows_of(mask: Any, offsets: Int[np.ndarray, " record_plus_one"]) -> Int[np.
 def _join(
     parts: Sequence[tuple[tuple[str, ...], Any]],
 ) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:
-    """Put indices into several sorted vocabularies after each other, under the sorted vocabulary
-    of what they use.
-    """
+    """Put indices into several sorted vocabularies after each other, under one of them all."""
     places = [np.flatnonzero(np.bincount(index[index >= 0])) for _, index in parts]
     used = [
         [names[place] for place in found.tolist()]

@@ -144,10 +144,7 @@ def _scan(path: Path, columns: Mapping[str, str]) -> Shard:
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Return one row per event.
-
-    A nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is.
-    """
+    """Return one row per event: a nested file of MEDS 0.1 or 0.2 is unfolded."""
     schema = frame.collect_schema()
     event = _event_of(schema)
     if event is None:

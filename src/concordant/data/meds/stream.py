@@ -103,10 +103,7 @@ def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The samples as arrays, and their order by subject, with the subjects in that order.
-
-    Times are microseconds since 1970.
-    """
+    """The samples as arrays in order, and by subject; times are microseconds since 1970."""
 
     prediction: Int[np.ndarray, " sample"]
     earliest: Int[np.ndarray, " sample"]
@@ -125,9 +122,7 @@ class _Asked:
     def in_blocks(
         self, subjects: Int[np.ndarray, " block"]
     ) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
-        """Return the samples of these different subjects, in table order, and the place of the
-        subject of each.
-        """
+        """Return the samples of these subjects, in table order, and each one's subject's place."""
         first, end = (np.searchsorted(self.ordered, subjects, side) for side in ("left", "right"))
         place = np.repeat(np.arange(len(subjects)), end - first)
         before = np.concatenate([[0], np.cumsum(end - first)])[:-1]
@@ -230,10 +225,7 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
 
 
 def _least(days: Float[np.ndarray, " record"]) -> float | None:
-    """Return the least of the days before the prediction of each record's last event.
-
-    None where none of these has a time.
-    """
+    """Return the least days from a record's last event to its prediction, None without time."""
     return None if np.isnan(days).all() else float(np.nanmin(days))
 
 
@@ -285,10 +277,7 @@ def _collect(shard: Shard) -> pl.DataFrame:
 
 
 def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
-    """Sort rows by subject and time where they are not, keeping the order of equal ones.
-
-    Return the times and the blocks too.
-    """
+    """Sort rows by subject and time, equal ones as they came; return times and blocks too."""
     subject, time, marked = (
         frame["subject_id"].to_numpy(),
         frame["time"].to_numpy(),
@@ -311,10 +300,7 @@ def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
 
 
 def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """Number the distinct values of a column.
-
-    Return each row's number, the rank of each number, -1 for null, and the values by rank.
-    """
+    """Number a column's values: each row's number, each number's rank (null -1), the values."""
     number, first = cutting.number_distinct(frame[f"{name}_hash"].to_numpy())
     values = frame[name].gather(first)
     order = values.arg_sort(nulls_last=True).head(len(values) - values.null_count())

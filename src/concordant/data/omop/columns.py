@@ -1,6 +1,4 @@
-"""The columns of one file of a table as typed expressions, whatever type the export has written
-them in.
-"""
+"""The columns of one file of a table as typed expressions, whatever type they were written in."""
 
 from __future__ import annotations
 
@@ -54,10 +52,7 @@ class Columns:
         return self.text(name).is_not_null()
 
     def integer(self, name: str) -> pl.Expr:
-        """Return a column of identifiers as int64, null where it holds none.
-
-        "8507.0", as pandas writes beside nulls, is 8507.
-        """
+        """Return identifiers as int64, null where there is none; "8507.0" (pandas) is 8507."""
         if name not in self._schema:
             return pl.lit(None, pl.Int64)
         if self._schema[name] != pl.String:
@@ -95,9 +90,7 @@ class Columns:
 
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
-    """Read text as `Columns.time` says, by the format that its length gives, so that each value
-    is parsed once.
-    """
+    """Read text as `Columns.time` says, each value once, by the format its length gives."""
     text = (
         pl.when(text.str.slice(10, 1) == "T")
         .then(text.str.replace("T", " ", literal=True))

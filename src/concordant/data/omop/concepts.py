@@ -1,6 +1,4 @@
-"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and the table of codes with their
-parents.
-"""
+"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and codes with their parents."""
 
 from __future__ import annotations
 
@@ -54,10 +52,7 @@ def used_concepts(staged: Iterable[list[Path]]) -> pl.Series:
 
 
 def read_concepts(source: OmopSource, wanted: pl.Series) -> pl.DataFrame:
-    """Read `id`, `code` and `name` of the concepts that are wanted and known.
-
-    The table itself may hold millions of others.
-    """
+    """Read `id`, `code`, `name` of the concepts wanted and known, out of millions of others."""
     parts = [pl.DataFrame(schema=_SCHEMA)]
     for file in source.files("concept"):
         with source.opened(file) as frame:

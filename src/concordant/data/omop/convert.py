@@ -1,6 +1,4 @@
-"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes
-whose memory a shard bounds.
-"""
+"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes."""
 
 from __future__ import annotations
 
@@ -175,10 +173,7 @@ class _Conversion:
         return [paths for paths in parts if paths]
 
     def _write_shards(self, data: Path, concepts: pl.DataFrame, n_shards: int) -> ShardResult:
-        """Run the second pass over every shard.
-
-        What has been written is removed from the scratch folder.
-        """
+        """Run the second pass over every shard; what has been written is removed."""
         counts: Counter[tuple[int, str]] = Counter()
         codes: set[str] = set()
         for shard in range(n_shards):

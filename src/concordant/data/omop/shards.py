@@ -1,6 +1,4 @@
-"""Second pass: the staged events of one shard get their codes, are put in order, and are written
-as MEDS.
-"""
+"""Second pass: the staged events of one shard get codes and order, and are written as MEDS."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ class ShardResult:
 def write_shard(
     staged: list[tuple[int, Path]], concepts: pl.DataFrame, options: OmopOptions, out: Path
 ) -> ShardResult:
-    """Write one shard in the columns of MEDS and, beyond those, `unit`, `value_code`, `visit_id`
-    and `table`.
+    """Write one shard in the columns of MEDS and `unit`, `value_code`, `visit_id`, `table`.
 
     Subjects are contiguous and ascending; within one, static facts come first, then time ascends,
     and at one instant: birth, start of a period, of a visit, events, end of a visit, death, end of
@@ -183,9 +180,7 @@ def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
 
 
 def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `kind` of what is not the subject's first death or its first stated
-    causes, or is these once more.
-    """
+    """Return `row` and `kind` of deaths after the first, and of causes stated later or again."""
     deaths = (
         rows.select("subject_id", "time", "place")
         .with_row_index("row")
@@ -200,10 +195,7 @@ def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
 
 
 def _causes_at_death(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Put causes at the death.
-
-    Where one source states the earlier day and another the cause, both tell of the same death.
-    """
+    """Put causes at the death: the earlier day and the cause may come from two sources."""
     deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select(
         "subject_id", died="time"
     )
@@ -229,9 +221,7 @@ def _after_death(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int,
 
 
 def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
-    """Sort so that the same tables always give the same file, whatever the order in which
-    threads read them.
-    """
+    """Sort so that the same tables give the same file, in whatever order threads read them."""
     text = pl.struct(
         "text", "unit_text", "value_concept", "unit_concept"
     ).hash()  # the last of the keys: any order will do, if it is one
@@ -241,10 +231,7 @@ def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
-    """Put codes, units and values as text and code in.
-
-    A row without a concept has no value, for its neighbours measure other things.
-    """
+    """Put codes, units and values in; a row without a concept keeps no value."""
     values = concepts.select(value_concept="id", value_code="code", value_name="name")
     units = concepts.select(
         unit_concept="id", unit_code=pl.col("code").str.splitn("/", 2).struct.field("field_1")

@@ -1,7 +1,4 @@
-"""Where the tables of an OMOP export lie.
-
-A folder or a zip, CSV or parquet, gzipped or not, in any letter case.
-"""
+"""Where the tables of an OMOP export lie: a folder or zip, CSV or parquet, in any letter case."""
 
 from __future__ import annotations
 
@@ -171,10 +168,7 @@ def _by_table(root: Path, names: list[str]) -> dict[str, list[TableFile]]:
 
 
 def _place_of_table(path: PurePosixPath) -> PurePosixPath | None:
-    """Return the part of a path that is named as a table, the file itself or a folder it lies in.
-
-    None for any other file.
-    """
+    """Return the part of a path that is named as a table: the file or a folder; else None."""
     if not path.name.lower().endswith(_SUFFIXES) or any(
         part.startswith((".", "__")) for part in path.parts
     ):
@@ -231,8 +225,7 @@ def _separator(path: Path) -> str:
 
 
 def _quote(path: Path, separator: str, file: TableFile) -> str | None:
-    """Tell whether quotation marks enclose fields (`"`) or are text, as in `5" tube`, and enclose
-    none (None).
+    """Tell whether quotation marks enclose fields (`"`), or are text, as in `5" tube` (None).
 
     Taken for enclosing ones, bare marks would make one row of all that lie between two of them. The
     vocabulary files of Athena are tab-separated, with bare marks in the names.
@@ -254,19 +247,14 @@ def _quote(path: Path, separator: str, file: TableFile) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """How many quotation marks begin a field, and how many of those that would open one, if all
-    came in pairs, stand within a field.
-    """
+    """Quotation marks that begin a field, and those that would open one within a field."""
 
     enclosing: int
     bare: int
 
 
 def _marks(path: Path, separator: bytes) -> _Marks:
-    """Count quotation marks by what stands before them.
-
-    Within an enclosed field two, or one after a backslash, stand for one.
-    """
+    """Count quotation marks by what stands before them; a doubled or escaped one is text."""
     begins, escapes = (np.frombuffer(marks, np.uint8) for marks in (b"\n\r" + separator, b'"\\'))
     before, seen, enclosing, bare = b"\n", 0, 0, 0
     with path.open("rb") as stream:

@@ -1,7 +1,4 @@
-"""First pass: who there is, and the rows of one file as events, cut into shards.
-
-Every row that gives no event has its reason.
-"""
+"""First pass: who there is, and a file's rows as events in shards, or a reason for none."""
 
 from __future__ import annotations
 
@@ -158,10 +155,7 @@ def _require(columns: Columns, kind: EventKind) -> None:
 
 
 def _read(columns: Columns, kind: EventKind) -> dict[str, pl.Expr]:
-    """Return what is read off a row.
-
-    Identifiers, concept numbers, values, and what is stated of its time.
-    """
+    """Return what is read off a row: identifiers, concepts, values, what is stated of its time."""
     number = columns.number("value_as_number") if kind.has_value else pl.lit(None, pl.Float32)
     read = {
         "subject_id": columns.integer("person_id"),
@@ -266,10 +260,7 @@ def _time(kind: EventKind, options: OmopOptions) -> pl.Expr:
 
 
 def _ruled(prefix: str, when: When, rule: DateOnly) -> pl.Expr:
-    """Apply the rule for events of which only the day is known.
-
-    What has no hour is midnight here.
-    """
+    """Apply the rule for events of which only the day is known (read as midnight)."""
     stated = pl.col(f"{prefix}time")
     if when.exact or rule == "start_of_day":
         return stated

@@ -37,8 +37,7 @@ _MAX_SLICE_DISTANCE_MM = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ScanQuality:
-    """What was measured; lengths in millimetres, values in Hounsfield units, None where it cannot
-    be told.
+    """What was measured, in millimetres and Hounsfield units; None where it cannot be told.
 
     Attributes:
         key: The scan's key.
@@ -93,19 +92,13 @@ class _Findings:
 
 
 def measure(scan: Scan) -> ScanQuality:
-    """Read a scan and measure it.
-
-    A scan that is refused says why in `reason`, nothing is raised.
-    """
+    """Read a scan and measure it; a refused one says why in `reason`, nothing is raised."""
     quality, _ = measure_opened(scan)
     return quality
 
 
 def measure_opened(scan: Scan) -> tuple[ScanQuality, StoredVolume | None]:
-    """Return the quality of a scan and the scan itself, so that a picture needs no second reading.
-
-    None where it is refused.
-    """
+    """Measure a scan; return it too, None where refused: a picture needs no second reading."""
     findings = _Findings()
     volume: StoredVolume | None = None
     try:
@@ -211,10 +204,7 @@ def _hounsfield(
 
 
 def _peak(values: Float[np.ndarray, " voxel"], between: tuple[float, float]) -> float | None:
-    """Return the middle of the fullest bin of 10 HU in a range.
-
-    None where the range holds too few voxels, or is fullest at its end.
-    """
+    """Return the middle of a range's fullest bin; None with few voxels, or if it is the last."""
     edges = np.arange(between[0], between[1] + _BIN_HU / 2, _BIN_HU)
     counts, _ = np.histogram(values, edges)
     fullest = int(counts.argmax())

@@ -75,10 +75,7 @@ class Ontology:
         return pl.concat([self.edges["parent"], self.edges["child"]]).unique().alias("code")
 
     def below(self, roots: Collection[str]) -> frozenset[str]:
-        """Return the roots and everything that can be reached downwards from them.
-
-        A circle does no harm.
-        """
+        """Return the roots and everything below them; a circle does no harm."""
         reached = fresh = pl.DataFrame({"code": sorted(roots)}, schema={"code": pl.String})
         while fresh.height:
             lower = (
@@ -137,9 +134,7 @@ def _from_metadata(meds: Path) -> tuple[str, pl.DataFrame] | None:
 
 
 def _from_omop(folder: Path, roots: CodeMatcher) -> tuple[str, pl.DataFrame]:
-    """Read the pairs of `concept_ancestor` whose ancestor is a root, its numbers replaced by
-    `vocabulary_id/concept_code`.
-    """
+    """Read the pairs of `concept_ancestor` below a root, as `vocabulary_id/concept_code`."""
     pairs = _table(folder, "concept_ancestor", ("ancestor_concept_id", "descendant_concept_id"))
     concepts = _table(folder, "concept", ("concept_id", "vocabulary_id", "concept_code"))
     concepts = concepts.select(

@@ -87,10 +87,7 @@ class SampleMaker:
         return samples
 
     def _end_of_follow_up(self, samples: pl.DataFrame, records: ShardRecords) -> pl.Series:
-        """Return when each sample's follow-up ends if nothing happens.
-
-        Null where the index lies in no observation period.
-        """
+        """Return when follow-up ends if nothing happens, null outside of observation."""
         at = self.task.censoring.at
         if at == "last_event":
             return samples["last"]
@@ -147,10 +144,7 @@ def _meets(
 def _has_codes(
     criterion: Criterion, samples: pl.DataFrame, records: ShardRecords, look_back_days: float | None
 ) -> pl.Series:
-    """Look for an event in the window, ends inclusive.
-
-    A static fact lies in every window that is open to the past.
-    """
+    """Look for an event in the window, ends included; one open to the past has static facts."""
     events = records.of_sets(criterion.codes or (), criterion.within)
     low, high = criterion.window_days
     bounds = [low] if low is not None else []

@@ -1,7 +1,4 @@
-"""Scans to volumes in Hounsfield units: NIfTI and DICOM.
-
-What is damaged or ambiguous is refused with a short, stable reason.
-"""
+"""Scans to volumes in Hounsfield units; damage and ambiguity are refused with a short reason."""
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume
