@@ -57,13 +57,9 @@ class InspectOptions:
 
     def __post_init__(self) -> None:
         """Check the words, which may come from a command line."""
-        for name, words in (
-            ("outcome", Outcome),
-            ("embolism", Embolism),
-            ("exams", Exams),
-            ("time_unit", TimeUnit),
-        ):
-            given, known = getattr(self, name), get_args(words)
+        words = {"outcome": Outcome, "embolism": Embolism, "exams": Exams, "time_unit": TimeUnit}
+        for name, kind in words.items():
+            given, known = getattr(self, name), get_args(kind)
             if given not in known and not (name == "time_unit" and given is None):
                 raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(known)}")
 
@@ -173,9 +169,8 @@ def _choose(
         steps["with a pulmonary embolism"] = pl.col("pe_positive").fill_null(False)
     if options.exams == "first":
         exam = pl.col("impression_id")
-        steps["the first of its patient"] = exam == exam.sort_by(
-            "prediction_time", "impression_id"
-        ).first().over("subject_id")
+        earliest = exam.sort_by("prediction_time", "impression_id").first()
+        steps["the first of its patient"] = exam == earliest.over("subject_id")
     for step, keep in steps.items():
         joined = flow.passed(step, joined.filter(keep))
     if joined.is_empty():
@@ -191,29 +186,13 @@ def _table(chosen: pl.DataFrame, scans: Path, out: Path) -> pl.DataFrame:
     scan = pl.when(pl.col("image_id").is_in(list(present))).then(
         pl.format("{}/{}.nii.gz", pl.lit(folder), "image_id")
     )
-    named = chosen.sort("impression_id").select(
-        "subject_id",
-        "prediction_time",
-        "time_days",
-        "event",
-        "split",
-        "pe_positive",
-        sample_id=pl.col("impression_id"),
-        site=pl.lit(SITE),
-        ct_path=scan,
-    )
-    order = (
-        "sample_id",
-        "subject_id",
-        "prediction_time",
-        "time_days",
-        "event",
-        "split",
-        "site",
-        "ct_path",
+    return chosen.sort("impression_id").select(
+        pl.col("impression_id").alias("sample_id"),
+        *("subject_id", "prediction_time", "time_days", "event", "split"),
+        pl.lit(SITE).alias("site"),
+        scan.alias("ct_path"),
         "pe_positive",
     )
-    return named.select(order)
 
 
 def _repeated(*tables: ExamTable) -> list[str]:
@@ -244,11 +223,8 @@ def _about_records(table: pl.DataFrame, meds: Path | None) -> list[str]:
     subjects, died = set[int](), set[int]()
     for shard in scan_shards(meds):
         own = shard.frame.filter(pl.col("subject_id").is_in(table["subject_id"].unique().implode()))
-        found = (
-            own.group_by("subject_id")
-            .agg(died=pl.col("code").str.starts_with("MEDS_DEATH").any())
-            .collect(engine="streaming")
-        )
+        died_here = pl.col("code").str.starts_with("MEDS_DEATH").any()
+        found = own.group_by("subject_id").agg(died=died_here).collect(engine="streaming")
         subjects |= set(found["subject_id"])
         died |= set(found.filter("died")["subject_id"])
     n_patients = table["subject_id"].n_unique()
@@ -257,11 +233,9 @@ def _about_records(table: pl.DataFrame, meds: Path | None) -> list[str]:
             f"{meds}: holds none of the {n_patients} patients; expected the MEDS bundle of "
             "INSPECT, whose subject_id is person_id"
         )
-    notes = (
-        [f"{n_patients - len(subjects)} of {n_patients} patients have no record"]
-        if len(subjects) < n_patients
-        else []
-    )
+    notes = []
+    if len(subjects) < n_patients:
+        notes.append(f"{n_patients - len(subjects)} of {n_patients} patients have no record")
     if died:
         notes.append(
             f"{len(died)} patients have a death in the records, which INSPECT removed; the label "

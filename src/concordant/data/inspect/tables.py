@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import polars as pl
 
 from concordant.core.errors import CohortError
+from concordant.data.frames import first_line, require_columns
 from concordant.data.omop.columns import parsed_time
 
 SPLITS = {"train": "train", "valid": "tuning", "test": "held_out"}
@@ -71,9 +72,8 @@ def read_splits(aimi: Path) -> ExamTable:
     """
     path, table = _read(aimi, "splits", ("impression_id", "split"))
     words = pl.col("split").str.to_lowercase()
-    read = table.select(
-        "impression_id", split=words.replace_strict(SPLITS, default=None, return_dtype=pl.String)
-    )
+    split = words.replace_strict(SPLITS, default=None, return_dtype=pl.String)
+    read = table.select("impression_id", split=split)
     _refuse(read["split"].is_null(), f"{path}: split is not one of {', '.join(SPLITS)}")
     return _once(path, read)
 
@@ -114,12 +114,8 @@ def read_labels(aimi: Path, outcome: str, windows: tuple[str, ...]) -> ExamTable
 
 
 def _truth(name: str) -> pl.Expr:
-    return (
-        pl.col(name)
-        .str.to_lowercase()
-        .replace_strict(_TRUTH, default=None, return_dtype=pl.Int8)
-        .alias(name)
-    )
+    words = pl.col(name).str.to_lowercase()
+    return words.replace_strict(_TRUTH, default=None, return_dtype=pl.Int8).alias(name)
 
 
 def _unknown_words(table: pl.DataFrame, name: str) -> pl.Series:
@@ -128,33 +124,24 @@ def _unknown_words(table: pl.DataFrame, name: str) -> pl.Series:
 
 def _read(aimi: Path, stem: str, required: tuple[str, ...]) -> tuple[Path, pl.DataFrame]:
     """Read a file as text; a blank is null."""
-    path = _path(aimi, stem)
+    files = sorted(path for path in aimi.glob(f"{stem}*.tsv") if path.is_file())
+    if len(files) != 1:
+        given = ", ".join(path.name for path in files) or "none"
+        raise CohortError(
+            f"{aimi}: expected one file {stem}_DATE.tsv, as AIMI gives it; found {given}"
+        )
+    path = files[0]
     try:
         table = pl.read_csv(path, separator="\t", infer_schema=False, encoding="utf8-lossy")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(
-            f"{path}: not readable ({str(error).partition(chr(10))[0]}); expected tab-separated "
-            "text with a header"
+            f"{path}: not readable ({first_line(error)}); expected tab-separated text with a header"
         ) from None
-    absent = [name for name in required if name not in table.columns]
-    if absent:
-        raise CohortError(
-            f"{path}: missing column(s) {', '.join(absent)}; found {', '.join(table.columns)}"
-        )
+    require_columns(table.columns, required, path, CohortError)
     text = pl.all().str.strip_chars()
     table = table.select(pl.when(text != "").then(text).name.keep())
     _refuse(table["impression_id"].is_null(), f"{path}: impression_id is empty")
     return path, table
-
-
-def _path(aimi: Path, stem: str) -> Path:
-    found = sorted(path for path in aimi.glob(f"{stem}*.tsv") if path.is_file())
-    if len(found) != 1:
-        given = ", ".join(path.name for path in found) or "none"
-        raise CohortError(
-            f"{aimi}: expected one file {stem}_DATE.tsv, as AIMI gives it; found {given}"
-        )
-    return found[0]
 
 
 def _once(path: Path, table: pl.DataFrame, *, first_of: str | None = None) -> ExamTable:
@@ -163,11 +150,10 @@ def _once(path: Path, table: pl.DataFrame, *, first_of: str | None = None) -> Ex
     Raises:
         CohortError: An exam is there more than once, with different facts.
     """
-    facts = [name for name in table.columns if name != first_of]
-    ordered = (
-        table if first_of is None else table.sort(first_of, nulls_last=True, maintain_order=True)
-    )
-    different = ordered.unique(facts, keep="first", maintain_order=True)
+    stated = [name for name in table.columns if name != first_of]
+    if first_of is not None:
+        table = table.sort(first_of, nulls_last=True, maintain_order=True)
+    different = table.unique(stated, keep="first", maintain_order=True)
     conflicts = different["impression_id"].is_duplicated()
     if conflicts.any():
         n = different.filter(conflicts)["impression_id"].n_unique()
@@ -257,10 +243,8 @@ def _share_against(labels: pl.DataFrame, windows: list[str], unit: str) -> float
     """Return the share of telling labels that contradict the time: TRUE's or FALSE's."""
     shares = []
     for told in (1, 0):
-        telling = labels.filter(
-            pl.any_horizontal(pl.col(name) == told for name in windows)
-            & pl.col("stated_time").is_not_null()
-        )
+        known = pl.any_horizontal(pl.col(name) == told for name in windows)
+        telling = labels.filter(known, pl.col("stated_time").is_not_null())
         if telling.height:
             against = pl.any_horizontal(_against(name, told, unit) for name in windows)
             shares.append(telling.select(against.fill_null(False).mean()).item())
@@ -275,7 +259,7 @@ def _contradicts(windows: list[str], unit: str) -> pl.Expr:
 
 
 def _against(window: str, told: int, unit: str) -> pl.Expr:
-    """Tell where a window's label contradicts the time, a month being 30 to 31 days, give or take one."""
+    """Tell where a window's label contradicts the time, a month being 30 to 31 days."""
     months = int(window.partition("_")[0])
     days = pl.col("stated_time") / _PER_DAY[unit]
     beyond = days > 31 * months + 1 if told else days < 30 * months - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from concordant.core.errors import RecordError
+from concordant.data.frames import require_columns
 from concordant.data.omop.source import TableFile
 
 _ZONE = r"(:\d\d(?:\.\d+)?) ?(?:UTC|Z|[+-]\d\d(?::?\d\d)?)$"
@@ -24,12 +25,8 @@ class Columns:
         Raises:
             RecordError: One is not.
         """
-        absent = [name for name in names if name not in self._schema]
-        if absent:
-            raise RecordError(
-                f"{self._file.name}: missing column(s) {', '.join(absent)}; found "
-                f"{', '.join(self._schema)}. OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
-            )
+        advice = f". OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
+        require_columns(self._schema, names, self._file.name, RecordError, advice)
 
     def require_one(self, *names: str) -> None:
         """Check that at least one of several columns is there.
@@ -91,11 +88,8 @@ class Columns:
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
     """Read text as `Columns.time` says, each value once, by the format its length gives."""
-    text = (
-        pl.when(text.str.slice(10, 1) == "T")
-        .then(text.str.replace("T", " ", literal=True))
-        .otherwise(text)
-    )
+    blank = text.str.replace("T", " ", literal=True)
+    text = pl.when(text.str.slice(10, 1) == "T").then(blank).otherwise(text)
     length = text.str.len_bytes()
     zoned = pl.when(length > 19).then(text).str.replace(_ZONE, "$1")
     formats = (

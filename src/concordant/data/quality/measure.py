@@ -86,7 +86,7 @@ class ScanQuality:
 class _Findings:
     """What is collected on the way to a `ScanQuality`."""
 
-    facts: dict[str, object] = field(default_factory=dict)
+    measured: dict[str, object] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     reason: str | None = None
 
@@ -105,21 +105,19 @@ def measure_opened(scan: Scan) -> tuple[ScanQuality, StoredVolume | None]:
         if scan.reason is not None:
             raise VolumeError(scan.reason)
         _grid(scan, findings)
-        volume = _opened(scan)
+        if scan.series is not None:
+            volume = open_series(scan.series)
+        elif scan.file is not None:
+            volume = open_volume(scan.file)
+        else:
+            raise VolumeError("no file")
         _extent(volume, findings)
         _intensity(volume, findings)
     except VolumeError as error:
         findings.reason = error.reason
-    # facts are its fields
-    return ScanQuality(scan.key, findings.reason, tuple(findings.doubts), **findings.facts), volume  # type: ignore[arg-type]
-
-
-def _opened(scan: Scan) -> StoredVolume:
-    if scan.series is not None:
-        return open_series(scan.series)
-    if scan.file is None:
-        raise VolumeError("no file")
-    return open_volume(scan.file)
+    doubts = tuple(findings.doubts)
+    # what was measured is named as its fields
+    return ScanQuality(scan.key, findings.reason, doubts, **findings.measured), volume  # type: ignore[arg-type]
 
 
 def _grid(scan: Scan, findings: _Findings) -> None:
@@ -132,7 +130,7 @@ def _grid(scan: Scan, findings: _Findings) -> None:
     if stack is None:
         return
     _stored_axes(stack.affine_mm, findings)
-    findings.facts |= {
+    findings.measured |= {
         "n_slices": len(stack.slot),
         "n_missing": stack.n_missing,
         "n_copies": stack.n_copies,
@@ -141,28 +139,25 @@ def _grid(scan: Scan, findings: _Findings) -> None:
         "kernel": first.kernel or None,
         "thickness_mm": first.thickness_mm if np.isfinite(first.thickness_mm) else None,
     }
-    findings.doubts += [
-        text
-        for text, holds in (
-            ("missing slices, interpolated", stack.n_missing > 0),
-            ("slices at uneven distances, resampled", not stack.even),
-            ("copies of slices, left out", stack.n_copies > 0),
-        )
-        if holds
-    ]
+    doubts = {
+        "missing slices, interpolated": stack.n_missing > 0,
+        "slices at uneven distances, resampled": not stack.even,
+        "copies of slices, left out": stack.n_copies > 0,
+    }
+    findings.doubts += [text for text, holds in doubts.items() if holds]
 
 
 def _stored_axes(affine_mm: Float[np.ndarray, "4 4"], findings: _Findings) -> None:
     degrees = round(obliquity_degrees(affine_mm), 2)
-    findings.facts |= {"axes": axis_code(affine_mm), "obliquity_degrees": degrees}
+    findings.measured |= {"axes": axis_code(affine_mm), "obliquity_degrees": degrees}
     if degrees > MAX_OBLIQUITY_DEGREES:
         findings.doubts.append("tilted or oblique")
 
 
 def _extent(volume: StoredVolume, findings: _Findings) -> None:
     shape, spacing = volume.stored.shape, volume.spacing_mm
-    findings.facts |= {"shape": shape, "spacing_mm": spacing}
-    findings.facts.setdefault("n_slices", shape[0])
+    findings.measured |= {"shape": shape, "spacing_mm": spacing}
+    findings.measured.setdefault("n_slices", shape[0])
     if shape[0] < _MIN_SLICES:
         findings.reason = f"fewer than {_MIN_SLICES} slices"
     if shape[0] * spacing[0] < _MIN_COVERAGE_MM:
@@ -175,7 +170,7 @@ def _intensity(volume: StoredVolume, findings: _Findings) -> None:
     values = _sample(volume)
     low, high = float(values.min()), float(values.max())
     air, tissue = _peak(values, _AIR_HU), _peak(values, _SOFT_TISSUE_HU)
-    findings.facts |= {
+    findings.measured |= {
         "hu_range": (low, high),
         "air_peak": air,
         "soft_tissue_peak": tissue,
@@ -218,9 +213,7 @@ def _content(volume: StoredVolume) -> str:
     step = max(_BLOCK // max(volume.stored[:1].size, 1), 1)
     for start in range(0, len(volume.stored), step):
         block = _hounsfield(volume, volume.stored[start : start + step])
-        whole = np.rint(np.clip(block, np.iinfo(np.int16).min, np.iinfo(np.int16).max)).astype(
-            "<i2"
-        )
+        whole = np.rint(np.clip(block, -(1 << 15), (1 << 15) - 1)).astype("<i2")
         digest.update(np.ascontiguousarray(whole).data)
     return digest.hexdigest()
 
@@ -228,44 +221,26 @@ def _content(volume: StoredVolume) -> str:
 USABLE, REFUSED = "usable", "quarantined"
 
 _AXES = ("depth", "height", "width")
+_PLAIN: dict[str, pl.DataType] = {
+    "axes": pl.String(),
+    "obliquity_degrees": pl.Float64(),
+    **dict.fromkeys(("n_slices", "n_missing", "n_copies", "n_set_aside"), pl.Int64()),
+    "even": pl.Boolean(),
+    "kernel": pl.String(),
+    "thickness_mm": pl.Float64(),
+}
+"""Columns that are fields of `ScanQuality`."""
 _SCHEMA: dict[str, pl.DataType] = {
-    "scan": pl.String(),
-    "ct_path": pl.String(),
-    "format": pl.String(),
-    "status": pl.String(),
-    "reason": pl.String(),
+    **dict.fromkeys(("scan", "ct_path", "format", "status", "reason"), pl.String()),
     "doubts": pl.List(pl.String()),
     "duplicate_of": pl.String(),
     "content": pl.String(),
     **{f"n_{axis}": pl.Int64() for axis in _AXES},
     **{f"spacing_{axis}_mm": pl.Float64() for axis in _AXES},
     **{f"extent_{axis}_mm": pl.Float64() for axis in _AXES},
-    "axes": pl.String(),
-    "obliquity_degrees": pl.Float64(),
-    "n_slices": pl.Int64(),
-    "n_missing": pl.Int64(),
-    "n_copies": pl.Int64(),
-    "n_set_aside": pl.Int64(),
-    "even": pl.Boolean(),
-    "kernel": pl.String(),
-    "thickness_mm": pl.Float64(),
-    "hu_min": pl.Float64(),
-    "hu_max": pl.Float64(),
-    "air_peak_hu": pl.Float64(),
-    "soft_tissue_peak_hu": pl.Float64(),
+    **_PLAIN,
+    **dict.fromkeys(("hu_min", "hu_max", "air_peak_hu", "soft_tissue_peak_hu"), pl.Float64()),
 }
-_PLAIN = (
-    "axes",
-    "obliquity_degrees",
-    "n_slices",
-    "n_missing",
-    "n_copies",
-    "n_set_aside",
-    "even",
-    "kernel",
-    "thickness_mm",
-    "content",
-)
 
 
 def quality_table(scans: Sequence[Scan], qualities: Sequence[ScanQuality]) -> pl.DataFrame:
@@ -280,14 +255,13 @@ def quality_table(scans: Sequence[Scan], qualities: Sequence[ScanQuality]) -> pl
         schema=_SCHEMA,
     )
     first = pl.col("scan").first().over("content")
-    same = pl.col("content").is_not_null() & (
-        pl.int_range(pl.len()).rank("ordinal").over("content") > 1
-    )
+    later = pl.int_range(pl.len()).rank("ordinal").over("content") > 1
+    same = pl.col("content").is_not_null() & later
     return table.with_columns(duplicate_of=pl.when(same).then(first).otherwise(None))
 
 
 def _row(scan: Scan, quality: ScanQuality) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(quality, name) for name in _PLAIN}
+    row: dict[str, object] = {name: getattr(quality, name) for name in (*_PLAIN, "content")}
     row |= {
         "scan": scan.key,
         "ct_path": scan.ct_path,
