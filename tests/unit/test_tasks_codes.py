@@ -10,7 +10,7 @@ import pytest
 
 from concordant.core.errors import ConfigError, RecordError
 from concordant.data.tasks import build_cohort, read_task
-from concordant.data.tasks.matcher import CodeMatcher
+from concordant.data.tasks.codes import CodeMatcher
 from meds_tasks_fixture import day, index_table, write_meds
 
 

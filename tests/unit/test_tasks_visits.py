@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from concordant.data.tasks import build_cohort
-from concordant.data.tasks.times import DAY
+from concordant.data.tasks.samples import DAY
 from concordant.data.tasks.visits import visits_of
 from meds_tasks_fixture import day, index_table, write_meds
 

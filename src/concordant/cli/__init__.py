@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from concordant.cli import cohort as _cohort
-from concordant.cli import inspect as _inspect
 from concordant.cli import omop as _omop
 from concordant.cli import pictures as _pictures
 from concordant.cli import pretrain as _pretrain
 from concordant.cli import scans as _scans
 from concordant.cli.console import Group, open_console, progress
 from concordant.cli.engines import Address, EngineName, Workers
+from concordant.cli.options import PretrainCommand, SimulateCommand, simulation_options
 from concordant.cli.predictions import PredictionsCommand, compare, evaluate
-from concordant.cli.simulation import SimulateCommand, simulation_options
 
 if TYPE_CHECKING:
     from concordant.config import Study
@@ -242,9 +241,9 @@ def report(
 
 app.command(epilog=_omop.EPILOG)(_omop.omop)
 app.command(epilog=_cohort.EPILOG)(_cohort.cohort)
-app.command(epilog=_pretrain.EPILOG)(_pretrain.pretrain)
+app.command(cls=PretrainCommand, epilog=_pretrain.EPILOG)(_pretrain.pretrain)
 app.command(epilog=_scans.EPILOG)(_scans.scans)
-app.command(epilog=_inspect.EPILOG)(_inspect.inspect)
+app.command(epilog=_cohort.INSPECT_EPILOG)(_cohort.inspect)
 app.command(epilog=_pictures.EPILOG)(_pictures.pictures)
 
 

@@ -60,8 +60,7 @@ def omop(
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
 ) -> None:
-    """Convert an OMOP CDM 5.3 or 5.4 export to a MEDS dataset, and count every row that gives no
-    event.
+    """Convert an OMOP CDM 5.3 or 5.4 export to MEDS, and count every row that gives no event.
 
     The dataset appears whole or not at all. Its counts are printed, and kept in
     metadata/quality.json.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from concordant.cli.columns import Columns, renamed_columns
+from concordant.cli.cohort import Columns, renamed_columns
 from concordant.cli.console import open_console, progress
 
 EPILOG = (
@@ -17,6 +17,7 @@ EPILOG = (
 
 
 def pretrain(
+    context: typer.Context,
     objective: Annotated[
         str,
         typer.Argument(
@@ -40,31 +41,6 @@ def pretrain(
         ),
     ] = None,
     column: Columns = None,
-    hidden: Annotated[int, typer.Option(min=1, help="Width of a hidden state.")] = 128,
-    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
-    window: Annotated[int, typer.Option(min=1, help="Events in the attention window.")] = 496,
-    vocabulary: Annotated[int, typer.Option(min=2, help="Most tokens of the vocabulary.")] = 16_384,
-    min_subjects: Annotated[
-        int, typer.Option(min=1, help="A token occurs in the records of so many train subjects.")
-    ] = 5,
-    tasks: Annotated[
-        int, typer.Option(min=1, help="motor: most codes whose times are learned.")
-    ] = 512,
-    max_epochs: Annotated[
-        int, typer.Option(min=1, help="Most passes over the train records.")
-    ] = 50,
-    patience: Annotated[
-        int,
-        typer.Option(min=1, help="Rounds without a better tuning likelihood after which to stop."),
-    ] = 5,
-    rounds_per_epoch: Annotated[
-        int, typer.Option(min=1, help="Rounds in a pass; after each, the state is kept.")
-    ] = 1,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Events in a batch.")] = 4096,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and sampled places.")] = 0,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     restart: Annotated[
         bool,
         typer.Option(
@@ -82,33 +58,12 @@ def pretrain(
     from concordant.pretrain import PretrainOptions
     from concordant.pretrain import pretrain as run
 
-    options = PretrainOptions(
-        # the options refuse another word, here and below
-        objective=objective,  # type: ignore[arg-type]
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        window=window,
-        vocabulary=vocabulary,
-        min_subjects=min_subjects,
-        tasks=tasks,
-        max_epochs=max_epochs,
-        patience=patience,
-        rounds_per_epoch=rounds_per_epoch,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,  # type: ignore[arg-type]
-    )
+    # the options refuse another word
+    options = PretrainOptions(objective=objective, **context.obj)  # type: ignore[arg-type]
+    columns = renamed_columns(column) or None
     with progress() as report:
         done = run(
-            meds,
-            out,
-            options,
-            splits=splits,
-            columns=renamed_columns(column) or None,
-            restart=restart,
-            progress=report,
+            meds, out, options, splits=splits, columns=columns, restart=restart, progress=report
         )
     open_console().print(
         f"{done.n_tokens} tokens, {done.n_train} train and {done.n_tuning} tuning records, "

@@ -1,3 +1,1 @@
-"""Left of the store: cohort tables, MEDS records, NIfTI scans, feature files, and the audit of
-splits.
-"""
+"""Left of the store: cohort tables, records, scans, feature files, and the audit of splits."""

@@ -1,7 +1,4 @@
-"""The audit: proof that nothing which is tested was seen in training. Details are counts.
-
-No sample or subject is named.
-"""
+"""The audit: proof that nothing which is tested was seen in training, in counts, naming nobody."""
 
 from __future__ import annotations
 
@@ -66,11 +63,8 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return what `audit.json` holds."""
         quality = {"data_quality": quality_table(self.records).to_dicts()} if self.records else {}
-        return {
-            "passed": self.passed,
-            "checks": [asdict(check) for check in self.checks],
-            **quality,
-        }
+        checks = [asdict(check) for check in self.checks]
+        return {"passed": self.passed, "checks": checks, **quality}
 
 
 def audit(
@@ -111,15 +105,11 @@ def audit(
         folds = _folds(development, assignment, group)
         checks += [_every_sample_has_a_fold(development, folds), _groups_within_folds(folds, group)]
     tested = _tested(development, external, cross_validation=cross_validation)
+    advice = _ADVICE_FOLDED if cross_validation else _ADVICE
     checks += [
         _events_after_prediction(cohorts, records or {}),
         _training_data(cohorts, training_data or {}),
-        _pretraining(
-            tested,
-            pretraining or {},
-            datasets or {},
-            _ADVICE_FOLDED if cross_validation else _ADVICE,
-        ),
+        _pretraining(tested, pretraining or {}, datasets or {}, advice),
         _shared_scans(cohorts),
     ]
     return Audit(tuple(checks), records or {})
@@ -158,10 +148,7 @@ def _every_sample_has_a_split(development: Cohort) -> AuditCheck:
 
 
 def _folds(development: Cohort, assignment: pl.DataFrame, group: str) -> pl.DataFrame:
-    """Join the assignment to the development cohort.
-
-    `sample_id`, `repeat`, `fold`, `held_out`, `group`.
-    """
+    """Join the assignment to the cohort: `sample_id`, `repeat`, `fold`, `held_out`, `group`."""
     absent = [name for name in ("sample_id", "repeat", "fold") if name not in assignment.columns]
     if absent:
         raise CohortError(
@@ -185,10 +172,7 @@ def _held_out() -> pl.Expr:
 def _tested(
     development: Cohort, external: Sequence[Cohort], *, cross_validation: bool
 ) -> dict[str, pl.DataFrame]:
-    """Return per cohort the `subject_id` of whom the study predicts.
-
-    Those held out, or all that take part in folds; externally all.
-    """
+    """Return per cohort whom the study predicts: the held out, or all in folds; externally all."""
     predicted = development.table.filter(~_held_out() if cross_validation else _held_out())
     tables = {development.label: predicted} | {cohort.label: cohort.table for cohort in external}
     return {label: table.select("subject_id").unique() for label, table in tables.items()}
@@ -196,9 +180,7 @@ def _tested(
 
 def _every_sample_has_a_fold(development: Cohort, folds: pl.DataFrame) -> AuditCheck:
     n_repeats = folds["repeat"].n_unique()
-    n_samples = development.table.height - int(
-        development.table.select(_held_out())["held_out"].sum()
-    )
+    n_samples = development.table.filter(~_held_out()).height
     held_out = int(folds["held_out"].sum())
     once = folds.filter(~pl.col("held_out")).unique(["sample_id", "repeat"]).height
     twice = folds.height - held_out - once
@@ -226,11 +208,7 @@ def _events_after_prediction(
     cohorts: Sequence[Cohort], records: Mapping[str, RecordCounts]
 ) -> AuditCheck:
     read = [(cohort.label, records[cohort.label]) for cohort in cohorts if cohort.label in records]
-    late = [
-        label
-        for label, counts in read
-        if counts.latest_days_before is not None and counts.latest_days_before < 0
-    ]
+    late = any((counts.latest_days_before or 0) < 0 for _, counts in read)
     listed = "; ".join(
         f"{label}: {counts.n_after_prediction} of {counts.n_events_read} events came after the "
         "prediction time and were cut"
@@ -248,10 +226,7 @@ def _words(text: str) -> str:
 def _training_data(
     cohorts: Sequence[Cohort], training_data: Mapping[str, Sequence[str]]
 ) -> AuditCheck:
-    """Compare names word by word, without case or punctuation.
-
-    Weights trained on `INSPECT` have seen the cohort `inspect_test`.
-    """
+    """Compare names word by word: weights trained on `INSPECT` have seen `inspect_test`."""
     seen = [
         f"{encoder} was trained on {name}, the study tests on {cohort.label}"
         for encoder, names in training_data.items()
@@ -278,10 +253,7 @@ class _Meeting:
 
     @property
     def is_overlap(self) -> bool:
-        """Whether the same people are on both sides.
-
-        In another dataset the same number may be another person.
-        """
+        """Whether the same people are on both sides; elsewhere a number may be another person."""
         return self.same_dataset and len(self.uses) > 0
 
     def in_words(self) -> str:
@@ -310,18 +282,13 @@ def _pretraining(
         for encoder, listed in pretraining.items()
         if listed is None
     ]
-    met = [
-        _Meeting(
-            encoder,
-            cohort,
-            ids.height,
-            _common(listed.table, ids),
-            datasets.get(cohort) == listed.dataset,
-        )
-        for encoder, listed in pretraining.items()
-        if listed is not None
-        for cohort, ids in tested.items()
-    ]
+    met = []
+    known = {encoder: listed for encoder, listed in pretraining.items() if listed is not None}
+    for encoder, listed in known.items():
+        for cohort, ids in tested.items():
+            uses = listed.table.join(ids, on="subject_id", how="semi")["used_for"]
+            same = datasets.get(cohort) == listed.dataset
+            met.append(_Meeting(encoder, cohort, ids.height, uses, same))
     overlaps = "; ".join(one.in_words() for one in met if one.is_overlap)
     others = [*(one.in_words() for one in met if not one.is_overlap), *unknown]
     found = "; ".join([f"{overlaps}: {advice}", *others] if overlaps else others)
@@ -330,10 +297,6 @@ def _pretraining(
         not overlaps,
         found or "no encoder has weights that `concordant pretrain` can make",
     )
-
-
-def _common(listed: pl.DataFrame, tested: pl.DataFrame) -> pl.Series:
-    return listed.join(tested, on="subject_id", how="semi")["used_for"]
 
 
 def _shared_scans(cohorts: Sequence[Cohort]) -> AuditCheck:

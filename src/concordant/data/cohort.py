@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from concordant.core.errors import CohortError, did_you_mean
 from concordant.core.survival import SurvivalTarget
+from concordant.data.frames import read_parquet
 
 SPLITS = ("train", "tuning", "held_out")
 
@@ -64,8 +65,7 @@ class Cohort:
         return np.flatnonzero((self.table["split"] == split).fill_null(False).to_numpy())
 
     def ct_path(self, row: int) -> Path | None:
-        """Return where the scan of the sample at a position in the table lies, or None where it has
-        none.
+        """Return where the scan of the sample at a position lies, None where it has none.
 
         Raises:
             CohortError: The table has no column `ct_path`.
@@ -117,21 +117,14 @@ def read_cohort(
     _check_splits(table, path)
     if splits_required:
         _check_every_split(table, path)
-    return Cohort(
-        path.stem if label is None else label, path, table, meds, dict(meds_columns or {})
-    )
+    label = path.stem if label is None else label
+    return Cohort(label, path, table, meds, dict(meds_columns or {}))
 
 
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise CohortError(f"{path}: no such cohort table; expected a parquet file")
-    try:
-        table = pl.read_parquet(path, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(
-            f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]}); write the "
-            "table as parquet"
-        ) from None
+    table = read_parquet(path, CohortError, "; write the table as parquet")
     if table.is_empty():
         raise CohortError(f"{path}: the cohort table has no row")
     return table
@@ -152,26 +145,26 @@ def _is_text(kind: pl.DataType) -> bool:
     return kind in (pl.String, pl.Categorical, pl.Enum)
 
 
-def _is_local_time(kind: pl.DataType) -> bool:
+def _is_integer(kind: pl.DataType) -> bool:
+    return kind.is_integer()
+
+
+def is_local_time(kind: pl.DataType) -> bool:
+    """Tell whether a column may hold times as MEDS has them: dates, or times without a zone."""
     return kind == pl.Date or (isinstance(kind, pl.Datetime) and kind.time_zone is None)
 
 
 _COLUMNS = (
     _Column("sample_id", pl.String(), _is_text, "text"),
-    _Column("subject_id", pl.Int64(), lambda kind: kind.is_integer(), "an integer (int64)"),
+    _Column("subject_id", pl.Int64(), _is_integer, "an integer (int64)"),
     _Column(
         "prediction_time",
         pl.Datetime("us"),
-        _is_local_time,
+        is_local_time,
         "a date or a timestamp without time zone, as MEDS times are",
     ),
     _Column("time_days", pl.Float64(), lambda kind: kind.is_numeric(), "days as a number"),
-    _Column(
-        "event",
-        pl.Int8(),
-        lambda kind: kind.is_integer(),
-        "an integer (0 censored, 1 observed, 2.. competing)",
-    ),
+    _Column("event", pl.Int8(), _is_integer, "an integer (0 censored, 1 observed, 2.. competing)"),
     _Column("split", pl.String(), _is_text, "text (train, tuning or held_out)", required=False),
     _Column("site", pl.String(), _is_text, "text", required=False),
     _Column("ct_path", pl.String(), _is_text, "text", required=False),
@@ -179,10 +172,7 @@ _COLUMNS = (
 
 
 def _typed(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Check that the known columns are there and of the right kind, and cast them.
-
-    Absent `split` and `site` are added as null.
-    """
+    """Check that the known columns are there and cast them; absent `split`, `site` are null."""
     required = [column.name for column in _COLUMNS if column.required]
     absent = [name for name in required if name not in table.columns]
     if absent:
@@ -190,13 +180,8 @@ def _typed(table: pl.DataFrame, path: Path) -> pl.DataFrame:
             f"{path}: missing column(s) {', '.join(absent)}; a cohort table needs "
             f"{', '.join(required)}"
         )
-    table = table.with_columns(
-        [
-            pl.lit(None, pl.String).alias(name)
-            for name in ("split", "site")
-            if name not in table.columns
-        ]
-    )
+    blank = {name: None for name in ("split", "site") if name not in table.columns}
+    table = table.with_columns(**blank)
     for column in _COLUMNS:
         if column.name in table.columns:
             table = table.with_columns(_cast(table[column.name], column, path))
@@ -217,9 +202,7 @@ def _cast(values: pl.Series, column: _Column, path: Path) -> pl.Series:
 
 
 def _first_row(wrong: pl.Series) -> str:
-    """Say how many rows are wrong and which is the first, counted from 1, without naming a
-    patient.
-    """
+    """Say how many rows are wrong and which is the first, from 1, without naming a patient."""
     rows = wrong.fill_null(True).arg_true()
     return f"{len(rows)} row(s), the first is row {rows[0] + 1}"
 
@@ -270,10 +253,7 @@ def _check_splits(table: pl.DataFrame, path: Path) -> None:
 
 
 def subjects_in_several_splits(table: pl.DataFrame) -> int:
-    """Count the subjects whose samples lie in more than one split.
-
-    To have none (null) counts as a split of its own.
-    """
+    """Count the subjects whose samples lie in more than one split; none (null) is one too."""
     splits = table.group_by("subject_id").agg(pl.col("split").n_unique())
     return int((splits["split"] > 1).sum())
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from concordant.core.embedding import TokenEmbedding, TokenTable
 from concordant.core.errors import FeatureError
+from concordant.data.frames import read_parquet
 
 COHORT_COLUMNS = ("subject_id", "prediction_time", "split", "site", "time_days", "event", "ct_path")
 """Columns of a cohort table that a feature file must not hold.
@@ -80,13 +81,10 @@ class FeatureTable:
             return None
         start, end = self.embeddings.offsets[row : row + 2]
         pooled = self.embeddings.pooled
-        return (
-            None
-            if start == end
-            else TokenEmbedding(
-                self.embeddings.values[start:end], None if pooled is None else pooled[row]
-            )
-        )
+        if start == end:
+            return None
+        own = None if pooled is None else pooled[row]
+        return TokenEmbedding(self.embeddings.values[start:end], own)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -110,11 +108,8 @@ def read_features(options: FeatureOptions) -> FeatureTable:
     columns = _numeric_columns(frame, path)
     numbers = _transformed(_numbers(frame, columns), options)
     has_tokens = "tokens" in frame.columns
-    tokens = (
-        _tokens(frame["tokens"], options)
-        if has_tokens
-        else _Tokens(numbers, np.ones(frame.height, np.int64))
-    )
+    tokens = _Tokens(numbers, np.ones(frame.height, np.int64))
+    tokens = _tokens(frame["tokens"], options) if has_tokens else tokens
     tokens = tokens.without_empty_samples()
     pooled = numbers if columns and has_tokens else None
     _check_complete(tokens, pooled, options)
@@ -129,17 +124,8 @@ def _read(path: Path) -> pl.DataFrame:
             f"{path}: no such feature file; expected parquet with sample_id, numeric columns "
             "and/or tokens"
         )
-    try:
-        frame = pl.read_parquet(path, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise FeatureError(
-            f"{path}: not readable as parquet ({str(error).partition(chr(10))[0]})"
-        ) from None
-    if (
-        "sample_id" not in frame.columns
-        or frame["sample_id"].dtype != pl.String
-        or frame.is_empty()
-    ):
+    frame = read_parquet(path, FeatureError)
+    if frame.schema.get("sample_id") != pl.String or frame.is_empty():
         raise FeatureError(
             f"{path}: expected a text column sample_id and at least one row; found {frame.height} "
             f"row(s) of {dict(frame.schema)}"
@@ -192,10 +178,9 @@ class _Tokens:
 
     def without_empty_samples(self) -> _Tokens:
         """Drop the tokens of the rows that are null throughout."""
-        row = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        filled = (
-            np.bincount(row, weights=~np.isnan(self.values).all(1), minlength=len(self.lengths)) > 0
-        )
+        n, stated = len(self.lengths), ~np.isnan(self.values).all(1)
+        row = np.repeat(np.arange(n), self.lengths)
+        filled = np.bincount(row, weights=stated, minlength=n) > 0
         return _Tokens(self.values[filled[row]], np.where(filled, self.lengths, 0))
 
 

@@ -1,11 +1,8 @@
-"""How many samples and subjects each step of building a cohort removed, in the manner of
-CONSORT.
-"""
+"""How many samples and subjects each step of building a cohort removed, as CONSORT has it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,19 +77,13 @@ class FlowCounter:
         made: list[FlowStep] = []
         for name, (samples, subjects) in self._remaining.items():
             before = made[-1] if made else FlowStep("", 0, 0, samples, subjects)
-            made.append(
-                FlowStep(
-                    name, before.samples - samples, before.subjects - subjects, samples, subjects
-                )
-            )
+            removed = before.samples - samples, before.subjects - subjects
+            made.append(FlowStep(name, *removed, samples, subjects))
         return tuple(made)
 
 
 def events_by_name(event: pl.Series, n_competing: int) -> dict[str, int]:
     """Count samples by what happened to them."""
-    names: Sequence[str] = (
-        "censored",
-        "outcome",
-        *(f"competing {number}" for number in range(2, 2 + n_competing)),
-    )
+    competing = (f"competing {number}" for number in range(2, 2 + n_competing))
+    names = ("censored", "outcome", *competing)
     return {name: int((event == number).sum()) for number, name in enumerate(names)}

@@ -1,7 +1,4 @@
-"""Whom weights were pretrained on.
-
-A list beside them that stays at home, so that a study can be checked against it.
-"""
+"""Whom weights were pretrained on: a list that stays at home, for a study to check against."""
 
 from __future__ import annotations
 
@@ -41,8 +38,7 @@ class PretrainingSubjects:
 
 
 def dataset_identity(meds: Path, columns: Mapping[str, str] | None, digests: DigestCache) -> str:
-    """Return what two MEDS datasets share if their shards have the same bytes, wherever they lie,
-    and the same column names the subject.
+    """Identify a MEDS dataset by its shards' bytes and what its files call the subject.
 
     Args:
         meds: A MEDS dataset.

@@ -1,7 +1,4 @@
-"""Records as codes: which codes a record holds, how often, and their values.
-
-No weights, nothing fitted.
-"""
+"""Records as codes: which a record holds, how often, and their values; nothing fitted."""
 
 from __future__ import annotations
 
@@ -73,10 +70,7 @@ class CodeEncoder(RecordEncoder):
         return code_table.assemble(parts, len(packed))
 
     def _occurrences(self, records: PackedEvents) -> Iterable[Entries]:
-        """Yield the counts of terms in the whole history, or once per window.
-
-        Static ones always once.
-        """
+        """Yield the counts of terms in the history, or per window; static ones once."""
         terms = terms_of(
             records, self._ontology, self._points_of if "bins" in self._values else None
         )

@@ -1,7 +1,4 @@
-"""The vectorised passes from packed records to a sparse table of codes.
-
-Counts, values, and their order.
-"""
+"""The compiled passes from packed records to a sparse table of codes: counts, values, order."""
 
 from __future__ import annotations
 
@@ -115,9 +112,7 @@ def _refuse_twice(vocabulary: Sequence[str]) -> None:
 def _deal(
     per_record: Any, index: Any, bits: Any, feature_of: Any, free: Any, dealt: Any
 ) -> None:  # pragma: no cover # compiled
-    """Deal out a part's entries by feature, each as one number of its record and the bits of its
-    weight; `free` is where each goes.
-    """
+    """Deal out entries by feature, as a record and the weight's bits, each to its `free`."""
     entry = 0
     for record in range(len(per_record)):
         for _ in range(per_record[record]):
@@ -129,10 +124,7 @@ def _deal(
 
 @njit(cache=True, nogil=True)
 def _by_record(starts: Any, dealt: Any, offsets: Any) -> Any:  # pragma: no cover # compiled
-    """Deal out by record what lies by feature.
-
-    Linear time in all, and features ascend within each record.
-    """
+    """Deal out by record what lies by feature: linear time, features ascend in a record."""
     free = offsets[:-1].copy()
     index, bits = np.empty(len(dealt), np.int32), np.empty(len(dealt), np.uint32)
     for feature in range(len(starts) - 1):
@@ -252,9 +244,7 @@ def summarise(
 def greatest_days(
     offsets: Any, code: Any, days: Any, wanted: Any
 ) -> Any:  # pragma: no cover # compiled
-    """Return for each record the days since the earliest dated event of the wanted codes, NaN
-    where there is none.
-    """
+    """Return each record's days since the earliest dated event of the wanted codes, or NaN."""
     result = np.full(len(offsets) - 1, np.nan)
     if not wanted.any():
         return result

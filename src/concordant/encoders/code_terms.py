@@ -1,6 +1,4 @@
-"""From events to terms: a code itself, its ancestors in an ontology, and the bin that its value
-falls into.
-"""
+"""From events to terms: a code, its ancestors in an ontology, and the bin of its value."""
 
 from __future__ import annotations
 
@@ -22,19 +20,13 @@ _SMALLEST, _GREATEST = -6, 9
 
 
 def features_among(codes: Sequence[str]) -> Bool[np.ndarray, " code"]:
-    """Tell which of sorted codes say something.
-
-    Birth gives the age alone, and death says nothing of the time before it.
-    """
+    """Tell which sorted codes say something: not births (the age does) and not deaths."""
     life = LifeCodes.among(codes)
     return np.asarray(~(life.birth | life.death))
 
 
 def round_numbers() -> tuple[float, ...]:
-    """Return cut points that suit any unit and need no data.
-
-    0 and plus and minus 1, 2 and 5 times each power of ten.
-    """
+    """Return cut points for any unit: 0 and plus and minus 1, 2, 5 times powers of ten."""
     positive = [
         float(f"{digit}e{power}") for power in range(_SMALLEST, _GREATEST + 1) for digit in _SERIES
     ]
@@ -191,10 +183,7 @@ def _bins(
 
 
 def interval(points: Float[np.ndarray, " point"], place: int) -> str:
-    """Name the interval before the cut point at a place.
-
-    The lower end belongs to it, the upper one does not.
-    """
+    """Name the interval before the cut point at a place; its lower end belongs to it."""
     low = float(points[place - 1]) if place else -math.inf
     high = float(points[place]) if place < len(points) else math.inf
     return f"{'(' if place == 0 else '['}{low:.10g},{high:.10g})"

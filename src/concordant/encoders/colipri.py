@@ -112,10 +112,7 @@ class Colipri(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the patch, or the box of patches, that each token stands for.
-
-        The network's blocks let it read all others.
-        """
+        """Return each token's patch or box of patches; the network's blocks let it read all."""
         patch = self.sizes.patch
         edges = [
             place_edges(self.sizes.input_size, first=patch / 2, step=patch, n=n)
@@ -293,10 +290,7 @@ class _GatedFeedForward(nn.Module):
 def rotary_angles(
     grid: torch.Size, head_width: int, device: torch.device
 ) -> Float[Tensor, "token half_head"]:
-    """Return the angle of each pair of channels at each place of a grid.
-
-    A third of the pairs turns with each axis.
-    """
+    """Return the angle of each pair of channels per place; a third turns with each axis."""
     bands = torch.pow(_ROTARY_BASE, -torch.linspace(0, 1, head_width // 6 + 1, device=device)[:-1])
     places = torch.cartesian_prod(
         *[torch.arange(size, device=device, dtype=torch.float32) for size in grid]

@@ -126,10 +126,7 @@ class CTFM(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the stretch around the centre of each place, which never leaves its patch.
-
-        Places in patches left out have no token.
-        """
+        """Return the stretch around each place's centre, within its patch; some have no token."""
         patches, counts = _patches(torch.from_numpy(self.prepare(volume).voxels), self.sizes.patch)
         axes = zip(counts, self.sizes.patch, self.sizes.patch_grid, strict=True)
         edges = [_edges_of_patches(count, side, n, self.sizes.stride) for count, side, n in axes]
@@ -197,10 +194,7 @@ def _patches(
 
 
 def _edges_of_patches(count: int, patch: int, n: int, stride: int) -> Edges:
-    """Return the edges of the places along an axis of several patches.
-
-    Every convolution halves the map and keeps its first voxel.
-    """
+    """Return the places' edges along an axis; each convolution keeps a map's first voxel."""
     own = place_edges(patch, first=0.5, step=stride, n=n)
     return np.concatenate([[0.0], *(own[1:] + patch * number for number in range(count))])
 

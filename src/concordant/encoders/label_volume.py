@@ -126,10 +126,7 @@ class LabelVolume(VolumeEncoder):
 
     @property
     def pooled_feature_names(self) -> tuple[str, ...]:
-        """Names of the pooled vector's features, in order.
-
-        All of a label are 0 where it is absent, and all of a pair where one is.
-        """
+        """Names of the pooled vector's features; 0 where a label, or one of a pair, is absent."""
         of_one = (
             "present",
             "total_log_ml",
@@ -236,9 +233,7 @@ def find_parts(volume: Volume, labels: Sequence[int]) -> Parts:
 
 
 def _places(voxels: Float[np.ndarray, "z y x"], labels: Sequence[int]) -> Int[np.ndarray, "z y x"]:
-    """Return 1 + the place of each voxel's label, 0 for the rest, cut to what is labelled and
-    one voxel around it.
-    """
+    """Return 1 + the place of each voxel's label, else 0, cut to the labels and a rim of one."""
     with np.errstate(invalid="ignore"):  # what does not fit is refused in the next line
         values = voxels.astype(np.int32)
     if not np.array_equal(values, voxels):
@@ -264,9 +259,7 @@ def _number_parts(places: Int[np.ndarray, "z y x"], n_labels: int) -> Int[np.nda
 
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Size, centroid in mm, and axes (longest first, mm) of the ellipsoid with the same second
-    moments, per part.
-    """
+    """Size, centroid and axes (mm, longest first) of the ellipsoid with a part's moments."""
 
     n: Int[np.ndarray, " part"]
     centroid: Float[np.ndarray, "part 3"]
@@ -296,9 +289,7 @@ def _faces(
     n_columns: int,
     step: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "part label"]:
-    """Return the area in mm2 of every part's voxel faces against the background (0) and against
-    each label.
-    """
+    """Return each part's faces in mm2 against the background (0) and against each label."""
     area = np.zeros(len(label_of) * n_columns)
     for axis in range(3):
         along = np.moveaxis(numbers, axis, 0)
@@ -319,9 +310,7 @@ def _shape(
     axes: Float[np.ndarray, "part 3"],
     extents: Float[np.ndarray, "part 3"],
 ) -> Float[np.ndarray, "part measure"]:
-    """Return `SHAPE_NAMES`; sphericity is the surface of the ball of the same volume over the
-    part's own.
-    """
+    """Return `SHAPE_NAMES`; sphericity is the surface of an equal ball over the part's."""
     sphericity = np.cbrt(np.pi) * np.cbrt(6 * ml) ** 2 / cm2
     logs = np.log1p(axes)
     measures = (

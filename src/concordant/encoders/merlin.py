@@ -114,20 +114,14 @@ class Merlin(VolumeNetwork):
         )
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
-        """Return the stretch around the centre of each token's receptive field.
-
-        The first one's centre is the first voxel.
-        """
+        """Return the stretch around the centre of each receptive field, the first at voxel 0."""
         axes = zip(self.sizes.input_size, _STRIDES, self.sizes.grid, strict=True)
         edges = [place_edges(size, first=0.5, step=stride, n=n) for size, stride, n in axes]
         return network_boxes(volume, self.steps, edges, self.token_grid)
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: MerlinSizes) -> nn.Module:
-        """Build the network and fill it with the weights.
-
-        Those of the text encoder and of the heads are left out.
-        """
+        """Build the network and fill it with the weights, without text encoder and heads."""
         path = folder.path(folder.files[0])
         with torch.device("meta"):
             network = InflatedResNet(sizes)
@@ -142,10 +136,7 @@ class Merlin(VolumeNetwork):
 
 
 def image_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the image encoder's tensors.
-
-    The five-year checkpoint holds nothing else and has no prefix.
-    """
+    """Return the image encoder's tensors; the five-year checkpoint holds no others."""
     prefix = _PREFIX if any(key.startswith(_PREFIX) for key in tensors) else ""
     own = {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
@@ -179,10 +170,7 @@ class InflatedResNet(nn.Module):
     def _first(
         self, scans: Float[Tensor, "batch 1 depth right anterior"]
     ) -> Float[Tensor, "batch width depth b c"]:
-        """Apply the first convolution.
-
-        The three colours it was made for are the same grey, so their filters add up.
-        """
+        """Apply the first convolution: the same grey for all colours, so filters add up."""
         weight = self.conv1.weight.sum(1, keepdim=True)
         return functional.conv3d(scans, weight, stride=self.conv1.stride, padding=(1, 3, 3))
 

@@ -155,9 +155,7 @@ def _parts(size: int, n: int) -> _Places:
 
 
 def part_starts(size: int, n: int) -> _Places:
-    """Return where each of `n` nearly equal parts of an axis starts, and where the last one
-    ends.
-    """
+    """Return where each of `n` nearly equal parts of an axis starts, then the end."""
     return -(-np.arange(n + 1, dtype=np.int64) * size // n)
 
 
@@ -168,9 +166,7 @@ def _steps(length_mm: float, spacing: Float[np.ndarray, " axis"]) -> Int[np.ndar
 def _within_blocks(
     volume: Volume, grid: int, scale_mm: float
 ) -> Float[np.ndarray, "sums_and_terms 1 region"]:
-    """Sum squared deviations from the means of blocks of about `scale_mm`, which never cross a
-    region; the terms are n - 1 per block.
-    """
+    """Sum squared deviations from the means of blocks of about `scale_mm` within regions."""
     axes = zip(volume.voxels.shape, volume.spacing_mm, strict=True)
     blocks = [
         max(1, min(size // grid, round(size * step / grid / scale_mm))) for size, step in axes
@@ -189,9 +185,7 @@ def _within_blocks(
 def block_sums(
     volume: Volume, blocks: Sequence[int]
 ) -> Float[np.ndarray, "count_total_square block_z block_y block_x"]:
-    """Return number, sum and sum of squares of the voxels of each block, the volume cut into
-    `blocks` parts along its axes.
-    """
+    """Return number, sum and sum of squares of the voxels in each of `blocks` parts."""
     axes = list(zip(volume.voxels.shape, blocks, strict=True))
     (zs, ys, _), (nz, ny, nx) = (
         [_parts(*axis) for axis in axes],
@@ -252,9 +246,7 @@ def _gradient(
     steps: Int[np.ndarray, " 3"],
     spacing: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "sums_and_terms 1 region"]:
-    """Sum the magnitude of central differences over `steps` voxels, in HU per mm, where the
-    volume holds both ends.
-    """
+    """Sum the magnitude of central differences over `steps` voxels, in HU per mm."""
     grid = len(starts) - 1
     result = np.zeros((2, 1, grid**3))
     dz, dy, dx = steps
@@ -290,9 +282,7 @@ def _gradient(
 def _squared_differences(
     voxels: _Voxels, zs: _Places, ys: _Places, starts: _Places, lags: Int[np.ndarray, " 3"]
 ) -> Float[np.ndarray, "sums_and_terms 3 region"]:
-    """Sum squared differences of voxels `lags` apart along each axis, where both lie in one
-    region.
-    """
+    """Sum squared differences of voxels `lags` apart along each axis, within regions."""
     grid = len(starts) - 1
     result = np.zeros((2, 3, grid**3))
     for axis in range(3):

@@ -72,10 +72,7 @@ def region_boxes(edges: Sequence[Edges]) -> Boxes:
 
 
 def _averaged(edges: Edges, token_grid: int | None) -> Float[np.ndarray, "2 place"]:
-    """Return where what is averaged begins and ends.
-
-    Neighbours overlap where the number of places is no multiple (adaptive pooling).
-    """
+    """Return where averages begin and end; adaptive pooling lets neighbours overlap."""
     n = len(edges) - 1
     kept = n if token_grid is None else min(token_grid, n)
     first, last = np.arange(kept) * n // kept, -(-np.arange(1, kept + 1) * n // kept)
@@ -85,10 +82,7 @@ def _averaged(edges: Edges, token_grid: int | None) -> Float[np.ndarray, "2 plac
 def _in_scan(
     span: Float[np.ndarray, "2 place"], samples: Samples, size: int
 ) -> Float[np.ndarray, "2 place"]:
-    """Take stretches of a tensor's axis to the scan's.
-
-    What is padding lies at the scan's edge, without extent.
-    """
+    """Take stretches of a tensor's axis to the scan's, padding to its edge without extent."""
     middle = len(samples.place) // 2  # never clamped, as the outermost samples may be
     beyond = span - 0.5 - samples.before - middle
     placed = samples.place[middle] + samples.direction * samples.distance * beyond + 0.5
@@ -96,10 +90,7 @@ def _in_scan(
 
 
 def _boxes(spans: Sequence[Float[np.ndarray, "2 place"]], order: Sequence[int]) -> Boxes:
-    """Combine the stretches along each axis of the scan.
-
-    `order` lists these axes, the slowest first.
-    """
+    """Combine the stretches along each axis of the scan, `order`ed from the slowest."""
     chosen = np.meshgrid(*(np.arange(spans[axis].shape[1]) for axis in order), indexing="ij")
     boxes = np.empty((chosen[0].size, 2, 3))
     for axis, place in zip(order, chosen, strict=True):

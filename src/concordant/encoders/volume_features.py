@@ -164,9 +164,7 @@ def shape_features(volume: Volume) -> Float[np.ndarray, " feature"]:
 
 
 def _body(means: Float[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-    """Return the largest connected dense part with all it encloses within its slice (lungs open
-    to the slices' ends count as enclosed).
-    """
+    """Return the largest dense part with what it encloses within a slice, open lungs too."""
     labels, _ = ndimage.label(means > BODY_HU)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

@@ -1,7 +1,4 @@
-"""Weights of foundation models: a folder, or a repository of the Hugging Face hub.
-
-Plain tensors only, their digest known.
-"""
+"""Weights of foundation models: plain tensors of known digest, in a folder or from the hub."""
 
 from __future__ import annotations
 

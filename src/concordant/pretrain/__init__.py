@@ -1,6 +1,4 @@
-"""Pretraining of encoders of records on one's own MEDS data, for those without the gated
-weights.
-"""
+"""Pretraining of record encoders on one's own MEDS data, for those without gated weights."""
 
 from concordant.pretrain.options import PretrainOptions
 from concordant.pretrain.run import Pretrained, pretrain

@@ -1,7 +1,4 @@
-"""What the network is trained to tell.
-
-The next code (CLMBR), or the time to the next occurrence of many codes (MOTOR).
-"""
+"""What the network learns to tell: the next code (CLMBR), or the times to many (MOTOR)."""
 
 from __future__ import annotations
 
@@ -42,10 +39,7 @@ class Loss:
 
 
 class Head(nn.Module, ABC):
-    """What stands on the network while it is trained.
-
-    Its parameters are named as in released files, without `task_model`.
-    """
+    """What stands on the network while it is trained, its parameters named as released."""
 
     @abstractmethod
     def loss(
@@ -98,8 +92,7 @@ class NextCode(Head):
 
 @dataclass(frozen=True, slots=True)
 class TimeTasks:
-    """What MOTOR predicts: the time to the next occurrence of each of some codes, and in which
-    pieces.
+    """What MOTOR predicts: the time to the next occurrence of each of some codes, in pieces.
 
     Attributes:
         tokens: Token of each task's code.
@@ -157,10 +150,7 @@ def outlook(
 
 
 def places_of(sequences: Sequences, piece: Piece) -> Int[np.ndarray, " row"]:
-    """Return the rows of a piece at which a hazard is asked.
-
-    The last of their time, after the birth's day, with follow-up after them.
-    """
+    """Return a piece's rows with a hazard: last of their time, after birth, followed."""
     ages = sequences.age_days[piece.start : min(piece.end + 1, piece.record_end)]
     changes = np.flatnonzero(np.diff(ages) > 0)
     return piece.start + changes[ages[changes] >= 1.0]
@@ -192,12 +182,11 @@ def time_tasks(
     Raises:
         RecordError: No code follows any event.
     """
-    candidates = np.array(
-        [token for token, entry in enumerate(entries) if entry["type"] == "code"][1:][:n_tasks],
-        np.int64,
-    )
+    codes = [token for token, entry in enumerate(entries) if entry["type"] == "code"]
+    candidates = np.array(codes[1:][:n_tasks], np.int64)
     generator = np.random.default_rng([seed, 1])
-    seconds, observed = _looked_at(sequences, pieces, candidates, generator)
+    looked = _looked_at(sequences, pieces, candidates, generator)
+    seconds, observed = looked.seconds, looked.observed
     counts = observed.sum(0)
     kept = counts > 0
     if not kept.any():
@@ -222,26 +211,23 @@ def _looked_at(
     pieces: Sequence[Piece],
     tokens: Int[np.ndarray, " task"],
     generator: np.random.Generator,
-) -> tuple[Float[np.ndarray, "place task"], Bool[np.ndarray, "place task"]]:
+) -> Outlook:
     looked, n_places = [], 0
     for number in generator.permutation(len(pieces)):
         piece = pieces[number]
-        found = outlook(
-            sequences, sampled_places(sequences, piece, generator), piece.record_end, tokens
-        )
-        looked.append(found)
-        n_places += len(found.seconds)
+        places = sampled_places(sequences, piece, generator)
+        looked.append(outlook(sequences, places, piece.record_end, tokens))
+        n_places += len(places)
         if n_places >= _STATISTICS_PLACES:
             break
-    return np.concatenate([one.seconds for one in looked]), np.concatenate(
-        [one.observed for one in looked]
+    return Outlook(
+        np.concatenate([one.seconds for one in looked]),
+        np.concatenate([one.observed for one in looked]),
     )
 
 
 class TimeToEvent(Head):
-    """Predict hazards that are constant within pieces of time, per code.
-
-    2 to the power of what the head says, per second.
+    """Predict per code 2 to the power of hazards per second, constant within pieces of time.
 
     MOTOR, Steinberg et al. 2023 (arXiv:2301.03150): the loss of a piece is its hazard times the
     time spent in it, less the log-hazard where the event lies in it; the mean over places, pieces
@@ -280,20 +266,19 @@ class TimeToEvent(Head):
         if not where:
             return Loss(hidden.sum() * 0.0, 0)
         index = torch.tensor(where, device=hidden.device).T
-        seconds = torch.from_numpy(np.concatenate([one.seconds for one in looks])).to(
-            hidden.device, torch.float32
+        seconds = torch.from_numpy(np.concatenate([one.seconds for one in looks]))
+        observed = torch.from_numpy(np.concatenate([one.observed for one in looks]))
+        losses = self.losses(
+            hidden[index[0], index[1]],
+            seconds.to(hidden.device, torch.float32),
+            observed.to(hidden.device),
         )
-        observed = torch.from_numpy(np.concatenate([one.observed for one in looks])).to(
-            hidden.device
-        )
-        losses = self.losses(hidden[index[0], index[1]], seconds, observed)
         return Loss(losses.mean((1, 2)).sum(), len(losses))
 
     def log_hazards(self, hidden: Float[Tensor, "place dim"]) -> Float[Tensor, "place bin task"]:
         """Return log2 of the hazard per second."""
-        return torch.as_tensor(
-            self.task_layer(self.final_layer(hidden).reshape(len(hidden), -1, self.width)).float()
-        )
+        pieces = self.final_layer(hidden).reshape(len(hidden), -1, self.width)
+        return torch.as_tensor(self.task_layer(pieces).float())
 
     def losses(
         self,
@@ -303,31 +288,21 @@ class TimeToEvent(Head):
     ) -> Float[Tensor, "place bin task"]:
         """Return the negative log-likelihood of every piece, in nats."""
         logits = self.log_hazards(hidden)
-        start = torch.tensor(self.tasks.edges[:-1], device=hidden.device, dtype=torch.float32)[
-            :, None
-        ]
-        end = torch.tensor(self.tasks.edges[1:], device=hidden.device, dtype=torch.float32)[:, None]
+        edges = torch.tensor(self.tasks.edges, device=hidden.device, dtype=torch.float32)[:, None]
+        start, end = edges[:-1], edges[1:]
         spent = torch.minimum(seconds[:, None], end) - start
-        survived = torch.where(
-            spent > 0,
-            torch.exp2(logits + torch.log2(spent.clamp(min=torch.finfo(spent.dtype).tiny))),
-            0.0,
-        )
+        log_spent = torch.log2(spent.clamp(min=torch.finfo(spent.dtype).tiny))
+        survived = torch.where(spent > 0, torch.exp2(logits + log_spent), 0.0)
         within = observed[:, None] & (seconds[:, None] > start) & (seconds[:, None] <= end)
         return survived - math.log(2) * torch.where(within, logits, 0.0)
 
     def task_options(self) -> Mapping[str, Any]:
-        """Return the tasks with their rates, and the pieces.
-
-        The last one has no end, which JSON cannot say but as null.
-        """
+        """Return the tasks with their rates, and the pieces; the last has no end, in JSON null."""
+        rates = zip(self.tasks.codes, self.tasks.rates.tolist(), strict=True)
         return {
             "final_layer_size": self.width,
-            "pretraining_task_info": [
-                [code, float(rate)]
-                for code, rate in zip(self.tasks.codes, self.tasks.rates, strict=True)
-            ],
-            "time_bins": [float(edge) for edge in self.tasks.edges[:-1]] + [None],
+            "pretraining_task_info": [[code, rate] for code, rate in rates],
+            "time_bins": [*self.tasks.edges[:-1].tolist(), None],
         }
 
 

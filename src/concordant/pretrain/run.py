@@ -1,11 +1,9 @@
-"""Pretrain an encoder of records.
-
-Vocabulary, batches, rounds, early stopping on tuning, and the finished checkpoint.
-"""
+"""Pretrain an encoder of records: rounds, early stopping on tuning, the finished checkpoint."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from concordant.core.errors import ConfigError, RecordError
-from concordant.core.files import DigestCache, fingerprint
+from concordant.core.files import DigestCache, fingerprint, write_json
 from concordant.data.meds import scan_shards
 from concordant.data.pretraining import write_subjects
 from concordant.encoders.clmbr.config import CheckpointConfig, TransformerConfig
@@ -34,12 +31,12 @@ from concordant.pretrain.sequences import (
     read_sequences,
 )
 from concordant.pretrain.state import (
+    RECORD,
     Run,
     Trained,
     forget,
     load_state,
     save_checkpoint,
-    save_record,
     save_state,
 )
 from concordant.pretrain.subjects import Subjects, choose_subjects, listed_subjects
@@ -78,7 +75,7 @@ class Pretrained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
+class _Records:
     """What a run learns from.
 
     Attributes:
@@ -106,9 +103,7 @@ def pretrain(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Pretrain CLMBR or MOTOR on the records of train subjects.
-
-    A run that was stopped goes on where it was.
+    """Pretrain CLMBR or MOTOR on train subjects; a run that was stopped goes on where it was.
 
     The checkpoint is that of the best round on tuning, and loads like a released one. Vocabulary,
     tasks and weights are learned from train subjects alone; the records of held-out subjects are
@@ -132,33 +127,30 @@ def pretrain(
     subjects = choose_subjects(meds, splits, seed=options.seed, columns=columns)
     if restart:
         forget(out)
-    material = _material(meds, subjects, options, columns)
-    trained, config = _build(material, options)
+    records = _read(meds, subjects, options, columns)
+    trained, config = _build(records, options)
     digests = DigestCache()
-    facts = _facts(meds, subjects, options, columns, digests)
-    run = load_state(out, trained, facts)
+    identity = _identity(meds, subjects, options, columns, digests)
+    run = load_state(out, trained, identity)
     listed = listed_subjects(subjects, meds, columns=columns, digests=digests)
     if run.history:  # the weights that are there may have been left without the list
         write_subjects(out, listed)
-    dictionary = _dictionary(material)
-    for ended in _rounds(trained, run, material, options, progress or _silent):
+    dictionary = _dictionary(records)
+    report = progress or (lambda stage, done, total: None)
+    for ended in _rounds(trained, run, records, options, report):
         if ended:
             save_checkpoint(out, trained, config, dictionary)
             write_subjects(out, listed)
-        save_state(out, trained, run, facts)
-        save_record(out, _record(run, material, subjects, options))
+        save_state(out, trained, run, identity)
+        write_json(out / RECORD, _record(run, records, subjects, options))
     return Pretrained(
-        out, run.best, run.epoch, len(material.entries), len(material.train), len(material.tuning)
+        out, run.best, run.epoch, len(records.entries), len(records.train), len(records.tuning)
     )
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
-
-
-def _material(
+def _read(
     meds: Path, subjects: Subjects, options: PretrainOptions, columns: Mapping[str, str] | None
-) -> _Material:
+) -> _Records:
     entries = build_vocabulary(
         scan_shards(meds, columns=columns),
         subjects.train,
@@ -166,17 +158,16 @@ def _material(
         min_subjects=options.min_subjects,
     )
     vocabulary = Flat(Dictionary(entries, is_hierarchical=False, age_scale=None))
-    train = read_sequences(meds, subjects.train, vocabulary, columns=columns)
-    tuning = read_sequences(meds, subjects.tuning, vocabulary, columns=columns)
+    train, tuning = (
+        read_sequences(meds, ids, vocabulary, columns=columns)
+        for ids in (subjects.train, subjects.tuning)
+    )
     for name, sequences in (("train", train), ("tuning", tuning)):
-        left_out = sequences.n_without_birth + sequences.n_short
-        if left_out:
+        without_birth, short = sequences.n_without_birth, sequences.n_short
+        if without_birth or short:
             _LOG.warning(
-                "%s: %d record(s) left out without a dated birth, %d with fewer than two known "
-                "events",
-                name,
-                sequences.n_without_birth,
-                sequences.n_short,
+                f"{name}: {without_birth} record(s) left out without a dated birth, {short} with "
+                "fewer than two known events"
             )
         if not len(sequences):
             raise RecordError(
@@ -184,29 +175,25 @@ def _material(
                 "pretraining needs some"
             )
     tuning_batches = batches_of(pieces_of(tuning, options.max_length), options.batch_tokens, None)
-    return _Material(entries, train, tuning, pieces_of(train, options.max_length), tuning_batches)
+    return _Records(entries, train, tuning, pieces_of(train, options.max_length), tuning_batches)
 
 
-def _build(material: _Material, options: PretrainOptions) -> tuple[Trained, CheckpointConfig]:
+def _build(records: _Records, options: PretrainOptions) -> tuple[Trained, CheckpointConfig]:
     sizes = TransformerConfig(
         hidden_size=options.hidden,
         intermediate_size=options.feed_forward or 4 * options.hidden,
         n_heads=options.heads,
         n_layers=options.layers,
-        vocab_size=len(material.entries),
+        vocab_size=len(records.entries),
         attention_width=options.window,
     )
-    device = (
-        "cuda"
-        if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-        else "cpu"
-    )
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    device = "cuda" if on_gpu else "cpu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = ClmbrNetwork(sizes).to(device)
-        head = make_head(options, material.train, material.train_pieces, material.entries).to(
-            device
-        )
+        head = make_head(options, records.train, records.train_pieces, records.entries)
+        head = head.to(device)
     parameters = [*network.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(
         parameters, lr=options.learning_rate, weight_decay=options.weight_decay
@@ -221,43 +208,33 @@ def _build(material: _Material, options: PretrainOptions) -> tuple[Trained, Chec
     return Trained(network, head, optimiser), config
 
 
-def _facts(
+def _identity(
     meds: Path,
     subjects: Subjects,
     options: PretrainOptions,
     columns: Mapping[str, str] | None,
     digests: DigestCache,
 ) -> dict[str, Any]:
-    """Return what a run must share with the one it goes on from.
-
-    Where it runs, and how long at most, may change.
-    """
+    """Return what a run must share with the one it goes on from; device and length may change."""
     free = ("device", "max_epochs", "patience")
+    shards = [digests.digest(shard.path) for shard in scan_shards(meds, columns=columns)]
+    ids = {"train": subjects.train.to_list(), "tuning": subjects.tuning.to_list()}
     return {
         "options": {key: value for key, value in asdict(options).items() if key not in free},
-        "records": fingerprint(
-            {
-                "shards": [
-                    digests.digest(shard.path) for shard in scan_shards(meds, columns=columns)
-                ],
-                "columns": columns,
-            }
-        ),
-        "subjects": fingerprint(
-            {"train": subjects.train.to_list(), "tuning": subjects.tuning.to_list()}
-        ),
+        "records": fingerprint({"shards": shards, "columns": columns}),
+        "subjects": fingerprint(ids),
     }
 
 
-def _dictionary(material: _Material) -> dict[str, Any]:
-    days = material.train.age_days[material.train.age_days > 0].astype(np.float64)
+def _dictionary(records: _Records) -> dict[str, Any]:
+    days = records.train.age_days[records.train.age_days > 0].astype(np.float64)
     mean, deviation = (float(days.mean()), float(days.std())) if len(days) else (0.0, 1.0)
     stats = {"mean": mean * 86_400.0, "std": deviation * 86_400.0}
-    return {"vocab": list(material.entries), "is_hierarchical": False, "age_stats": stats}
+    return {"vocab": list(records.entries), "is_hierarchical": False, "age_stats": stats}
 
 
 def _record(
-    run: Run, material: _Material, subjects: Subjects, options: PretrainOptions
+    run: Run, records: _Records, subjects: Subjects, options: PretrainOptions
 ) -> dict[str, Any]:
     counts = {
         name: {
@@ -266,53 +243,38 @@ def _record(
             "without_birth": of.n_without_birth,
             "short": of.n_short,
         }
-        for name, of in (("train", material.train), ("tuning", material.tuning))
+        for name, of in (("train", records.train), ("tuning", records.tuning))
     }
     return {
         "options": asdict(options),
         "splits": subjects.source,
         "held_out_subjects": subjects.n_held_out,
         "counts": counts,
-        "vocabulary": pl.Series([entry["type"] for entry in material.entries])
-        .value_counts()
-        .sort("")
-        .rows()
-        if material.entries
-        else [],
+        "vocabulary": sorted(Counter(entry["type"] for entry in records.entries).items()),
         "history": run.history,
         "versions": {name: version(name) for name in ("concordant", "torch", "polars", "numpy")},
     }
 
 
 def _rounds(
-    trained: Trained, run: Run, material: _Material, options: PretrainOptions, report: Progress
+    trained: Trained, run: Run, records: _Records, options: PretrainOptions, report: Progress
 ) -> Iterator[bool]:
     """Train round by round; yield after each whether it was the best so far."""
     while run.since_best < options.patience and run.epoch < options.max_epochs:
         batches = batches_of(
-            material.train_pieces, options.batch_tokens, [options.seed, 2, run.epoch]
+            records.train_pieces, options.batch_tokens, [options.seed, 2, run.epoch]
         )
         until = min(len(batches), run.batch + -(-len(batches) // options.rounds_per_epoch))
-        train_loss = _train(trained, run, material, batches[run.batch : until], options, report)
+        train_loss = _train(trained, run, records, batches[run.batch : until], options, report)
         run.batch = until
-        tuning_loss = _evaluate(trained, material, options)
+        tuning_loss = _evaluate(trained, records, options)
         better = tuning_loss < run.best
         run.best, run.since_best = (tuning_loss, 0) if better else (run.best, run.since_best + 1)
-        run.history.append(
-            {
-                "epoch": run.epoch,
-                "step": run.step,
-                "train_loss": train_loss,
-                "tuning_loss": tuning_loss,
-            }
-        )
+        losses = {"train_loss": train_loss, "tuning_loss": tuning_loss}
+        run.history.append({"epoch": run.epoch, "step": run.step, **losses})
         _LOG.info(
-            "epoch %d, batch %d of %d: train %.4f, tuning %.4f",
-            run.epoch,
-            until,
-            len(batches),
-            train_loss,
-            tuning_loss,
+            f"epoch {run.epoch}, batch {until} of {len(batches)}: train {train_loss:.4f}, tuning "
+            f"{tuning_loss:.4f}"
         )
         if until == len(batches):
             run.epoch, run.batch = run.epoch + 1, 0
@@ -322,7 +284,7 @@ def _rounds(
 def _train(
     trained: Trained,
     run: Run,
-    material: _Material,
+    records: _Records,
     batches: Sequence[Sequence[Piece]],
     options: PretrainOptions,
     report: Progress,
@@ -332,37 +294,28 @@ def _train(
     for number, batch in enumerate(batches):
         for group in trained.optimiser.param_groups:
             group["lr"] = options.learning_rate * min(1.0, (run.step + 1) / options.warm_up)
-        loss = _loss(trained, material.train, batch, [options.seed, 3, run.step])
+        loss = _loss(trained, records.train, batch, [options.seed, 3, run.step])
         run.step += 1
-        report(
-            f"{options.objective}, epoch {run.epoch + 1} from batch {run.batch + 1}",
-            number + 1,
-            len(batches),
-        )
+        stage = f"{options.objective}, epoch {run.epoch + 1} from batch {run.batch + 1}"
+        report(stage, number + 1, len(batches))
         if not loss.count:
             continue
         trained.optimiser.zero_grad(set_to_none=True)
         # torch leaves it untyped
         (loss.total / loss.count).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(
-            [
-                parameter
-                for group in trained.optimiser.param_groups
-                for parameter in group["params"]
-            ],
-            _CLIP,
-        )
+        weights = [one for group in trained.optimiser.param_groups for one in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, _CLIP)
         trained.optimiser.step()
         total, count = total + float(loss.total.detach()), count + loss.count
     return total / max(count, 1)
 
 
-def _evaluate(trained: Trained, material: _Material, options: PretrainOptions) -> float:
+def _evaluate(trained: Trained, records: _Records, options: PretrainOptions) -> float:
     trained.network.eval()
     with torch.no_grad():
         losses = [
-            _loss(trained, material.tuning, batch, [options.seed, _TUNING, number])
-            for number, batch in enumerate(material.tuning_batches)
+            _loss(trained, records.tuning, batch, [options.seed, _TUNING, number])
+            for number, batch in enumerate(records.tuning_batches)
         ]
     count = sum(loss.count for loss in losses)
     if not count:

@@ -76,25 +76,11 @@ def read_sequences(
         columns: What the files call a column, by its name in MEDS.
     """
     chosen = pl.LazyFrame({"subject_id": subjects})
-    lasts = [
-        shard.frame.join(chosen, on="subject_id", how="semi")
-        .group_by("subject_id")
-        .agg(pl.col("time").max())
-        for shard in scan_shards(meds, columns=columns)
-    ]
-    ends = (
-        pl.concat(lasts)
-        .group_by("subject_id")
-        .agg(pl.col("time").max())
-        .drop_nulls()
-        .sort("subject_id")
-        .collect()
-    )
-    samples = ends.select(
-        pl.col("subject_id").cast(pl.String).alias("sample_id"),
-        "subject_id",
-        pl.col("time").alias("prediction_time"),
-    )
+    shards = scan_shards(meds, columns=columns)
+    events = pl.concat([one.frame.join(chosen, on="subject_id", how="semi") for one in shards])
+    ends = events.group_by("subject_id").agg(prediction_time=pl.col("time").max()).drop_nulls()
+    samples = ends.sort("subject_id").collect()
+    samples = samples.with_columns(sample_id=pl.col("subject_id").cast(pl.String))
     records = read_events(meds, samples, columns=columns, text=True)
     tokens, ages, lengths, without_birth, short = [], [], [], len(subjects) - len(records), 0
     for start in range(0, len(records), _AT_ONCE):
@@ -120,10 +106,7 @@ def read_sequences(
 
 
 def pieces_of(sequences: Sequences, max_length: int) -> list[Piece]:
-    """Cut records into pieces of at most `max_length` events.
-
-    A piece begins with the last event of the one before, which predicts on.
-    """
+    """Cut records into pieces of at most `max_length` events, each from the last one's end."""
     return [
         Piece(first, min(first + max_length, int(end)), int(end))
         for start, end in zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)
@@ -134,9 +117,7 @@ def pieces_of(sequences: Sequences, max_length: int) -> list[Piece]:
 def batches_of(
     pieces: Sequence[Piece], batch_tokens: int, seed: Sequence[int] | None
 ) -> list[list[Piece]]:
-    """Group pieces of like length, in an order that the seed draws.
-
-    Without one, in the order of length.
+    """Group pieces of like length, in an order that the seed draws, without one by length.
 
     Batches are formed within a drawn selection of some thousand pieces, so that the same pieces do
     not meet in every epoch.
@@ -167,16 +148,11 @@ def _grouped(
 def padded_pieces(sequences: Sequences, pieces: Sequence[Piece]) -> Batch:
     """Put pieces side by side."""
     shape = (len(pieces), max(map(len, pieces)))
-    tokens, ages, valid = (
-        np.zeros(shape, np.int64),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, bool),
-    )
+    kinds = (np.int64, np.float32, np.bool_)
+    tokens, ages, valid = (np.zeros(shape, kind) for kind in kinds)
     for row, piece in enumerate(pieces):
         rows = slice(piece.start, piece.end)
-        tokens[row, : len(piece)], ages[row, : len(piece)], valid[row, : len(piece)] = (
-            sequences.tokens[rows],
-            sequences.age_days[rows],
-            True,
-        )
+        tokens[row, : len(piece)] = sequences.tokens[rows]
+        ages[row, : len(piece)] = sequences.age_days[rows]
+        valid[row, : len(piece)] = True
     return Batch(torch.from_numpy(tokens), torch.from_numpy(ages), torch.from_numpy(valid))

@@ -1,7 +1,4 @@
-"""The state of a run on disk, so that one that was stopped goes on as if it had not been.
-
-And the finished checkpoint.
-"""
+"""The state of a run on disk, from which a stopped one goes on, and the finished checkpoint."""
 
 from __future__ import annotations
 
@@ -34,6 +31,7 @@ _STATE = "resume"
 _PROGRESS = "progress.json"
 _TENSORS = "state.safetensors"
 RECORD = "pretraining.json"
+"""Options, counts, versions, and the history."""
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Trained:
         return trunk | {f"{HEAD}{name}": value for name, value in self.head.state_dict().items()}
 
 
-def save_state(out: Path, trained: Trained, run: Run, facts: Mapping[str, Any]) -> None:
+def save_state(out: Path, trained: Trained, run: Run, identity: Mapping[str, Any]) -> None:
     """Keep everything that the next batch depends on, in one rename."""
     moments = trained.optimiser.state_dict()["state"]
     tensors = trained.parameters() | {
@@ -86,14 +84,15 @@ def save_state(out: Path, trained: Trained, run: Run, facts: Mapping[str, Any]) 
         for name, value in of.items()
     }
     with atomic_folder(out / _STATE) as folder:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            folder / _TENSORS,
-        )
-        write_json(folder / _PROGRESS, {"facts": dict(facts), "run": vars(run)})
+        save_file(_on_cpu(tensors), folder / _TENSORS)
+        write_json(folder / _PROGRESS, {"facts": dict(identity), "run": vars(run)})
 
 
-def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def load_state(out: Path, trained: Trained, identity: Mapping[str, Any]) -> Run:
     """Go on from a kept state, or start where there is none.
 
     Raises:
@@ -103,23 +102,16 @@ def load_state(out: Path, trained: Trained, facts: Mapping[str, Any]) -> Run:
     if not path.is_file():
         return Run()
     kept = read_json(path)
-    differing = differing_keys(kept["facts"], facts)
+    differing = differing_keys(kept["facts"], identity)
     if differing:
         raise ConfigError(
             f"{out} holds a run with other {', '.join(differing)}; give the same to go on, another "
             "folder, or --restart to begin anew"
         )
     tensors = load_file(out / _STATE / _TENSORS)
-    trained.network.load_state_dict(
-        {
-            name.removeprefix(TRUNK): value
-            for name, value in tensors.items()
-            if name.startswith(TRUNK)
-        }
-    )
-    trained.head.load_state_dict(
-        {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
-    )
+    for module, prefix in ((trained.network, TRUNK), (trained.head, HEAD)):
+        own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        module.load_state_dict({name.removeprefix(prefix): own[name] for name in own})
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
@@ -137,23 +129,10 @@ def save_checkpoint(
     with atomic_path(out / DICTIONARY) as path:
         path.write_bytes(msgpack.dumps(dictionary))
     with atomic_path(out / MODEL) as path:
-        save_file(
-            {
-                name: value.detach().cpu().contiguous()
-                for name, value in trained.parameters().items()
-            },
-            path,
-        )
-
-
-def save_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Write `pretraining.json`: options, counts, versions, and the history."""
-    write_json(out / RECORD, record)
+        save_file(_on_cpu(trained.parameters()), path)
 
 
 def forget(out: Path) -> None:
-    """Remove the state that a run would go on from, and the list of its subjects, which the next
-    run's need not be.
-    """
+    """Remove the state that a run would go on from, and the list of its subjects."""
     shutil.rmtree(out / _STATE, ignore_errors=True)
     (out / SUBJECTS).unlink(missing_ok=True)

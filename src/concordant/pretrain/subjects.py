@@ -14,7 +14,8 @@ from concordant.core.files import DigestCache
 from concordant.data.cohort import SPLITS
 from concordant.data.meds import scan_shards
 from concordant.data.pretraining import PretrainingSubjects, dataset_identity
-from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits, split_table
+from concordant.data.tasks.labels import SplitDraw, drawn_splits
+from concordant.data.tasks.tables import read_splits, split_table
 
 _LOG = logging.getLogger(__name__)
 _DRAWN = (0.8, 0.1, 0.1)
@@ -59,11 +60,9 @@ def choose_subjects(
         else (read_splits(meds), "metadata/subject_splits.parquet")
     )
     if table is None:
-        everyone = _with_records(meds, columns)
-        table, source = (
-            drawn_splits(everyone["subject_id"].to_list(), SplitDraw(_DRAWN, seed)),
-            f"drawn, {_DRAWN}, seed {seed}",
-        )
+        everyone = _with_records(meds, columns)["subject_id"].to_list()
+        table = drawn_splits(everyone, SplitDraw(_DRAWN, seed))
+        source = f"drawn, {_DRAWN}, seed {seed}"
         _LOG.warning(
             "%s has no metadata/subject_splits.parquet, and no splits are given: train subjects "
             "are drawn from everyone, also from those whom a study may hold out; give its cohort "
@@ -83,25 +82,18 @@ def choose_subjects(
 def listed_subjects(
     subjects: Subjects, meds: Path, *, columns: Mapping[str, str] | None, digests: DigestCache
 ) -> PretrainingSubjects:
-    """Return the list to leave beside the weights.
-
-    Train and tuning subjects whose records the dataset has.
-    """
+    """List, to be left beside the weights, whom of train and tuning the dataset has."""
     uses = {"train": subjects.train, "tuning": subjects.tuning}
     table = pl.concat(
-        [
-            pl.DataFrame({"subject_id": ids}).with_columns(used_for=pl.lit(use))
-            for use, ids in uses.items()
-        ]
+        pl.DataFrame({"subject_id": ids}).with_columns(used_for=pl.lit(use))
+        for use, ids in uses.items()
     )
-    read = table.join(
-        _with_records(meds, columns), on="subject_id", how="semi", maintain_order="left"
-    )
+    known = _with_records(meds, columns)
+    read = table.join(known, on="subject_id", how="semi", maintain_order="left")
     return PretrainingSubjects(dataset_identity(meds, columns, digests), read)
 
 
 def _with_records(meds: Path, columns: Mapping[str, str] | None) -> pl.DataFrame:
-    parts = [
-        shard.frame.select("subject_id").unique() for shard in scan_shards(meds, columns=columns)
-    ]
-    return pl.concat(parts).unique().drop_nulls().collect()
+    shards = scan_shards(meds, columns=columns)
+    ids = pl.concat([shard.frame.select("subject_id").unique() for shard in shards])
+    return ids.unique().drop_nulls().collect()

@@ -49,15 +49,13 @@ def build_vocabulary(
             f"{len(train)}); lower min_subjects, or give more records"
         )
     weighed = [entry | {"weight": _weight(count / len(train))} for count, entry in kept]
-    weighed.sort(
-        key=lambda entry: (
-            entry["weight"],
-            entry["code_string"],
-            str(entry.get("text_string")),
-            entry.get("val_start", 0.0),
-        )
-    )
+    weighed.sort(key=_place)
     return [{"type": "code", "code_string": _BIRTH, "weight": -1.0}, *weighed[: size - 1]]
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[float, str, str, float]:
+    text, start = str(entry.get("text_string")), entry.get("val_start", 0.0)
+    return entry["weight"], entry["code_string"], text, start
 
 
 def _weight(share: float) -> float:
@@ -82,10 +80,7 @@ def _subjects(events: pl.LazyFrame, *by: str) -> pl.DataFrame:
 
 
 def _numbers(events: pl.LazyFrame) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield ranges between the tenths of each code's numbers.
-
-    Each counts for its share of the subjects who have one.
-    """
+    """Yield ranges between tenths of each code's numbers, each with its share of the subjects."""
     number = pl.col("numeric_value")
     tenths = [
         number.quantile(place / _TENTHS, "nearest").alias(str(place)) for place in range(1, _TENTHS)
@@ -100,9 +95,8 @@ def _numbers(events: pl.LazyFrame) -> Iterator[tuple[float, dict[str, Any]]]:
 
 
 def _ranges(row: Mapping[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
-    cuts = sorted(
-        {row[str(place)] for place in range(1, _TENTHS)} - {row["least"]}
-    )  # a cut at the least number leaves a range empty
+    # a cut at the least number leaves a range empty
+    cuts = sorted({row[str(place)] for place in range(1, _TENTHS)} - {row["least"]})
     edges = [-math.inf, *cuts, math.inf]
     for start, end in pairwise(edges):
         entry = {"type": "numeric", "code_string": row["code"], "val_start": start, "val_end": end}

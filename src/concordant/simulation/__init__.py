@@ -1,4 +1,1 @@
-"""The parts of the simulated cohort: latent factors, chest phantoms, records, the study file.
-
-`concordant.simulate` puts them together.
-"""
+"""The parts of the simulated cohort, which `concordant.simulate` puts together."""

@@ -1,7 +1,4 @@
-"""What the simulated records are written in.
-
-Diagnoses, drugs, procedures and laboratory values, and which factor each depends on.
-"""
+"""Diagnoses, drugs, procedures and laboratory values of the simulation, and their factors."""
 
 from __future__ import annotations
 
@@ -40,8 +37,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Laboratory:
-    """A measured value: normal around mean + sd * (ehr * factor + shared * factor), with a residual
-    (`records.RESIDUAL`).
+    """A value: mean + sd * (ehr * factor + shared * factor) and a residual (`records.RESIDUAL`).
 
     Attributes:
         code: MEDS code.
@@ -135,10 +131,7 @@ _ALWAYS = {
 
 
 def coding_practice(share: float, rng: np.random.Generator) -> dict[str, str | None]:
-    """Draw how a site writes codes down.
-
-    About half of the given share of codes under local names, the other half (None) not at all.
-    """
+    """Draw how a site writes a share of codes: half under local names, half (None) not."""
     draws = zip(MEANINGS, rng.random(len(MEANINGS)), strict=True)
     return {
         code: None if draw < share / 2 else f"LOCAL//{number:04d}"

@@ -6,10 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SimulationOptions(BaseModel):
-    """What is simulated. The development site's factors are standard normal.
-
-    The external site differs from it by the three shifts.
-    """
+    """What is simulated: factors are standard normal, the external site differs by shifts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -46,9 +46,7 @@ class Scanner:
 
 
 def scanner(shift: float) -> Scanner:
-    """Return the scanner that reads `shift` HU too high, with contrast 1 % up per 10 HU and
-    noise 2 % up per HU.
-    """
+    """Return a scanner `shift` HU too high, contrast 1 % up per 10 HU, noise 2 % per HU."""
     return Scanner(shift, 1 + shift / 1000, NOISE_HU * (1 + shift / 50))
 
 
@@ -115,10 +113,7 @@ def _ventricles(shared: float, z: _Grid, y: _Grid, x: _Grid, rng: np.random.Gene
 
 
 def scan(hu: _Grid, device: Scanner, rng: np.random.Generator) -> bytes:
-    """Return the compressed NIfTI file of a chest.
-
-    Noise, whole numbers, a spacing and an orientation of its own.
-    """
+    """Return a chest's compressed NIfTI file, with its own noise, spacing and orientation."""
     read = (
         hu * device.gain
         + device.offset_hu

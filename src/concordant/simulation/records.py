@@ -1,7 +1,4 @@
-"""Health records in MEDS 0.4.
-
-What of a subject's factors codes, values and visits show, before and after the prediction time.
-"""
+"""Health records in MEDS 0.4: what codes, values and visits show of a subject's factors."""
 
 from __future__ import annotations
 
@@ -89,9 +86,7 @@ def record(
 
 
 def _visits(person: Person, rng: np.random.Generator) -> list[datetime]:
-    """Draw visits before the index (more of them where the record's factor is high), one at it,
-    and some after it, in order.
-    """
+    """Draw visits before (more of them for a high factor), at and after the index, in order."""
     before = rng.uniform(1, HISTORY_DAYS, 1 + rng.poisson(VISITS * np.exp(0.3 * person.ehr)))
     after = rng.uniform(
         0, person.time_days, rng.poisson(VISITS * min(person.time_days / HISTORY_DAYS, 1.0))
@@ -109,9 +104,7 @@ def _moment(start: datetime, days: float) -> datetime:
 def _diagnoses(
     person: Person, visits: Sequence[datetime], rng: np.random.Generator
 ) -> list[_Event]:
-    """Write each code that the subject has at a first visit up to the index, and again at some
-    of the later ones.
-    """
+    """Write each code at a first visit up to the index, and at some of the later ones."""
     past = sum(visit <= person.prediction_time for visit in visits)
     events = []
     for diagnosis in DIAGNOSES:

@@ -1,7 +1,4 @@
-"""The files of one site: cohort table, scans, MEDS dataset.
-
-Scans and shards are tasks, which may run in any process and order.
-"""
+"""The files of one site: cohort table, scans, MEDS dataset, written in tasks of any order."""
 
 from __future__ import annotations
 
@@ -107,9 +104,7 @@ def _scan_name(sample_id: str) -> str:
 def write_tables(
     folder: Path, site: Site, subjects: pl.DataFrame, options: SimulationOptions
 ) -> None:
-    """Write a site's cohort table and the metadata of its MEDS dataset, and make room for scans
-    and shards.
-    """
+    """Write a site's cohort table and metadata, and make room for scans and shards."""
     (folder / "ct").mkdir(parents=True)
     metadata = folder / "meds" / "metadata"
     metadata.mkdir(parents=True)

@@ -50,9 +50,7 @@ def sites(options: SimulationOptions) -> tuple[Site, Site]:
 
 
 def generator(options: SimulationOptions, site: Site, *stream: int) -> np.random.Generator:
-    """Return the generator of one independent stream, so that no draw depends on the order of
-    the work.
-    """
+    """Return a stream's generator, so that no draw depends on the order of the work."""
     return np.random.default_rng([options.seed, site.number, *stream])
 
 
@@ -123,10 +121,7 @@ def _log_hazard(
 def _expected(
     factors: dict[str, Float[np.ndarray, " subject"]], seen: str, mean: float
 ) -> dict[str, Float[np.ndarray, " subject"]]:
-    """Replace what is not seen by its mean.
-
-    Right for the product too, since the factors are independent.
-    """
+    """Replace what is not seen by its mean, right for products of independent factors too."""
     hidden = {"ct": "ehr", "ehr": "ct", "both": None}[seen]
     return {
         name: np.full_like(values, mean) if name == hidden else values
@@ -159,9 +154,7 @@ def _survival(
 
 
 def _splits(event: Int[np.ndarray, " subject"], rng: np.random.Generator) -> list[str]:
-    """Assign splits at random within those with and those without an event, so that every split
-    has both.
-    """
+    """Assign splits at random within those with and without an event: each has both."""
     splits = np.empty(len(event), dtype=object)
     for value in (0, 1):
         rows = rng.permutation(np.flatnonzero(event == value))

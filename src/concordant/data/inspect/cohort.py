@@ -1,6 +1,4 @@
-"""INSPECT's files to the cohort table of `concordant.data.cohort`, with a flow that counts every
-exam left out.
-"""
+"""INSPECT's files to a cohort table, with a flow that counts every exam left out."""
 
 from __future__ import annotations
 
@@ -15,8 +13,15 @@ from concordant.core.errors import CohortError, ConfigError
 from concordant.core.files import atomic_path, write_json
 from concordant.data.cohort import subjects_in_several_splits
 from concordant.data.flow import Flow, FlowCounter, FlowStep, events_by_name
-from concordant.data.inspect.outcome import TimeUnit, window_names, with_outcome
-from concordant.data.inspect.tables import ExamTable, read_labels, read_mapping, read_splits
+from concordant.data.inspect.tables import (
+    ExamTable,
+    TimeUnit,
+    read_labels,
+    read_mapping,
+    read_splits,
+    window_names,
+    with_outcome,
+)
 from concordant.data.meds import scan_shards
 
 Outcome = Literal["mortality", "readmission", "PH"]
@@ -52,13 +57,9 @@ class InspectOptions:
 
     def __post_init__(self) -> None:
         """Check the words, which may come from a command line."""
-        for name, words in (
-            ("outcome", Outcome),
-            ("embolism", Embolism),
-            ("exams", Exams),
-            ("time_unit", TimeUnit),
-        ):
-            given, known = getattr(self, name), get_args(words)
+        words = {"outcome": Outcome, "embolism": Embolism, "exams": Exams, "time_unit": TimeUnit}
+        for name, kind in words.items():
+            given, known = getattr(self, name), get_args(kind)
             if given not in known and not (name == "time_unit" and given is None):
                 raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(known)}")
 
@@ -168,9 +169,8 @@ def _choose(
         steps["with a pulmonary embolism"] = pl.col("pe_positive").fill_null(False)
     if options.exams == "first":
         exam = pl.col("impression_id")
-        steps["the first of its patient"] = exam == exam.sort_by(
-            "prediction_time", "impression_id"
-        ).first().over("subject_id")
+        earliest = exam.sort_by("prediction_time", "impression_id").first()
+        steps["the first of its patient"] = exam == earliest.over("subject_id")
     for step, keep in steps.items():
         joined = flow.passed(step, joined.filter(keep))
     if joined.is_empty():
@@ -186,29 +186,13 @@ def _table(chosen: pl.DataFrame, scans: Path, out: Path) -> pl.DataFrame:
     scan = pl.when(pl.col("image_id").is_in(list(present))).then(
         pl.format("{}/{}.nii.gz", pl.lit(folder), "image_id")
     )
-    named = chosen.sort("impression_id").select(
-        "subject_id",
-        "prediction_time",
-        "time_days",
-        "event",
-        "split",
-        "pe_positive",
-        sample_id=pl.col("impression_id"),
-        site=pl.lit(SITE),
-        ct_path=scan,
-    )
-    order = (
-        "sample_id",
-        "subject_id",
-        "prediction_time",
-        "time_days",
-        "event",
-        "split",
-        "site",
-        "ct_path",
+    return chosen.sort("impression_id").select(
+        pl.col("impression_id").alias("sample_id"),
+        *("subject_id", "prediction_time", "time_days", "event", "split"),
+        pl.lit(SITE).alias("site"),
+        scan.alias("ct_path"),
         "pe_positive",
     )
-    return named.select(order)
 
 
 def _repeated(*tables: ExamTable) -> list[str]:
@@ -239,11 +223,8 @@ def _about_records(table: pl.DataFrame, meds: Path | None) -> list[str]:
     subjects, died = set[int](), set[int]()
     for shard in scan_shards(meds):
         own = shard.frame.filter(pl.col("subject_id").is_in(table["subject_id"].unique().implode()))
-        found = (
-            own.group_by("subject_id")
-            .agg(died=pl.col("code").str.starts_with("MEDS_DEATH").any())
-            .collect(engine="streaming")
-        )
+        died_here = pl.col("code").str.starts_with("MEDS_DEATH").any()
+        found = own.group_by("subject_id").agg(died=died_here).collect(engine="streaming")
         subjects |= set(found["subject_id"])
         died |= set(found.filter("died")["subject_id"])
     n_patients = table["subject_id"].n_unique()
@@ -252,11 +233,9 @@ def _about_records(table: pl.DataFrame, meds: Path | None) -> list[str]:
             f"{meds}: holds none of the {n_patients} patients; expected the MEDS bundle of "
             "INSPECT, whose subject_id is person_id"
         )
-    notes = (
-        [f"{n_patients - len(subjects)} of {n_patients} patients have no record"]
-        if len(subjects) < n_patients
-        else []
-    )
+    notes = []
+    if len(subjects) < n_patients:
+        notes.append(f"{n_patients - len(subjects)} of {n_patients} patients have no record")
     if died:
         notes.append(
             f"{len(died)} patients have a death in the records, which INSPECT removed; the label "

@@ -1,7 +1,4 @@
-"""MEDS datasets of every version (https://github.com/Medical-Event-Data-Standard/meds).
-
-Their shards, and records cut at a time.
-"""
+"""MEDS datasets of every version (https://github.com/Medical-Event-Data-Standard/meds)."""
 
 from concordant.data.meds.quality import RecordCounts, quality_in_words, quality_table
 from concordant.data.meds.records import RecordSet, count_events, data_quality, read_events

@@ -26,10 +26,7 @@ FEW = 32
 def subject_starts(
     subject: Any, time: Any, out_of_order: Any
 ) -> Any:  # pragma: no cover # compiled
-    """Return where each run of a subject's rows starts, then the number of rows.
-
-    Mark rows earlier than the one before.
-    """
+    """Return where each run of a subject's rows starts, and their end; mark earlier rows."""
     n = len(subject)
     starts = np.empty(n + 1, np.int64)
     count = 0
@@ -47,10 +44,7 @@ def subject_starts(
 def _number_until_full(
     hashes: Any, keys: Any, place: Any, first: Any, number: Any
 ) -> Any:  # pragma: no cover # compiled
-    """Number rows until the table is half full.
-
-    Return the row where it ends and how many numbers there are.
-    """
+    """Number rows until the table is half full; return the row where it ends, and the count."""
     n, mask = 0, np.uint64(len(keys) - 1)
     for row in range(len(hashes)):
         slot = (hashes[row] >> np.uint64(20)) & mask
@@ -67,10 +61,7 @@ def _number_until_full(
 
 @njit(cache=True, nogil=True)
 def number_distinct(hashes: Any) -> Any:  # pragma: no cover # compiled
-    """Number the distinct hashes in order of appearance.
-
-    Return each row's number, and the row where each number first appears.
-    """
+    """Number distinct hashes as they appear: each row's number, each number's first row."""
     number, size = np.empty(len(hashes), np.int32), 1 << 14
     while True:
         # a table that grows within the loop over rows would cost ten times as much: it is begun
@@ -183,10 +174,7 @@ def count_visible(
     repeated: Any,
     is_birth: Any,
 ) -> Any:  # pragma: no cover # compiled
-    """Count for each sample (row of the result).
-
-    Kept, repeated, later than the prediction, before the look-back, static.
-    """
+    """Count per sample: kept, repeated, after the prediction, before the look-back, static."""
     counts = np.zeros((len(block), 5), np.int64)
     for sample in range(len(block)):
         for row in range(starts[block[sample]], starts[block[sample] + 1]):
@@ -221,12 +209,7 @@ def visible_rows(
     kept_value: Any,
     kept_text: Any,
 ) -> None:  # pragma: no cover # compiled
-    """Write what `count_visible` counts as kept, sample after sample.
-
-    Days before the prediction, NaN if static; rank of the code; value.
-
-    The text is written where `kept_text` is not empty.
-    """
+    """Write what `count_visible` counts as kept; text only where `kept_text` is not empty."""
     place = 0
     for sample in range(len(block)):
         for row in range(starts[block[sample]], starts[block[sample] + 1]):

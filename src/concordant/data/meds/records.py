@@ -105,22 +105,16 @@ def read_events(
         RecordError: No parquet file, an unknown version, a missing or ill-typed column, a subject
             in two shards, an event without a code.
     """
-    absent = [
-        name
-        for name in ("sample_id", "subject_id", "prediction_time")
-        if name not in samples.columns
-    ]
+    needed = ("sample_id", "subject_id", "prediction_time")
+    absent = ", ".join(name for name in needed if name not in samples.columns)
     if absent:
-        raise RecordError(
-            f"{meds}: the table of samples lacks {', '.join(absent)}; found "
-            f"{', '.join(samples.columns)}"
-        )
+        found = ", ".join(samples.columns)
+        raise RecordError(f"{meds}: the table of samples lacks {absent}; found {found}")
     part_of, place_of = np.full(samples.height, -1, np.int64), np.zeros(samples.height, np.int64)
     n_events = np.zeros(samples.height, np.int64)
     parts, counts, in_memory, spilled = [], [], 0, None
-    for number, part in enumerate(
-        stream_events(meds, samples, look_back_days=look_back_days, columns=columns, text=text)
-    ):
+    read = stream_events(meds, samples, look_back_days=look_back_days, columns=columns, text=text)
+    for number, part in enumerate(read):
         part_of[part.samples], place_of[part.samples] = number, np.arange(len(part.samples))
         n_events[part.samples] = np.diff(part.records.offsets)
         counts.append(part.counts)
@@ -130,13 +124,9 @@ def read_events(
             parts.append(_spill(part.records, Path(spilled) / str(number)))
         else:
             parts.append(part.records)
-    met = replace(
-        total(counts),
-        n_subjects_without_record=samples.filter(pl.Series(part_of < 0))["subject_id"].n_unique(),
-    )
-    records = RecordSet(
-        tuple(samples["sample_id"].to_list()), met, n_events, tuple(parts), part_of, place_of
-    )
+    met = _total(counts, samples, part_of >= 0)
+    ids = tuple(samples["sample_id"].to_list())
+    records = RecordSet(ids, met, n_events, tuple(parts), part_of, place_of)
     if spilled is not None:
         finalize(records, rmtree, spilled, ignore_errors=True)
     return records
@@ -150,10 +140,12 @@ def count_events(
     for part in stream_events(meds, samples, columns=columns):
         found[part.samples] = True
         counts.append(part.counts)
-    return replace(
-        total(counts),
-        n_subjects_without_record=samples.filter(pl.Series(~found))["subject_id"].n_unique(),
-    )
+    return _total(counts, samples, found)
+
+
+def _total(counts: list[RecordCounts], samples: pl.DataFrame, found: Any) -> RecordCounts:
+    without = samples.filter(pl.Series(~found))["subject_id"].n_unique()
+    return replace(total(counts), n_subjects_without_record=without)
 
 
 def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) -> RecordCounts:
@@ -163,36 +155,24 @@ def data_quality(meds: Path | str, *, columns: Mapping[str, str] | None = None) 
         RecordError: As for `read_events`.
     """
     shards = scan_shards(meds, columns=columns)
-    subjects = pl.concat(
-        [shard.frame.select("subject_id").drop_nulls().unique().collect() for shard in shards]
-    ).unique()
-    ever = subjects.with_columns(prediction_time=pl.lit(2**62).cast(pl.Datetime("us")))
-    return replace(
-        total(part.counts for part in stream_events(meds, ever, columns=columns)),
-        latest_days_before=None,
-    )
+    ids = [shard.frame.select("subject_id").drop_nulls().unique().collect() for shard in shards]
+    forever = pl.lit(2**62).cast(pl.Datetime("us"))
+    subjects = pl.concat(ids).unique().with_columns(prediction_time=forever)
+    parts = stream_events(meds, subjects, columns=columns)
+    return replace(total(part.counts for part in parts), latest_days_before=None)
 
 
 def _spill(records: PackedEvents, folder: Path) -> PackedEvents:
-    """Move the rows of a part to files, which are mapped back.
-
-    They are read where and when they are touched.
-    """
+    """Move the rows of a part to files, which are read where and when they are touched."""
     folder.mkdir()
 
     def mapped(name: str, values: Any) -> Any:
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        return (
-            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            if len(values)
-            else values
-        )
+        path = folder / f"{name}.npy"
+        np.save(path, values, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False) if len(values) else values
 
-    text = (
-        None
-        if records.text is None
-        else Texts(records.text.texts, mapped("text", records.text.index))
-    )
+    text = records.text
+    text = None if text is None else Texts(text.texts, mapped("text", text.index))
     return PackedEvents(
         records.codes,
         mapped("code", records.code),
@@ -209,9 +189,8 @@ def _take(records: PackedEvents, places: Int[np.ndarray, " chosen"]) -> PackedEv
     if (np.diff(places) == 1).all():  # they lie together: nothing is copied
         rows: Any = slice(records.offsets[places[0]], records.offsets[places[-1] + 1])
     else:
-        rows = np.arange(offsets[-1]) + np.repeat(
-            records.offsets[:-1][places] - offsets[:-1], lengths
-        )
+        moved = records.offsets[:-1][places] - offsets[:-1]
+        rows = np.arange(offsets[-1]) + np.repeat(moved, lengths)
     text = None if records.text is None else Texts(records.text.texts, records.text.index[rows])
     return PackedEvents(
         records.codes,
@@ -224,13 +203,9 @@ def _take(records: PackedEvents, places: Int[np.ndarray, " chosen"]) -> PackedEv
 
 
 def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedEvents:
-    """Bring the records of several parts into one order.
-
-    Each comes with the mask of its records' places.
-    """
-    if (
-        len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None
-    ):  # with texts, those of others would go along to another process
+    """Bring the records of several parts, each with the mask of its places, into one order."""
+    # with texts, those of others would go along to another process
+    if len(parts) == 1 and parts[0][0].all() and parts[0][1].text is None:
         return parts[0][1]
     lengths = np.zeros(n_records, np.int64)
     for mask, records in parts:
@@ -239,10 +214,8 @@ def _merge(parts: Sequence[tuple[Any, PackedEvents]], n_records: int) -> PackedE
     codes, index = _join([(records.codes, records.code) for _, records in parts])
     texts = [records.text for _, records in parts if records.text is not None]
     joined = _join([(one.texts, one.index) for one in texts]) if texts else None
-    before = np.concatenate(
-        [np.zeros(0, np.int64), *(_rows_of(mask, offsets) for mask, _ in parts)]
-    )
-    order = np.argsort(before)
+    before = [np.zeros(0, np.int64), *(_rows_of(mask, offsets) for mask, _ in parts)]
+    order = np.argsort(np.concatenate(before))
     return PackedEvents(
         codes,
         index[order],
@@ -263,14 +236,10 @@ def _rows_of(mask: Any, offsets: Int[np.ndarray, " record_plus_one"]) -> Int[np.
 def _join(
     parts: Sequence[tuple[tuple[str, ...], Any]],
 ) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:
-    """Put indices into several sorted vocabularies after each other, under the sorted vocabulary
-    of what they use.
-    """
+    """Put indices into several sorted vocabularies after each other, under one of them all."""
     places = [np.flatnonzero(np.bincount(index[index >= 0])) for _, index in parts]
-    used = [
-        [names[place] for place in found.tolist()]
-        for (names, _), found in zip(parts, places, strict=True)
-    ]
+    pairs = zip(parts, places, strict=True)
+    used = [[names[place] for place in found.tolist()] for (names, _), found in pairs]
     codes = tuple(sorted(set().union(*used)))
     position = {code: place for place, code in enumerate(codes)}
     joined = [np.zeros(0, np.int32)]

@@ -16,6 +16,7 @@ import polars as pl
 
 from concordant.core.errors import RecordError, did_you_mean
 from concordant.core.files import read_json
+from concordant.data.frames import first_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,9 +59,14 @@ def scan_shards(meds: Path | str, *, columns: Mapping[str, str] | None = None) -
         RecordError: No parquet file, an unknown version, a missing or ill-typed column.
     """
     meds = Path(meds)
-    names = _checked(columns or {}, meds)
+    for name in columns or ():
+        if name not in COLUMNS:
+            raise RecordError(
+                f"{meds}: columns gives a name for {name!r}, which MEDS does not "
+                f"have.{did_you_mean(name, COLUMNS)}"
+            )
     _check_version(meds)
-    return tuple(_scan(path, names) for path in shard_paths(meds))
+    return tuple(_scan(path, columns or {}) for path in shard_paths(meds))
 
 
 def shard_paths(meds: Path) -> list[Path]:
@@ -72,9 +78,8 @@ def shard_paths(meds: Path) -> list[Path]:
     if meds.is_file():
         return [meds]
     root = meds / "data" if (meds / "data").is_dir() else meds
-    shards = sorted(
-        path for path in root.rglob("*.parquet") if not _is_aside(path.relative_to(root))
-    )
+    every = root.rglob("*.parquet")
+    shards = sorted(path for path in every if not _is_aside(path.relative_to(root)))
     if not shards:
         raise RecordError(
             f"{meds}: no parquet file found; expected a MEDS dataset (data/**/*.parquet), a folder "
@@ -85,22 +90,12 @@ def shard_paths(meds: Path) -> list[Path]:
 
 def unreadable(path: Path, error: Exception) -> RecordError:
     """Return the error for a file that cannot be read, with the first line of the reason."""
-    return RecordError(f"{path}: not readable as a MEDS shard ({str(error).partition(chr(10))[0]})")
+    return RecordError(f"{path}: not readable as a MEDS shard ({first_line(error)})")
 
 
 def _is_aside(path: Path) -> bool:
     """Tell metadata and hidden or half-written files from shards."""
     return path.parts[0] == "metadata" or any(part.startswith(".") for part in path.parts)
-
-
-def _checked(columns: Mapping[str, str], meds: Path) -> Mapping[str, str]:
-    for name in columns:
-        if name not in COLUMNS:
-            raise RecordError(
-                f"{meds}: columns gives a name for {name!r}, which MEDS does not "
-                f"have.{did_you_mean(name, COLUMNS)}"
-            )
-    return columns
 
 
 def _check_version(meds: Path) -> None:
@@ -144,28 +139,20 @@ def _scan(path: Path, columns: Mapping[str, str]) -> Shard:
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Return one row per event.
-
-    A nested file of MEDS 0.1 or 0.2 is unfolded, a flat one stays as it is.
-    """
+    """Return one row per event: a nested file of MEDS 0.1 or 0.2 is unfolded."""
     schema = frame.collect_schema()
     event = _event_of(schema)
     if event is None:
         return frame
     if isinstance(schema.get(_STATIC), pl.List):
-        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(
-            event
-        )  # by name: what it lacks is null, the time too
-        frame = frame.with_columns(
-            events=pl.concat_list(without_time, pl.col("events").fill_null([]))
-        )
+        # by name: what it lacks is null, the time too
+        without_time = pl.struct(measurements=pl.col(_STATIC)).cast(event)
+        events = pl.concat_list(without_time, pl.col("events").fill_null([]))
+        frame = frame.with_columns(events=events)
     frame = frame.drop(_STATIC, strict=False)
-    times = frame.explode("events").filter(pl.col("events").is_not_null()).unnest("events")
-    return (
-        times.explode("measurements")
-        .filter(pl.col("measurements").is_not_null())
-        .unnest("measurements")
-    )
+    for name in ("events", "measurements"):
+        frame = frame.explode(name).filter(pl.col(name).is_not_null()).unnest(name)
+    return frame
 
 
 def is_nested(schema: pl.Schema) -> bool:
@@ -185,29 +172,29 @@ def _check_names(
 ) -> None:
     absent = [name for name in dict.fromkeys(wanted) if names[name] not in schema]
     if absent:
+        given = {name: names[name] for name in absent}
         listed = ", ".join(
-            names[name] if names[name] == name else f"{names[name]} (given for {name})"
-            for name in absent
+            one if one == name else f"{one} (given for {name})" for name, one in given.items()
         )
         raise RecordError(
             f"{path}: missing column(s) {listed}; found {', '.join(schema)}. A MEDS shard has "
-            "subject_id, time, code and optionally "
-            "numeric_value and text_value; where they are called otherwise, say so: columns: {MEDS "
-            "name: name in the file}"
+            "subject_id, time, code and optionally numeric_value and text_value; where they are "
+            "called otherwise, say so: columns: {MEDS name: name in the file}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What type a column may be given as, and how it is read; `cast` brings it to ours."""
+    """What type a column may be given as, and what it is read as."""
 
     accepts: Callable[[pl.DataType], bool]
     expected: str
-    cast: Callable[[pl.Expr], pl.Expr]
+    kept_as: pl.DataType
 
     def read(self, name: str | None) -> pl.Expr:
         """Return the column in our type; all null where the file has none."""
-        return self.cast(pl.lit(None) if name is None else pl.col(name))
+        column = (pl.lit(None) if name is None else pl.col(name)).cast(self.kept_as)
+        return column.fill_nan(None) if self.kept_as.is_float() else column
 
 
 def _is_text(kind: pl.DataType) -> bool:
@@ -218,26 +205,16 @@ def _is_local_time(kind: pl.DataType) -> bool:
     return kind in (pl.Date, pl.Null) or (isinstance(kind, pl.Datetime) and kind.time_zone is None)
 
 
+def _is_number(kind: pl.DataType) -> bool:
+    return kind.is_numeric() or kind == pl.Null
+
+
 _KINDS = {
-    "subject_id": _Kind(
-        lambda kind: kind.is_integer(), "an integer", lambda column: column.cast(pl.Int64)
-    ),
-    "time": _Kind(
-        _is_local_time,
-        "a timestamp without time zone",
-        lambda column: column.cast(pl.Datetime("us")),
-    ),
-    "code": _Kind(_is_text, "text", lambda column: column.cast(pl.String)),
-    "numeric_value": _Kind(
-        lambda kind: kind.is_numeric() or kind == pl.Null,
-        "a number",
-        lambda column: column.cast(pl.Float64).fill_nan(None),
-    ),
-    "text_value": _Kind(
-        lambda kind: _is_text(kind) or kind == pl.Null,
-        "text",
-        lambda column: column.cast(pl.String),
-    ),
+    "subject_id": _Kind(lambda kind: kind.is_integer(), "an integer", pl.Int64()),
+    "time": _Kind(_is_local_time, "a timestamp without time zone", pl.Datetime("us")),
+    "code": _Kind(_is_text, "text", pl.String()),
+    "numeric_value": _Kind(_is_number, "a number", pl.Float64()),
+    "text_value": _Kind(lambda kind: _is_text(kind) or kind == pl.Null, "text", pl.String()),
 }
 
 

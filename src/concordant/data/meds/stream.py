@@ -103,10 +103,7 @@ def _in_threads(shards: Iterable[Shard], asked: _Asked, text: bool) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The samples as arrays, and their order by subject, with the subjects in that order.
-
-    Times are microseconds since 1970.
-    """
+    """The samples as arrays in order, and by subject; times are microseconds since 1970."""
 
     prediction: Int[np.ndarray, " sample"]
     earliest: Int[np.ndarray, " sample"]
@@ -125,9 +122,7 @@ class _Asked:
     def in_blocks(
         self, subjects: Int[np.ndarray, " block"]
     ) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
-        """Return the samples of these different subjects, in table order, and the place of the
-        subject of each.
-        """
+        """Return the samples of these subjects, in table order, and each one's subject's place."""
         first, end = (np.searchsorted(self.ordered, subjects, side) for side in ("left", "right"))
         place = np.repeat(np.arange(len(subjects)), end - first)
         before = np.concatenate([[0], np.cumsum(end - first)])[:-1]
@@ -152,7 +147,7 @@ class _Blocks:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _ShardEvents:
     """A shard's rows as arrays, sorted by subject and time.
 
     Attributes:
@@ -174,7 +169,7 @@ class _Rows:
 
 
 def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
-    rows = _rows(shard, text)
+    rows = _shard_events(shard, text)
     life = LifeCodes.among(rows.codes)
     birth, death = life.birth[rows.rank], life.death[rows.rank]
     starts = rows.blocks.starts
@@ -184,30 +179,16 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
     repeated = cutting.mark_repeats(
         starts, latest, rows.time, rows.code, rows.value, rows.text, len(rows.codes)
     )
-    given = (
-        starts,
-        block,
-        prediction,
-        asked.earliest[samples],
-        rows.time,
-        rows.code,
-        repeated,
-        birth,
-    )
+    earliest = asked.earliest[samples]
+    given = (starts, block, prediction, earliest, rows.time, rows.code, repeated, birth)
     counted = cutting.count_visible(*given)
     offsets = np.concatenate([[0], np.cumsum(counted[:, 0])]).astype(np.int64)
-    days, code, value = (
-        np.empty(offsets[-1]),
-        np.empty(offsets[-1], np.int32),
-        np.empty(offsets[-1]),
-    )
+    days, value, code = *np.empty((2, offsets[-1])), np.empty(offsets[-1], np.int32)
     index = np.empty(0 if rows.texts is None else offsets[-1], np.int32)
     cutting.visible_rows(*given, rows.rank, rows.value, rows.text, days, code, value, index)
-    after_death = (
-        cutting.count_after_death(starts, rows.time, death, rows.code)
-        if death.any()
-        else np.zeros(len(starts) - 1)
-    )
+    after_death = np.zeros(len(starts) - 1)
+    if death.any():
+        after_death = cutting.count_after_death(starts, rows.time, death, rows.code)
     texts = None if rows.texts is None else Texts(rows.texts, index)
     records = PackedEvents(rows.codes, code, days, value, offsets, texts)
     return RecordPart(
@@ -230,30 +211,19 @@ def _read(shard: Shard, asked: _Asked, text: bool) -> RecordPart:
 
 
 def _least(days: Float[np.ndarray, " record"]) -> float | None:
-    """Return the least of the days before the prediction of each record's last event.
-
-    None where none of these has a time.
-    """
+    """Return the least days from a record's last event to its prediction, None without time."""
     return None if np.isnan(days).all() else float(np.nanmin(days))
 
 
-def _rows(shard: Shard, text: bool) -> _Rows:
+def _shard_events(shard: Shard, text: bool) -> _ShardEvents:
     frame, time, blocks = _sorted(_collect(shard))
     code, rank, codes = _distinct(frame, "code")
     place, texts = np.full(frame.height, -1, np.int32), tuple[str, ...]()
     if "text_value" in shard.present:
         number, text_rank, texts = _distinct(frame, "text_value")
         place = text_rank.take(number)
-    return _Rows(
-        blocks,
-        time,
-        code,
-        rank,
-        frame["numeric_value"].to_numpy(),
-        place,
-        codes,
-        texts if text else None,
-    )
+    value = frame["numeric_value"].to_numpy()
+    return _ShardEvents(blocks, time, code, rank, value, place, codes, texts if text else None)
 
 
 def _collect(shard: Shard) -> pl.DataFrame:
@@ -285,15 +255,9 @@ def _collect(shard: Shard) -> pl.DataFrame:
 
 
 def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
-    """Sort rows by subject and time where they are not, keeping the order of equal ones.
-
-    Return the times and the blocks too.
-    """
-    subject, time, marked = (
-        frame["subject_id"].to_numpy(),
-        frame["time"].to_numpy(),
-        np.zeros(frame.height, bool),
-    )
+    """Sort rows by subject and time, equal ones as they came; return times and blocks too."""
+    subject, time = frame["subject_id"].to_numpy(), frame["time"].to_numpy()
+    marked = np.zeros(frame.height, bool)
     starts = cutting.subject_starts(subject, time, marked)
     owners = subject[starts[:-1]]
     again = np.ones(len(owners), bool)
@@ -311,10 +275,7 @@ def _sorted(frame: pl.DataFrame) -> tuple[pl.DataFrame, Any, _Blocks]:
 
 
 def _distinct(frame: pl.DataFrame, name: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """Number the distinct values of a column.
-
-    Return each row's number, the rank of each number, -1 for null, and the values by rank.
-    """
+    """Number a column's values: each row's number, each number's rank (null -1), the values."""
     number, first = cutting.number_distinct(frame[f"{name}_hash"].to_numpy())
     values = frame[name].gather(first)
     order = values.arg_sort(nulls_last=True).head(len(values) - values.null_count())

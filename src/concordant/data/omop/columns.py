@@ -1,12 +1,11 @@
-"""The columns of one file of a table as typed expressions, whatever type the export has written
-them in.
-"""
+"""The columns of one file of a table as typed expressions, whatever type they were written in."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from concordant.core.errors import RecordError
+from concordant.data.frames import require_columns
 from concordant.data.omop.source import TableFile
 
 _ZONE = r"(:\d\d(?:\.\d+)?) ?(?:UTC|Z|[+-]\d\d(?::?\d\d)?)$"
@@ -26,12 +25,8 @@ class Columns:
         Raises:
             RecordError: One is not.
         """
-        absent = [name for name in names if name not in self._schema]
-        if absent:
-            raise RecordError(
-                f"{self._file.name}: missing column(s) {', '.join(absent)}; found "
-                f"{', '.join(self._schema)}. OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
-            )
+        advice = f". OMOP CDM 5.3 and 5.4 have them in {self._file.table}"
+        require_columns(self._schema, names, self._file.name, RecordError, advice)
 
     def require_one(self, *names: str) -> None:
         """Check that at least one of several columns is there.
@@ -54,10 +49,7 @@ class Columns:
         return self.text(name).is_not_null()
 
     def integer(self, name: str) -> pl.Expr:
-        """Return a column of identifiers as int64, null where it holds none.
-
-        "8507.0", as pandas writes beside nulls, is 8507.
-        """
+        """Return identifiers as int64, null where there is none; "8507.0" (pandas) is 8507."""
         if name not in self._schema:
             return pl.lit(None, pl.Int64)
         if self._schema[name] != pl.String:
@@ -95,14 +87,9 @@ class Columns:
 
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
-    """Read text as `Columns.time` says, by the format that its length gives, so that each value
-    is parsed once.
-    """
-    text = (
-        pl.when(text.str.slice(10, 1) == "T")
-        .then(text.str.replace("T", " ", literal=True))
-        .otherwise(text)
-    )
+    """Read text as `Columns.time` says, each value once, by the format its length gives."""
+    blank = text.str.replace("T", " ", literal=True)
+    text = pl.when(text.str.slice(10, 1) == "T").then(blank).otherwise(text)
     length = text.str.len_bytes()
     zoned = pl.when(length > 19).then(text).str.replace(_ZONE, "$1")
     formats = (

@@ -1,6 +1,4 @@
-"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and the table of codes with their
-parents.
-"""
+"""Concept numbers to MEDS codes `vocabulary_id/concept_code`, and codes with their parents."""
 
 from __future__ import annotations
 
@@ -54,35 +52,24 @@ def used_concepts(staged: Iterable[list[Path]]) -> pl.Series:
 
 
 def read_concepts(source: OmopSource, wanted: pl.Series) -> pl.DataFrame:
-    """Read `id`, `code` and `name` of the concepts that are wanted and known.
-
-    The table itself may hold millions of others.
-    """
+    """Read `id`, `code`, `name` of the concepts wanted and known, out of millions of others."""
     parts = [pl.DataFrame(schema=_SCHEMA)]
     for file in source.files("concept"):
         with source.opened(file) as frame:
             columns = Columns(frame.collect_schema(), file)
             columns.require("concept_id", "vocabulary_id", "concept_code")
-            code = pl.concat_str(
-                columns.text("vocabulary_id"), columns.text("concept_code"), separator="/"
-            )
+            vocabulary, code = columns.text("vocabulary_id"), columns.text("concept_code")
             read = frame.select(
-                id=columns.integer("concept_id"), code=code, name=columns.text("concept_name")
+                id=columns.integer("concept_id"),
+                code=pl.concat_str(vocabulary, code, separator="/"),
+                name=columns.text("concept_name"),
             )
-            parts.append(
-                read.filter(pl.col("id").is_in(wanted.implode()))
-                .drop_nulls("code")
-                .collect(engine="streaming")
-            )
+            read = read.filter(pl.col("id").is_in(wanted.implode())).drop_nulls("code")
+            parts.append(read.collect(engine="streaming"))
     known = pl.concat(parts).sort("id", "code").unique("id", keep="first", maintain_order=True)
-    return pl.concat([known, _standard(wanted).join(known, on="id", how="anti")]).sort("id")
-
-
-def _standard(wanted: pl.Series) -> pl.DataFrame:
-    rows = [(number, code, name) for number, (code, name) in _STANDARD.items()]
-    return pl.DataFrame(rows, schema=_SCHEMA, orient="row").filter(
-        pl.col("id").is_in(wanted.implode())
-    )
+    rows = [(number, *named) for number, named in _STANDARD.items() if number in wanted]
+    standard = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+    return pl.concat([known, standard.join(known, on="id", how="anti")]).sort("id")
 
 
 def code_table(source: OmopSource, concepts: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
@@ -113,37 +100,28 @@ def code_table(source: OmopSource, concepts: pl.DataFrame, codes: pl.DataFrame) 
         .agg(parent_codes=pl.col("parent_code").unique().sort())
     )
     event_codes = codes.select("code").join(known, on="code", how="anti")
-    rows = pl.concat(
-        [
-            known.select("code", description="name"),
-            event_codes.with_columns(description=pl.lit(None, pl.String)),
-        ]
-    )
+    described = known.select("code", description="name")
+    rows = pl.concat([described, event_codes], how="diagonal")
     rows = rows.unique("code", keep="first", maintain_order=True)
     return rows.join(parents, on="code", how="left").sort("code")
 
 
 def _edges(source: OmopSource) -> pl.DataFrame:
-    ancestors = _read_edges(
-        source, "concept_ancestor", ("descendant_concept_id", "ancestor_concept_id"), _one_level
-    )
+    def one_level(columns: Columns) -> pl.Expr:
+        columns.require("min_levels_of_separation")
+        return columns.integer("min_levels_of_separation") == 1
+
+    def related(columns: Columns) -> pl.Expr:
+        relation = columns.text("relationship_id")
+        return relation.is_in(relations) & ~columns.stated("invalid_reason")
+
+    ends = ("descendant_concept_id", "ancestor_concept_id")
+    ancestors = _read_edges(source, "concept_ancestor", ends, one_level)
     relations = ["Maps to"] if len(ancestors) else ["Maps to", "Is a"]
-    related = _read_edges(
-        source,
-        "concept_relationship",
-        ("concept_id_1", "concept_id_2"),
-        lambda columns: _related(columns, relations),
-    )
-    return pl.concat([ancestors, related]).unique()
-
-
-def _one_level(columns: Columns) -> pl.Expr:
-    columns.require("min_levels_of_separation")
-    return columns.integer("min_levels_of_separation") == 1
-
-
-def _related(columns: Columns, relations: list[str]) -> pl.Expr:
-    return columns.text("relationship_id").is_in(relations) & ~columns.stated("invalid_reason")
+    ends = ("concept_id_1", "concept_id_2")
+    return pl.concat(
+        [ancestors, _read_edges(source, "concept_relationship", ends, related)]
+    ).unique()
 
 
 def _read_edges(
@@ -155,12 +133,9 @@ def _read_edges(
             columns = Columns(frame.collect_schema(), file)
             columns.require(*ends)
             child, parent = (columns.integer(name) for name in ends)
-            read = (
-                frame.filter(chosen(columns))
-                .select(child=child, parent=parent)
-                .filter(pl.col("child") != pl.col("parent"))
-            )
-            parts.append(read.drop_nulls().collect(engine="streaming"))
+            read = frame.filter(chosen(columns)).select(child=child, parent=parent)
+            read = read.filter(pl.col("child") != pl.col("parent")).drop_nulls()
+            parts.append(read.collect(engine="streaming"))
     return pl.concat(parts)
 
 
@@ -168,11 +143,8 @@ def _closure(start: pl.Series, edges: pl.DataFrame) -> pl.Series:
     """Return the concepts that can be reached upwards."""
     reached = fresh = pl.DataFrame({"id": start})
     while fresh.height:
-        above = (
-            edges.join(fresh, left_on="child", right_on="id", how="semi")
-            .select(id="parent")
-            .unique()
-        )
+        above = edges.join(fresh, left_on="child", right_on="id", how="semi")
+        above = above.select(id="parent").unique()
         fresh = above.join(reached, on="id", how="anti")
         reached = pl.concat([reached, fresh])
     return reached["id"].sort()

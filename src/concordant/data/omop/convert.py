@@ -1,6 +1,4 @@
-"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes
-whose memory a shard bounds.
-"""
+"""OMOP CDM 5.3 and 5.4 (https://ohdsi.github.io/CommonDataModel) to MEDS 0.4, in two passes."""
 
 from __future__ import annotations
 
@@ -19,10 +17,9 @@ from concordant.core.errors import RecordError
 from concordant.core.files import atomic_folder, write_json
 from concordant.data.omop.concepts import code_table, read_concepts, used_concepts
 from concordant.data.omop.kinds import KINDS, OmopOptions
-from concordant.data.omop.people import read_people
 from concordant.data.omop.shards import ShardResult, write_shard
 from concordant.data.omop.source import OmopSource
-from concordant.data.omop.stage import REASONS, refuse_shifted, stage, today
+from concordant.data.omop.stage import REASONS, read_people, refuse_shifted, stage, today
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
@@ -97,25 +94,21 @@ def convert_omop(
         atomic_folder(out) as made,
     ):
         conversion = _Conversion(
-            OmopSource(omop, Path(scratch)), options, Path(scratch) / "staged", progress or _silent
+            OmopSource(omop, Path(scratch)), options, Path(scratch) / "staged", progress
         )
         return conversion.write(made, out)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
 
 
 class _Conversion:
     """One conversion under way: what is to be read, how, and what was counted so far."""
 
     def __init__(
-        self, source: OmopSource, options: OmopOptions, staged: Path, progress: Progress
+        self, source: OmopSource, options: OmopOptions, staged: Path, progress: Progress | None
     ) -> None:
         self.source = source
         self.options = options
         self.staged = staged
-        self.progress = progress
+        self.progress: Progress = progress or (lambda stage, done, total: None)
         self.until = options.until or today()
 
     def write(self, made: Path, out: Path) -> OmopConversion:
@@ -130,14 +123,8 @@ class _Conversion:
         write_json(made / "metadata" / "dataset.json", self._dataset())
         read.update(written.counts)
         counts = _table_of_counts(read)
-        result = OmopConversion(
-            out,
-            people.height,
-            int(counts["events"].sum()),
-            len(written.codes),
-            counts,
-            self.source.absent,
-        )
+        n_events, absent = int(counts["events"].sum()), self.source.absent
+        result = OmopConversion(out, people.height, n_events, len(written.codes), counts, absent)
         write_json(made / "metadata" / "quality.json", self._quality(result))
         return result
 
@@ -151,7 +138,6 @@ class _Conversion:
         counts: Counter[tuple[int, str]] = Counter()
         for done, (number, kind, file) in enumerate(work):
             self.progress("tables read", done, len(work))
-            folder = self.staged / str(number) / str(done)
             found = stage(
                 self.source,
                 file,
@@ -159,7 +145,7 @@ class _Conversion:
                 people=people,
                 options=self.options,
                 until=self.until,
-                folder=folder,
+                folder=self.staged / str(number) / str(done),
             )
             counts.update({(number, what): n for what, n in found.items()})
         self.progress("tables read", len(work), len(work))
@@ -169,25 +155,18 @@ class _Conversion:
         return counts
 
     def _staged_by_file(self) -> list[list[Path]]:
-        parts = (
-            sorted(folder.glob("shard=[0-9]*/*.parquet"))
-            for folder in sorted(self.staged.glob("*/*"))
-        )
+        folders = sorted(self.staged.glob("*/*"))
+        parts = (sorted(folder.glob("shard=[0-9]*/*.parquet")) for folder in folders)
         return [paths for paths in parts if paths]
 
     def _write_shards(self, data: Path, concepts: pl.DataFrame, n_shards: int) -> ShardResult:
-        """Run the second pass over every shard.
-
-        What has been written is removed from the scratch folder.
-        """
+        """Run the second pass over every shard; what has been written is removed."""
         counts: Counter[tuple[int, str]] = Counter()
         codes: set[str] = set()
         for shard in range(n_shards):
             self.progress("shards written", shard, n_shards)
-            staged = sorted(
-                (int(path.parts[-4]), path)
-                for path in self.staged.glob(f"*/*/shard={shard}/*.parquet")
-            )
+            paths = self.staged.glob(f"*/*/shard={shard}/*.parquet")
+            staged = sorted((int(path.parts[-4]), path) for path in paths)
             if staged:
                 written = write_shard(staged, concepts, self.options, data / f"{shard:04d}.parquet")
                 counts.update(written.counts)
@@ -226,6 +205,5 @@ def _table_of_counts(counts: Counter[tuple[int, str]]) -> pl.DataFrame:
         | {what: counts[number, what] for what in columns}
         for number in present
     ]
-    return pl.DataFrame(
-        rows, schema={"table": pl.String, "event": pl.String} | dict.fromkeys(columns, pl.Int64)
-    )
+    schema = {"table": pl.String, "event": pl.String} | dict.fromkeys(columns, pl.Int64)
+    return pl.DataFrame(rows, schema=schema)

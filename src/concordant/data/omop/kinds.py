@@ -44,11 +44,9 @@ class OmopOptions:
     def __post_init__(self) -> None:
         """Check the words, which may come from a command line."""
         for name, words in (("prefer", Prefer), ("unmapped", Unmapped), ("date_only", DateOnly)):
-            if getattr(self, name) not in get_args(words):
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; expected one of "
-                    f"{', '.join(get_args(words))}"
-                )
+            given, known = getattr(self, name), get_args(words)
+            if given not in known:
+                raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(known)}")
         if self.subjects_per_shard < 1:
             raise ConfigError(
                 f"subjects_per_shard is {self.subjects_per_shard}; expected 1 or more"

@@ -1,6 +1,4 @@
-"""Second pass: the staged events of one shard get their codes, are put in order, and are written
-as MEDS.
-"""
+"""Second pass: the staged events of one shard get codes and order, and are written as MEDS."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ class ShardResult:
 def write_shard(
     staged: list[tuple[int, Path]], concepts: pl.DataFrame, options: OmopOptions, out: Path
 ) -> ShardResult:
-    """Write one shard in the columns of MEDS and, beyond those, `unit`, `value_code`, `visit_id`
-    and `table`.
+    """Write one shard in the columns of MEDS and `unit`, `value_code`, `visit_id`, `table`.
 
     Subjects are contiguous and ascending; within one, static facts come first, then time ascends,
     and at one instant: birth, start of a period, of a visit, events, end of a visit, death, end of
@@ -57,17 +54,14 @@ def write_shard(
     parts.clear()  # a shard is what bounds the memory, so no copy outlives its use
     coding = _coding(rows.select(_CODED).unique(), concepts, options)
     rows = rows.join(coding.select(*_CODED, "place"), on=_CODED, how="left").drop(_CODED)
-    counts = _tally(rows, coding)
+    counts = _counts(rows, coding)
     rows = rows.filter(
         pl.col("place").is_in(coding.filter(pl.col("code").is_not_null())["place"].implode())
     )
     later = _later_deaths(rows, coding)
     if later.height:
-        rows = (
-            rows.with_row_index("row")
-            .filter(~pl.col("row").is_in(later["row"].implode()))
-            .drop("row")
-        )
+        numbered = rows.with_row_index("row")
+        rows = numbered.filter(~pl.col("row").is_in(later["row"].implode())).drop("row")
         repeated = Counter(later["kind"])
         counts.update({(kind, "repeated_death"): n for kind, n in repeated.items()})
         counts.subtract({(kind, "events"): n for kind, n in repeated.items()})
@@ -80,25 +74,16 @@ def write_shard(
 
 
 def _coding(triples: pl.DataFrame, concepts: pl.DataFrame, options: OmopOptions) -> pl.DataFrame:
-    """Give each triple of kind, standard and source concept its code (null.
-
-    No event), how that was found, and its place among equals.
+    """Give each triple of kind and concepts its code (null: no event), how found, and a place.
 
     Returns:
         `place` u32, ascending as events of one instant are ordered, `kind`, `concept`,
         `source_concept`, `code`, `state`, `table`.
     """
-    order = (
-        ("concept", "source_concept")
-        if options.prefer == "standard"
-        else ("source_concept", "concept")
-    )
+    order = ("concept", "source_concept")[:: 1 if options.prefer == "standard" else -1]
     for name in order:
-        triples = triples.join(
-            concepts.select(pl.col("id").alias(name), pl.col("code").alias(f"{name}_code")),
-            on=name,
-            how="left",
-        )
+        codes = concepts.select(pl.col("id").alias(name), pl.col("code").alias(f"{name}_code"))
+        triples = triples.join(codes, on=name, how="left")
     known = pl.coalesce(f"{name}_code" for name in order)
     number = pl.coalesce(pl.when(pl.col(name) != 0).then(name) for name in order)
     listed = pl.coalesce(known, pl.format(_UNLISTED, number))
@@ -115,67 +100,45 @@ def _coding(triples: pl.DataFrame, concepts: pl.DataFrame, options: OmopOptions)
             "literal", pl.concat_str("prefix", pl.coalesce(listed, "unmapped_code"), "suffix")
         ),
     )
-    return (
-        coded.sort("rank", "kind", "code", *_CODED)
-        .with_row_index("place")
-        .select("place", *_CODED, "code", "state", "table")
-    )
+    placed = coded.sort("rank", "kind", "code", *_CODED).with_row_index("place")
+    return placed.select("place", *_CODED, "code", "state", "table")
 
 
 def _kind_table(options: OmopOptions) -> pl.DataFrame:
+    keep = options.unmapped == "keep"
     rows = [
-        (
-            number,
-            kind.code,
-            kind.prefix,
-            kind.suffix,
-            kind.unmapped if options.unmapped == "keep" else None,
-            kind.rank,
-            kind.table,
-        )
+        {
+            "kind": number,
+            "literal": kind.code,
+            "prefix": kind.prefix,
+            "suffix": kind.suffix,
+            "unmapped_code": kind.unmapped if keep else None,
+            "rank": kind.rank,
+            "table": kind.table,
+        }
         for number, kind in enumerate(KINDS)
     ]
-    text = pl.String
-    schema = {
-        "kind": pl.UInt8,
-        "literal": text,
-        "prefix": text,
-        "suffix": text,
-        "unmapped_code": text,
-        "rank": pl.UInt8,
-        "table": text,
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    numbers = {"kind": pl.UInt8, "rank": pl.UInt8}
+    return pl.DataFrame(rows, schema_overrides={"unmapped_code": pl.String, **numbers})
 
 
-def _tally(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]:
+def _counts(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]:
     """Count by kind what becomes of the rows, repeated deaths aside."""
     given, state = pl.col("code").is_not_null(), pl.col("state")
-    tally = {
+    chosen = {
         "events": given,
         "unmapped": ~given,
         "kept_unmapped": given & (state == "unmapped"),
         "kept_unlisted": given & (state == "unlisted"),
     }
-    by_place = rows.group_by("place").agg(
-        n=pl.len().cast(pl.Int64), n_without=pl.col("no_number").sum().cast(pl.Int64)
+    n, without = pl.len().cast(pl.Int64), pl.col("no_number").sum().cast(pl.Int64)
+    by_place = rows.group_by("place").agg(n=n, n_without=without).join(coding, on="place")
+    by_kind = by_place.group_by("kind").agg(
+        *(pl.col("n").filter(rows).sum().alias(what) for what, rows in chosen.items()),
+        kept_without_number=pl.col("n_without").filter(given).sum(),
     )
-    by_kind = (
-        by_place.join(coding, on="place")
-        .group_by("kind")
-        .agg(
-            *(pl.col("n").filter(chosen).sum().alias(what) for what, chosen in tally.items()),
-            kept_without_number=pl.col("n_without").filter(given).sum(),
-        )
-    )
-    return Counter(
-        {
-            (row["kind"], what): n
-            for row in by_kind.to_dicts()
-            for what, n in row.items()
-            if what != "kind"
-        }
-    )
+    counts = {row.pop("kind"): row for row in by_kind.to_dicts()}
+    return Counter({(kind, what): n for kind, row in counts.items() for what, n in row.items()})
 
 
 def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
@@ -183,9 +146,7 @@ def _places(coding: pl.DataFrame, kinds: Iterable[int]) -> pl.Series:
 
 
 def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `kind` of what is not the subject's first death or its first stated
-    causes, or is these once more.
-    """
+    """Return `row` and `kind` of deaths after the first, and of causes stated later or again."""
     deaths = (
         rows.select("subject_id", "time", "place")
         .with_row_index("row")
@@ -200,51 +161,37 @@ def _later_deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
 
 
 def _causes_at_death(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
-    """Put causes at the death.
-
-    Where one source states the earlier day and another the cause, both tell of the same death.
-    """
-    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select(
-        "subject_id", died="time"
-    )
+    """Put causes at the death: the earlier day and the cause may come from two sources."""
     is_cause = pl.col("place").is_in(_places(coding, _DEATHS[1:]))
-    dated = rows.join(deaths, on="subject_id", how="left", maintain_order="left")
+    dated = rows.join(_deaths(rows, coding), on="subject_id", how="left", maintain_order="left")
     return dated.with_columns(time=pl.when(is_cause).then("died").otherwise("time")).drop("died")
 
 
+def _deaths(rows: pl.DataFrame, coding: pl.DataFrame) -> pl.DataFrame:
+    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1])))
+    return deaths.select("subject_id", died="time")
+
+
 def _after_death(rows: pl.DataFrame, coding: pl.DataFrame) -> Counter[tuple[int, str]]:
-    deaths = rows.filter(pl.col("place").is_in(_places(coding, _DEATHS[:1]))).select(
-        "subject_id", died="time"
-    )
-    later = (
-        rows.select("subject_id", "time", "place")
-        .join(deaths, on="subject_id")
-        .filter(pl.col("time") > pl.col("died"))
-    )
+    dated = rows.select("subject_id", "time", "place").join(_deaths(rows, coding), on="subject_id")
     begun = [number for number, kind in enumerate(KINDS) if not kind.name.endswith(": end")]
-    kinds = later.filter(pl.col("place").is_in(_places(coding, begun))).join(coding, on="place")[
-        "kind"
-    ]
-    return Counter({(kind, "kept_after_death"): n for kind, n in kinds.value_counts().iter_rows()})
+    later = dated.filter(
+        pl.col("time") > pl.col("died"), pl.col("place").is_in(_places(coding, begun))
+    )
+    kinds = later.join(coding, on="place")["kind"].value_counts()
+    return Counter({(kind, "kept_after_death"): n for kind, n in kinds.iter_rows()})
 
 
 def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
-    """Sort so that the same tables always give the same file, whatever the order in which
-    threads read them.
-    """
-    text = pl.struct(
-        "text", "unit_text", "value_concept", "unit_concept"
-    ).hash()  # the last of the keys: any order will do, if it is one
-    return rows.with_columns(rest=text).sort(
-        "subject_id", "time", "place", "visit_id", "numeric_value", "rest", nulls_last=False
-    )
+    """Sort so that the same tables give the same file, in whatever order threads read them."""
+    # the last of the keys: any order will do, if it is one
+    rest = pl.struct("text", "unit_text", "value_concept", "unit_concept").hash()
+    keys = ("subject_id", "time", "place", "visit_id", "numeric_value")
+    return rows.with_columns(rest=rest).sort(*keys, "rest", nulls_last=False)
 
 
 def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
-    """Put codes, units and values as text and code in.
-
-    A row without a concept has no value, for its neighbours measure other things.
-    """
+    """Put codes, units and values in; a row without a concept keeps no value."""
     values = concepts.select(value_concept="id", value_code="code", value_name="name")
     units = concepts.select(
         unit_concept="id", unit_code=pl.col("code").str.splitn("/", 2).struct.field("field_1")
@@ -255,20 +202,13 @@ def _worded(rows: pl.DataFrame, coding: pl.DataFrame, concepts: pl.DataFrame) ->
         (units, "unit_concept"),
     ):
         rows = rows.join(table, on=key, how="left", maintain_order="left")
-    told = {
-        "numeric_value": pl.col("numeric_value"),
-        "text_value": pl.coalesce("text", "value_name", "value_code"),
-        "unit": pl.coalesce("unit_code", "unit_text"),
-        "value_code": pl.col("value_code"),
-    }
+    mapped = pl.when(pl.col("state") != "unmapped")
     return rows.select(
-        "subject_id",
-        "time",
-        "code",
-        *(
-            pl.when(pl.col("state") != "unmapped").then(value).alias(name)
-            for name, value in told.items()
-        ),
-        "visit_id",
-        "table",
+        *("subject_id", "time", "code"),
+        numeric_value=mapped.then("numeric_value"),
+        text_value=mapped.then(pl.coalesce("text", "value_name", "value_code")),
+        unit=mapped.then(pl.coalesce("unit_code", "unit_text")),
+        value_code=mapped.then("value_code"),
+        visit_id="visit_id",
+        table="table",
     )

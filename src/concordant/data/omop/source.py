@@ -1,7 +1,4 @@
-"""Where the tables of an OMOP export lie.
-
-A folder or a zip, CSV or parquet, gzipped or not, in any letter case.
-"""
+"""Where the tables of an OMOP export lie: a folder or zip, CSV or parquet, in any letter case."""
 
 from __future__ import annotations
 
@@ -21,27 +18,19 @@ import numpy as np
 import polars as pl
 
 from concordant.core.errors import RecordError
+from concordant.data.frames import first_line
 
 VOCABULARY = ("concept", "concept_ancestor", "concept_relationship")
 CLINICAL = (
-    "person",
-    "death",
-    "observation_period",
-    "visit_occurrence",
-    "condition_occurrence",
-    "drug_exposure",
-    "procedure_occurrence",
-    "measurement",
-    "observation",
-    "device_exposure",
+    *("person", "death", "observation_period", "visit_occurrence", "condition_occurrence"),
+    *("drug_exposure", "procedure_occurrence", "measurement", "observation", "device_exposure"),
 )
 _KNOWN = frozenset((*CLINICAL, *VOCABULARY))
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _BLOCK = 1 << 24
-_NULLS = [
-    "NULL",
-    "\\N",
-]  # as database exports write them; "None" stays, for it is the name of concepts
+_UNREADABLE = (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, zipfile.BadZipFile)
+# as database exports write them; "None" stays, for it is the name of concepts
+_NULLS = ["NULL", "\\N"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +84,15 @@ class OmopSource:
         Raises:
             RecordError: The file cannot be unpacked or read, here or while the frame is collected.
         """
-        unpacked = (
-            self._scratch
-            / f"unpacked{'.parquet' if file.name.lower().endswith('.parquet') else '.csv'}"
-        )
+        is_parquet = file.name.lower().endswith(".parquet")
+        unpacked = self._scratch / f"unpacked{'.parquet' if is_parquet else '.csv'}"
         try:
             path = self._on_disk(file, unpacked)
             yield _lower_case(_scan(path, file), file)
-        except (
-            pl.exceptions.PolarsError,
-            OSError,
-            EOFError,
-            zlib.error,
-            zipfile.BadZipFile,
-        ) as error:
-            reason = str(error).partition("\n")[0]
+        except _UNREADABLE as error:
             raise RecordError(
-                f"{self.root}: {file.name} is not readable ({reason}); expected CSV with a header, "
-                "or parquet"
+                f"{self.root}: {file.name} is not readable ({first_line(error)}); expected CSV "
+                "with a header, or parquet"
             ) from None
         finally:
             unpacked.unlink(missing_ok=True)
@@ -143,9 +123,8 @@ def _unpack(stream: IO[bytes], to: Path, *, gzipped: bool) -> None:
 def _names(root: Path) -> list[str]:
     """List the files of a folder or a zip by their path in it."""
     if root.is_dir():
-        return sorted(
-            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
-        )
+        files = (path for path in root.rglob("*") if path.is_file())
+        return sorted(path.relative_to(root).as_posix() for path in files)
     if not root.is_file() or not zipfile.is_zipfile(root):
         raise RecordError(f"{root}: no such folder or zip of OMOP tables")
     with zipfile.ZipFile(root) as archive:
@@ -171,18 +150,12 @@ def _by_table(root: Path, names: list[str]) -> dict[str, list[TableFile]]:
 
 
 def _place_of_table(path: PurePosixPath) -> PurePosixPath | None:
-    """Return the part of a path that is named as a table, the file itself or a folder it lies in.
-
-    None for any other file.
-    """
-    if not path.name.lower().endswith(_SUFFIXES) or any(
-        part.startswith((".", "__")) for part in path.parts
-    ):
+    """Return the part of a path that is named as a table: the file or a folder; else None."""
+    hidden = any(part.startswith((".", "__")) for part in path.parts)
+    if hidden or not path.name.lower().endswith(_SUFFIXES):
         return None
-    for place in (*reversed(path.parents), path):
-        if _table_name(place.name) in _KNOWN:
-            return place
-    return None
+    places = (*reversed(path.parents), path)
+    return next((place for place in places if _table_name(place.name) in _KNOWN), None)
 
 
 def _table_name(name: str) -> str:
@@ -212,27 +185,21 @@ def _require(root: Path, files: dict[str, list[TableFile]]) -> None:
 def _scan(path: Path, file: TableFile) -> pl.LazyFrame:
     if path.name.lower().endswith(".parquet"):
         return pl.scan_parquet(path, hive_partitioning=False)
-    separator = _separator(path)
-    quote = _quote(path, separator, file)
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        header = stream.readline()
+    separator = max("\t,;|", key=header.count) if header.strip() else ","
     return pl.scan_csv(
         path,
         separator=separator,
-        quote_char=quote,
+        quote_char=_quote(path, separator, file),
         infer_schema=False,
         encoding="utf8-lossy",
         null_values=_NULLS,
     )
 
 
-def _separator(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        header = stream.readline()
-    return max("\t,;|", key=header.count) if header.strip() else ","
-
-
 def _quote(path: Path, separator: str, file: TableFile) -> str | None:
-    """Tell whether quotation marks enclose fields (`"`) or are text, as in `5" tube`, and enclose
-    none (None).
+    """Tell whether quotation marks enclose fields (`"`), or are text, as in `5" tube` (None).
 
     Taken for enclosing ones, bare marks would make one row of all that lie between two of them. The
     vocabulary files of Athena are tab-separated, with bare marks in the names.
@@ -254,19 +221,14 @@ def _quote(path: Path, separator: str, file: TableFile) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """How many quotation marks begin a field, and how many of those that would open one, if all
-    came in pairs, stand within a field.
-    """
+    """Quotation marks that begin a field, and those that would open one within a field."""
 
     enclosing: int
     bare: int
 
 
 def _marks(path: Path, separator: bytes) -> _Marks:
-    """Count quotation marks by what stands before them.
-
-    Within an enclosed field two, or one after a backslash, stand for one.
-    """
+    """Count quotation marks by what stands before them; a doubled or escaped one is text."""
     begins, escapes = (np.frombuffer(marks, np.uint8) for marks in (b"\n\r" + separator, b'"\\'))
     before, seen, enclosing, bare = b"\n", 0, 0, 0
     with path.open("rb") as stream:
@@ -279,7 +241,7 @@ def _marks(path: Path, separator: bytes) -> _Marks:
             first = np.isin(preceding, begins)
             enclosing += int(
                 first.sum()
-            )  # of all marks: behind a bare one, those that open seem to close
+            )  # of all: behind a bare one, those that open seem to close
             bare += int((~first & ~np.isin(preceding, escapes))[seen % 2 :: 2].sum())
             seen, before = seen + len(marks), block[-1:]
     return _Marks(enclosing, bare)

@@ -1,7 +1,4 @@
-"""First pass: the rows of one file as events with concept numbers, cut into shards.
-
-Every row that gives no event has its reason.
-"""
+"""First pass: who there is, and a file's rows as events in shards, or a reason for none."""
 
 from __future__ import annotations
 
@@ -16,11 +13,75 @@ from concordant.data.omop.columns import Columns
 from concordant.data.omop.kinds import BIRTH, DateOnly, EventKind, OmopOptions, When
 from concordant.data.omop.source import OmopSource, TableFile
 
+
+def read_people(source: OmopSource, *, subjects_per_shard: int) -> pl.DataFrame:
+    """Read who there is.
+
+    Returns:
+        `subject_id` i64 (unique, sorted), `birth` datetime[us] or null, `shard` i32.
+
+    Raises:
+        RecordError: A column is missing, a person is stated twice, or an identifier or a date
+            cannot be read.
+    """
+    parts = []
+    for file in source.files("person"):
+        with source.opened(file) as frame:
+            columns = Columns(frame.collect_schema(), file)
+            columns.require("person_id")
+            columns.require_one("birth_datetime", "year_of_birth")
+            part = frame.select(
+                subject_id=columns.integer("person_id"),
+                birth=birth_time(columns),
+                no_number=columns.stated("person_id") & columns.integer("person_id").is_null(),
+                no_date=columns.stated("birth_datetime") & columns.time("birth_datetime").is_null(),
+            ).collect()
+        number, date = "person_id is not an integer", "birth_datetime cannot be read"
+        _check(part["no_number"], f"{file.name}: {number}", "MEDS has int64 there")
+        _check(
+            part["no_date"], f"{file.name}: {date}", "expected YYYY-MM-DD with or without a time"
+        )
+        parts.append(part.select("subject_id", "birth"))
+    people = pl.concat(parts).drop_nulls("subject_id").sort("subject_id")
+    twice = people["subject_id"].is_duplicated()
+    place = f"{source.root}: person_id is not unique in person"
+    _check(twice, place, "expected one row per person")
+    if people.is_empty():
+        raise RecordError(f"{source.root}: person has no row with a person_id")
+    return people.with_columns(shard=(pl.int_range(pl.len()) // subjects_per_shard).cast(pl.Int32))
+
+
+def birth_time(columns: Columns) -> pl.Expr:
+    """Return birth_datetime, else the earliest day that the parts allow: no event lies before."""
+    year, month, day = (
+        columns.integer(f"{part}_of_birth").cast(pl.Int32, strict=False)
+        for part in ("year", "month", "day")
+    )
+    # text, for pl.datetime refuses a whole column for one 31 June
+    text = pl.format("{}-{}-{}", year, month.fill_null(1), day.fill_null(1))
+    known = pl.when(year.is_between(1, 9999)).then(text)
+    parts = known.str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
+    return pl.coalesce(columns.time("birth_datetime"), parts)
+
+
+def _check(wrong: pl.Series, what: str, expected: str) -> None:
+    wrong = wrong.fill_null(True)
+    if wrong.any():
+        raise RecordError(
+            f"{what} in {wrong.sum()} row(s), the first is row {wrong.arg_true()[0] + 1}; "
+            f"{expected}"
+        )
+
+
 EARLIEST = date(1900, 1, 1)
 """An event on this day or before is out of range: databases state an unknown date so."""
 DROPPED = -1
 """The shard of the rows that give no event."""
 
+_READ = (
+    *("concept", "source_concept", "numeric_value", "no_number", "text"),
+    *("value_concept", "unit_concept", "unit_text", "visit_id"),
+)
 _FEW = 10
 _END_OF_DAY = pl.duration(hours=23, minutes=59)
 REASONS = (
@@ -72,7 +133,7 @@ def stage(
         target = pl.PartitionBy(folder, key="shard", include_key=False)
         staged.sink_parquet(target, mkdir=True, compression="lz4", engine="streaming")
     counts = _counts(folder)
-    _refuse_unreadable(source.root, file, kind, counts)
+    _refuse_unreadable(f"{source.root}: {file.name}", kind.when, counts)
     return counts
 
 
@@ -86,47 +147,34 @@ def _require(columns: Columns, kind: EventKind) -> None:
 
 
 def _read(columns: Columns, kind: EventKind) -> dict[str, pl.Expr]:
-    """Return what is read off a row.
+    """Return what is read off a row: identifiers, concepts, values, what is stated of its time."""
 
-    Identifiers, concept numbers, values, and what is stated of its time.
-    """
-    number = columns.number("value_as_number") if kind.has_value else pl.lit(None, pl.Float32)
+    def value(name: str) -> str:
+        return name if kind.has_value else ""  # no column is called so: it reads as null
+
+    number = columns.number(value("value_as_number"))
     read = {
         "subject_id": columns.integer("person_id"),
         "person_stated": columns.stated("person_id"),
         "concept": columns.concept(kind.concept or ""),
         "source_concept": columns.concept(kind.source or ""),
         "numeric_value": number,
-        "no_number": (columns.stated("value_as_number") & number.is_null())
-        if kind.has_value
-        else pl.lit(False),
-        "text": columns.text("value_as_string") if kind.has_value else pl.lit(None, pl.String),
-        "value_concept": columns.concept("value_as_concept_id")
-        if kind.has_value
-        else pl.lit(0, pl.Int64),
-        "unit_concept": columns.concept("unit_concept_id")
-        if kind.has_value
-        else pl.lit(0, pl.Int64),
-        "unit_text": columns.text("unit_source_value")
-        if kind.has_value
-        else pl.lit(None, pl.String),
+        "no_number": columns.stated(value("value_as_number")) & number.is_null(),
+        "text": columns.text(value("value_as_string")),
+        "value_concept": columns.concept(value("value_as_concept_id")),
+        "unit_concept": columns.concept(value("unit_concept_id")),
+        "unit_text": columns.text(value("unit_source_value")),
         "visit_id": columns.integer("visit_occurrence_id"),
     }
     for name, when in (("", kind.when), ("begin_", kind.not_before)):
         if when is not None:
-            read |= _moment(columns, when, name)
+            timed, day = columns.stated(when.moment), columns.time(when.day)
+            read |= {
+                f"{name}stated": timed | columns.stated(when.day),
+                f"{name}timed": timed,
+                f"{name}time": pl.when(timed).then(columns.time(when.moment)).otherwise(day),
+            }
     return read
-
-
-def _moment(columns: Columns, when: When, prefix: str) -> dict[str, pl.Expr]:
-    stated = columns.stated(when.moment)
-    return {
-        f"{prefix}stated": stated | columns.stated(when.day),
-        f"{prefix}timed": stated,
-        f"{prefix}time": pl.when(stated)
-        .then(columns.time(when.moment))
-        .otherwise(columns.time(when.day)),
-    }
 
 
 def _placed(
@@ -142,19 +190,10 @@ def _placed(
         ),
         pl.lit(0, pl.UInt8),
     )
-    staged = staged.with_columns(reason=reason)
-    return staged.select(
+    return staged.with_columns(reason=reason).select(
         "subject_id",
         _time(kind, options).alias("time"),
-        "concept",
-        "source_concept",
-        "numeric_value",
-        "no_number",
-        "text",
-        "value_concept",
-        "unit_concept",
-        "unit_text",
-        "visit_id",
+        *_READ,
         "reason",
         shard=pl.when(pl.col("reason") == 0).then(pl.col("shard")).otherwise(DROPPED),
     )
@@ -194,10 +233,7 @@ def _time(kind: EventKind, options: OmopOptions) -> pl.Expr:
 
 
 def _ruled(prefix: str, when: When, rule: DateOnly) -> pl.Expr:
-    """Apply the rule for events of which only the day is known.
-
-    What has no hour is midnight here.
-    """
+    """Apply the rule for events of which only the day is known (read as midnight)."""
     stated = pl.col(f"{prefix}time")
     if when.exact or rule == "start_of_day":
         return stated
@@ -208,32 +244,25 @@ def _ruled(prefix: str, when: When, rule: DateOnly) -> pl.Expr:
 
 
 def _counts(folder: Path) -> dict[str, int]:
-    rows = (
-        pl.scan_parquet(folder / "**/*.parquet", hive_partitioning=False, glob=True)
-        if any(folder.rglob("*.parquet"))
-        else None
-    )
-    if rows is None:
+    if not any(folder.rglob("*.parquet")):
         return {"rows": 0}
+    rows = pl.scan_parquet(folder / "**/*.parquet", hive_partitioning=False, glob=True)
     found = dict(rows.group_by("reason").len().collect().iter_rows())
-    return {"rows": sum(found.values())} | {
-        name: found[number] for number, name in enumerate(REASONS, 1) if number in found
-    }
+    counts = {name: found[number] for number, name in enumerate(REASONS, 1) if number in found}
+    return {"rows": sum(found.values())} | counts
 
 
-def _refuse_unreadable(
-    root: Path, file: TableFile, kind: EventKind, counts: Mapping[str, int]
-) -> None:
-    if "person_not_a_number" in counts:
+def _refuse_unreadable(place: str, when: When | None, counts: Mapping[str, int]) -> None:
+    wrong = counts.get("person_not_a_number")
+    if wrong:
         raise RecordError(
-            f"{root}: {file.name}: person_id is not an integer in {counts['person_not_a_number']} "
-            "row(s); MEDS has int64 there"
+            f"{place}: person_id is not an integer in {wrong} row(s); MEDS has int64 there"
         )
-    if "date_not_readable" in counts and kind.when is not None:
+    wrong = counts.get("date_not_readable")
+    if wrong and when is not None:
         raise RecordError(
-            f"{root}: {file.name}: {counts['date_not_readable']} date(s) in {kind.when.moment} or "
-            f"{kind.when.day} cannot be read; expected YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, as OMOP "
-            "CDM has them"
+            f"{place}: {wrong} date(s) in {when.moment} or {when.day} cannot be read; expected "
+            "YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, as OMOP CDM has them"
         )
 
 

@@ -1,9 +1,8 @@
 """What scans a folder holds and what each is worth: found, measured, compared, pictured."""
 
 from concordant.data.quality.catalogue import Scan, find_scans
-from concordant.data.quality.measure import ScanQuality, measure
+from concordant.data.quality.measure import REFUSED, USABLE, ScanQuality, measure, quality_table
 from concordant.data.quality.montage import montage
-from concordant.data.quality.table import REFUSED, USABLE, quality_table
 
 __all__ = [
     "REFUSED",

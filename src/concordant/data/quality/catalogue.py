@@ -13,8 +13,7 @@ from pathlib import Path
 
 from concordant.core.errors import CohortError, VolumeError
 from concordant.core.files import write_text
-from concordant.data.volumes.dicom_choice import choose
-from concordant.data.volumes.dicom_series import Series, group_series
+from concordant.data.volumes.dicom_series import Series, choose, group_series
 from concordant.data.volumes.folder import (
     CHOSEN,
     INDEX_SUFFIX,

@@ -1,6 +1,4 @@
-"""What one scan is worth.
-
-Can it be read, how does it lie, do its values look like Hounsfield units.
+"""What a scan is worth: can it be read, how does it lie, are its values Hounsfield units.
 
 The phase of a contrast agent is not guessed: attenuation alone separates phases only where the body
 region is known, and headers that name it are free text.
@@ -9,9 +7,11 @@ region is known, and headers that name it are free text.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Shaped
 
 from concordant.core.errors import VolumeError
@@ -19,7 +19,7 @@ from concordant.core.volume import StoredVolume
 from concordant.data.quality.catalogue import Scan
 from concordant.data.volumes.grid import MAX_OBLIQUITY_DEGREES, axis_code, obliquity_degrees
 from concordant.data.volumes.nifti import nifti_affine
-from concordant.data.volumes.reading import open_series, open_volume
+from concordant.data.volumes.scans import open_series, open_volume
 
 _SAMPLED = 1 << 22  # voxels looked at for the histogram
 _BLOCK = 1 << 22
@@ -37,8 +37,7 @@ _MAX_SLICE_DISTANCE_MM = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ScanQuality:
-    """What was measured; lengths in millimetres, values in Hounsfield units, None where it cannot
-    be told.
+    """What was measured, in millimetres and Hounsfield units; None where it cannot be told.
 
     Attributes:
         key: The scan's key.
@@ -87,46 +86,38 @@ class ScanQuality:
 class _Findings:
     """What is collected on the way to a `ScanQuality`."""
 
-    facts: dict[str, object] = field(default_factory=dict)
+    measured: dict[str, object] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     reason: str | None = None
 
 
 def measure(scan: Scan) -> ScanQuality:
-    """Read a scan and measure it.
-
-    A scan that is refused says why in `reason`, nothing is raised.
-    """
+    """Read a scan and measure it; a refused one says why in `reason`, nothing is raised."""
     quality, _ = measure_opened(scan)
     return quality
 
 
 def measure_opened(scan: Scan) -> tuple[ScanQuality, StoredVolume | None]:
-    """Return the quality of a scan and the scan itself, so that a picture needs no second reading.
-
-    None where it is refused.
-    """
+    """Measure a scan; return it too, None where refused: a picture needs no second reading."""
     findings = _Findings()
     volume: StoredVolume | None = None
     try:
         if scan.reason is not None:
             raise VolumeError(scan.reason)
         _grid(scan, findings)
-        volume = _opened(scan)
+        if scan.series is not None:
+            volume = open_series(scan.series)
+        elif scan.file is not None:
+            volume = open_volume(scan.file)
+        else:
+            raise VolumeError("no file")
         _extent(volume, findings)
         _intensity(volume, findings)
     except VolumeError as error:
         findings.reason = error.reason
-    # facts are its fields
-    return ScanQuality(scan.key, findings.reason, tuple(findings.doubts), **findings.facts), volume  # type: ignore[arg-type]
-
-
-def _opened(scan: Scan) -> StoredVolume:
-    if scan.series is not None:
-        return open_series(scan.series)
-    if scan.file is None:
-        raise VolumeError("no file")
-    return open_volume(scan.file)
+    doubts = tuple(findings.doubts)
+    # what was measured is named as its fields
+    return ScanQuality(scan.key, findings.reason, doubts, **findings.measured), volume  # type: ignore[arg-type]
 
 
 def _grid(scan: Scan, findings: _Findings) -> None:
@@ -139,7 +130,7 @@ def _grid(scan: Scan, findings: _Findings) -> None:
     if stack is None:
         return
     _stored_axes(stack.affine_mm, findings)
-    findings.facts |= {
+    findings.measured |= {
         "n_slices": len(stack.slot),
         "n_missing": stack.n_missing,
         "n_copies": stack.n_copies,
@@ -148,28 +139,25 @@ def _grid(scan: Scan, findings: _Findings) -> None:
         "kernel": first.kernel or None,
         "thickness_mm": first.thickness_mm if np.isfinite(first.thickness_mm) else None,
     }
-    findings.doubts += [
-        text
-        for text, holds in (
-            ("missing slices, interpolated", stack.n_missing > 0),
-            ("slices at uneven distances, resampled", not stack.even),
-            ("copies of slices, left out", stack.n_copies > 0),
-        )
-        if holds
-    ]
+    doubts = {
+        "missing slices, interpolated": stack.n_missing > 0,
+        "slices at uneven distances, resampled": not stack.even,
+        "copies of slices, left out": stack.n_copies > 0,
+    }
+    findings.doubts += [text for text, holds in doubts.items() if holds]
 
 
 def _stored_axes(affine_mm: Float[np.ndarray, "4 4"], findings: _Findings) -> None:
     degrees = round(obliquity_degrees(affine_mm), 2)
-    findings.facts |= {"axes": axis_code(affine_mm), "obliquity_degrees": degrees}
+    findings.measured |= {"axes": axis_code(affine_mm), "obliquity_degrees": degrees}
     if degrees > MAX_OBLIQUITY_DEGREES:
         findings.doubts.append("tilted or oblique")
 
 
 def _extent(volume: StoredVolume, findings: _Findings) -> None:
     shape, spacing = volume.stored.shape, volume.spacing_mm
-    findings.facts |= {"shape": shape, "spacing_mm": spacing}
-    findings.facts.setdefault("n_slices", shape[0])
+    findings.measured |= {"shape": shape, "spacing_mm": spacing}
+    findings.measured.setdefault("n_slices", shape[0])
     if shape[0] < _MIN_SLICES:
         findings.reason = f"fewer than {_MIN_SLICES} slices"
     if shape[0] * spacing[0] < _MIN_COVERAGE_MM:
@@ -182,7 +170,7 @@ def _intensity(volume: StoredVolume, findings: _Findings) -> None:
     values = _sample(volume)
     low, high = float(values.min()), float(values.max())
     air, tissue = _peak(values, _AIR_HU), _peak(values, _SOFT_TISSUE_HU)
-    findings.facts |= {
+    findings.measured |= {
         "hu_range": (low, high),
         "air_peak": air,
         "soft_tissue_peak": tissue,
@@ -211,10 +199,7 @@ def _hounsfield(
 
 
 def _peak(values: Float[np.ndarray, " voxel"], between: tuple[float, float]) -> float | None:
-    """Return the middle of the fullest bin of 10 HU in a range.
-
-    None where the range holds too few voxels, or is fullest at its end.
-    """
+    """Return the middle of a range's fullest bin; None with few voxels, or if it is the last."""
     edges = np.arange(between[0], between[1] + _BIN_HU / 2, _BIN_HU)
     counts, _ = np.histogram(values, edges)
     fullest = int(counts.argmax())
@@ -228,8 +213,72 @@ def _content(volume: StoredVolume) -> str:
     step = max(_BLOCK // max(volume.stored[:1].size, 1), 1)
     for start in range(0, len(volume.stored), step):
         block = _hounsfield(volume, volume.stored[start : start + step])
-        whole = np.rint(np.clip(block, np.iinfo(np.int16).min, np.iinfo(np.int16).max)).astype(
-            "<i2"
-        )
+        whole = np.rint(np.clip(block, -(1 << 15), (1 << 15) - 1)).astype("<i2")
         digest.update(np.ascontiguousarray(whole).data)
     return digest.hexdigest()
+
+
+USABLE, REFUSED = "usable", "quarantined"
+
+_AXES = ("depth", "height", "width")
+_PLAIN: dict[str, pl.DataType] = {
+    "axes": pl.String(),
+    "obliquity_degrees": pl.Float64(),
+    **dict.fromkeys(("n_slices", "n_missing", "n_copies", "n_set_aside"), pl.Int64()),
+    "even": pl.Boolean(),
+    "kernel": pl.String(),
+    "thickness_mm": pl.Float64(),
+}
+"""Columns that are fields of `ScanQuality`."""
+_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("scan", "ct_path", "format", "status", "reason"), pl.String()),
+    "doubts": pl.List(pl.String()),
+    "duplicate_of": pl.String(),
+    "content": pl.String(),
+    **{f"n_{axis}": pl.Int64() for axis in _AXES},
+    **{f"spacing_{axis}_mm": pl.Float64() for axis in _AXES},
+    **{f"extent_{axis}_mm": pl.Float64() for axis in _AXES},
+    **_PLAIN,
+    **dict.fromkeys(("hu_min", "hu_max", "air_peak_hu", "soft_tissue_peak_hu"), pl.Float64()),
+}
+
+
+def quality_table(scans: Sequence[Scan], qualities: Sequence[ScanQuality]) -> pl.DataFrame:
+    """Return one row per scan, in order.
+
+    `duplicate_of` names the first scan with the same voxels (to whole Hounsfield units), whatever
+    its format; the first itself has null. `ct_path` is relative to the folder that was searched and
+    may identify a patient; no other column does.
+    """
+    table = pl.DataFrame(
+        [_row(scan, quality) for scan, quality in zip(scans, qualities, strict=True)],
+        schema=_SCHEMA,
+    )
+    first = pl.col("scan").first().over("content")
+    later = pl.int_range(pl.len()).rank("ordinal").over("content") > 1
+    same = pl.col("content").is_not_null() & later
+    return table.with_columns(duplicate_of=pl.when(same).then(first).otherwise(None))
+
+
+def _row(scan: Scan, quality: ScanQuality) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(quality, name) for name in (*_PLAIN, "content")}
+    row |= {
+        "scan": scan.key,
+        "ct_path": scan.ct_path,
+        "format": scan.format,
+        "status": USABLE if quality.reason is None else REFUSED,
+        "reason": quality.reason,
+        "doubts": list(quality.doubts),
+        "air_peak_hu": quality.air_peak,
+        "soft_tissue_peak_hu": quality.soft_tissue_peak,
+    }
+    if quality.shape is not None and quality.spacing_mm is not None:
+        for axis, size, spacing in zip(_AXES, quality.shape, quality.spacing_mm, strict=True):
+            row |= {
+                f"n_{axis}": size,
+                f"spacing_{axis}_mm": spacing,
+                f"extent_{axis}_mm": size * spacing,
+            }
+    if quality.hu_range is not None:
+        row["hu_min"], row["hu_max"] = quality.hu_range
+    return row

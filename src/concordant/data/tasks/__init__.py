@@ -1,13 +1,10 @@
-"""Time-to-event tasks: a YAML file says who is predicted from when and what counts, and a MEDS
-dataset gives the cohort table.
-"""
+"""Time-to-event tasks: a YAML file and a MEDS dataset give the cohort table."""
 
 from concordant.data.flow import Flow, FlowStep
 from concordant.data.tasks.build import BuiltCohort, build_cohort
 from concordant.data.tasks.definition import Task
-from concordant.data.tasks.labels import HorizonLabels, horizon_labels, write_labels
-from concordant.data.tasks.reading import parse_task, read_task, shipped_tasks
-from concordant.data.tasks.splits import SplitDraw
+from concordant.data.tasks.files import parse_task, read_task, shipped_tasks
+from concordant.data.tasks.labels import HorizonLabels, SplitDraw, horizon_labels, write_labels
 
 __all__ = [
     "BuiltCohort",

@@ -16,26 +16,20 @@ from concordant.data.cohort import SPLITS, Cohort, read_cohort
 from concordant.data.flow import Flow, FlowCounter, events_by_name
 from concordant.data.meds import Shard, scan_shards
 from concordant.data.tasks.codes import resolve_codes
+from concordant.data.tasks.counts import TaskCounts
 from concordant.data.tasks.definition import Index, Task
-from concordant.data.tasks.index import read_index
-from concordant.data.tasks.reading import parse_task, read_task
+from concordant.data.tasks.files import parse_task, read_task
+from concordant.data.tasks.labels import SplitDraw, drawn_splits
 from concordant.data.tasks.records import read_shard
-from concordant.data.tasks.samples import read_periods, shard_samples
-from concordant.data.tasks.splits import SplitDraw, drawn_splits, read_splits
-from concordant.data.tasks.tally import Tally
+from concordant.data.tasks.samples import SampleMaker
+from concordant.data.tasks.tables import read_index, read_periods, read_splits
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
 
 _FIRST = (
-    "sample_id",
-    "subject_id",
-    "prediction_time",
-    "time_days",
-    "event",
-    "site",
-    "split",
-    "ct_path",
+    *("sample_id", "subject_id", "prediction_time", "time_days", "event"),
+    *("site", "split", "ct_path"),
 )
 _FLOW = "flow.json"
 
@@ -72,23 +66,20 @@ class BuiltCohort:
         """
         out, table = Path(out), self.table
         if "ct_path" in table.columns:
-            table = table.with_columns(
-                ct_path=_rebased(
-                    table["ct_path"], (self.folder or Path()).absolute(), out.parent.absolute()
-                )
-            )
+            before, now = (self.folder or Path()).absolute(), out.parent.absolute()
+            table = table.with_columns(ct_path=_rebased(table["ct_path"], before, now))
         with atomic_path(out) as temporary:
             table.write_parquet(temporary)
-            _check_readable(temporary, out)
+            try:
+                _read(temporary)
+            except CohortError as error:
+                raise CohortError(str(error).replace(str(temporary), str(out))) from None
         write_json(out.with_name(_FLOW), self.flow.to_json())
-        return read_cohort(out, splits_required=False, outcome_required=False)
+        return _read(out)
 
 
-def _check_readable(temporary: Path, out: Path) -> None:
-    try:
-        read_cohort(temporary, splits_required=False, outcome_required=False)
-    except CohortError as error:
-        raise CohortError(str(error).replace(str(temporary), str(out))) from None
+def _read(path: Path) -> Cohort:
+    return read_cohort(path, splits_required=False, outcome_required=False)
 
 
 def build_cohort(
@@ -126,16 +117,18 @@ def build_cohort(
             the outcome.
     """
     meds, vocabulary = Path(meds), None if vocabulary is None else Path(vocabulary)
-    index = index if index is None or isinstance(index, pl.DataFrame) else Path(index)
+    index = Path(index) if isinstance(index, str) else index
     task = _with_index(_as_task(task), index)
     shards = scan_shards(meds, columns=columns)
     source = task.index.table if index is None else index
     building = _Building(task, meds, None if source is None else read_index(source), vocabulary)
+    progress = progress or (lambda stage, done, total: None)
     for number, shard in enumerate(shards):
-        _report(progress, number, len(shards))
+        progress("shards", number, len(shards))
         building.add(shard)
-    _report(progress, len(shards), len(shards))
-    return building.finished(split, folder=source.parent if isinstance(source, Path) else None)
+    progress("shards", len(shards), len(shards))
+    folder = source.parent if isinstance(source, Path) else None
+    return BuiltCohort(*building.finished(split), task, folder)
 
 
 def _as_task(task: Task | Mapping[str, Any] | Path | str) -> Task:
@@ -145,19 +138,11 @@ def _as_task(task: Task | Mapping[str, Any] | Path | str) -> Task:
 
 
 def _with_index(task: Task, index: Path | pl.DataFrame | None) -> Task:
-    """Return the task with a table in place of its own index.
-
-    A table that is not a file has the path `-`.
-    """
+    """Put a table in place of the task's own index; one that is not a file has the path `-`."""
     if index is None:
         return task
     path = index.absolute() if isinstance(index, Path) else Path("-")
     return task.model_copy(update={"index": Index(table=path)})
-
-
-def _report(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress("shards", done, total)
 
 
 class _Building:
@@ -170,102 +155,80 @@ class _Building:
         self._meds = meds
         self._table = table
         self._codes = resolve_codes(task, meds, vocabulary)
-        self._periods = (
-            None if task.censoring.periods is None else read_periods(task.censoring.periods)
-        )
+        path = task.censoring.periods
+        periods = None if path is None else read_periods(path)
         self._flow = FlowCounter()
-        self._tally = Tally(task)
+        self._maker = SampleMaker(task, table, periods, self._flow)
+        self._counts = TaskCounts(task)
         self._parts: list[pl.DataFrame] = []
         if table is not None:
             self._flow.passed("rows of the index table", table)
 
     def add(self, shard: Shard) -> None:
         """Take in the samples of one shard."""
-        periods = self._task.censoring.at == "observation_end" and self._periods is None
+        periods = self._task.censoring.at == "observation_end" and self._maker.periods is None
         records = read_shard(shard, self._codes, periods=periods)
-        self._tally.add(shard, records)
-        self._parts.append(
-            shard_samples(self._task, records, self._table, self._periods, self._flow)
-        )
+        self._counts.add(shard, records)
+        self._parts.append(self._maker.samples(records))
 
-    def finished(self, split: SplitDraw | None, *, folder: Path | None) -> BuiltCohort:
+    def finished(self, split: SplitDraw | None) -> tuple[pl.DataFrame, Flow]:
         """Put the shards' samples together, give them splits, and check that a cohort remains."""
-        self._tally.check_shards()
+        self._counts.check_shards()
         stated = read_splits(self._meds)
-        table = self._with_splits(self._with_kept_columns(pl.concat(self._parts)), stated, split)
+        table = pl.concat(self._parts)
+        if self._table is not None:
+            kept = self._table.drop("subject_id", "prediction_time")
+            table = table.join(kept, on="sample_id", how="left", maintain_order="left")
+        table = self._with_splits(table, stated, split)
         self._check(table)
         first = [name for name in _FIRST if name in table.columns]
-        table = table.select(*first, pl.all().exclude(first)).sort(
-            "subject_id", "prediction_time", "sample_id"
-        )
+        table = table.select(*first, pl.all().exclude(first))
+        table = table.sort("subject_id", "prediction_time", "sample_id")
         flow = Flow(
             steps=self._flow.steps(),
             events=events_by_name(table["event"], len(self._task.competing)),
-            counts={
-                name: count
-                for name, count in (self._tally.counts + self._flow.counts).items()
-                if count
-            },
-            code_sets=self._tally.code_sets(),
+            counts=dict(self._counts.counts + self._flow.counts),
+            code_sets=self._counts.code_sets(),
             warnings=(
                 *self._codes.notes,
-                *self._tally.warnings(),
+                *self._counts.warnings(),
                 *_without_outcome(table),
                 *_learned_from(table, stated),
             ),
             made_from={"meds": str(self._meds), "task": self._task.model_dump(mode="json")},
         )
-        return BuiltCohort(table, flow, self._task, folder)
-
-    def _with_kept_columns(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Add the further columns of the index table."""
-        if self._table is None:
-            return table
-        return table.join(
-            self._table.drop("subject_id", "prediction_time"),
-            on="sample_id",
-            how="left",
-            maintain_order="left",
-        )
+        return table, flow
 
     def _with_splits(
         self, table: pl.DataFrame, stated: pl.DataFrame | None, split: SplitDraw | None
     ) -> pl.DataFrame:
-        if split is not None and (stated is not None or "split" in table.columns):
-            where = (
-                "the index table"
-                if "split" in table.columns
-                else self._meds / "metadata" / "subject_splits.parquet"
-            )
+        given = "split" in table.columns
+        if split is not None and (given or stated is not None):
+            metadata = self._meds / "metadata" / "subject_splits.parquet"
             raise ConfigError(
-                f"splits are to be drawn, but {where} has them already, and encoders may be "
-                "trained on its train; leave out --split"
+                f"splits are to be drawn, but {'the index table' if given else metadata} has them "
+                "already, and encoders may be trained on its train; leave out --split"
             )
-        if "split" in table.columns:
-            return table
-        if stated is None and split is not None and table.height:
+        if split is not None and table.height:
             stated = drawn_splits(table["subject_id"].to_list(), split)
-        if stated is None:
+        if given or stated is None:
             return table
         return self._flow.passed(
             "in a split", table.join(stated, on="subject_id", how="inner", maintain_order="left")
         )
 
     def _check(self, table: pl.DataFrame) -> None:
+        hint = "; ".join((*self._codes.notes, *self._counts.warnings()))
+        hint = hint or self._counts.vocabularies()
         if table.is_empty():
             steps = self._flow.steps()
             last = next((step for step in steps if not step.samples), steps[-1])
             raise CohortError(
                 f"no sample remains after the step {last.name!r}, which removed "
-                f"{last.removed_samples}; {self._hint()}"
+                f"{last.removed_samples}; {hint}"
             )
-        if not (table["event"] == 1).any() and not self._tally.outcome_is_possible():
-            raise CohortError(f"no sample of {table.height} has the outcome; {self._hint()}")
-
-    def _hint(self) -> str:
-        return (
-            "; ".join((*self._codes.notes, *self._tally.warnings())) or self._tally.vocabularies()
-        )
+        if not (table["event"] == 1).any() and not self._counts.outcome_is_possible():
+            raise CohortError(f"no sample of {table.height} has the outcome; {hint}")
 
 
 def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
@@ -283,17 +246,12 @@ def _without_outcome(table: pl.DataFrame) -> Iterator[str]:
 
 
 def _learned_from(table: pl.DataFrame, stated: pl.DataFrame | None) -> Iterator[str]:
-    """Say how many subjects are tested here from whom the dataset's own splits let an encoder
-    learn.
-    """
+    """Say how many subjects are tested from whom the dataset's splits let an encoder learn."""
     if stated is None:
         return
-    held_out = (
-        table.filter(pl.col("split").cast(pl.String) == "held_out").select("subject_id").unique()
-    )
-    seen = held_out.join(
-        stated.filter(pl.col("split") != "held_out"), on="subject_id", how="semi"
-    ).height
+    learned = stated.filter(pl.col("split") != "held_out")
+    held_out = table.filter(pl.col("split").cast(pl.String) == "held_out")
+    seen = held_out.join(learned, on="subject_id", how="semi")["subject_id"].n_unique()
     if seen:
         yield (
             f"{seen} subject(s) are held_out in the index table but train or tuning in "

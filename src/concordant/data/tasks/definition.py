@@ -88,23 +88,13 @@ class Visits(_Frozen):
 
 INPATIENT = Visits(
     start=(
-        "Visit/IP",
-        "Visit/ERIP",
-        "VISIT//9201*",
-        "VISIT//262*",
-        "HOSPITAL_ADMISSION//*",
-        "HOSPITAL_ADMISSION",
+        *("Visit/IP", "Visit/ERIP", "VISIT//9201*", "VISIT//262*"),
+        *("HOSPITAL_ADMISSION//*", "HOSPITAL_ADMISSION"),
     ),
     end=(
-        *(
-            "Visit/IP/end",
-            "Visit/ERIP/end",
-            "VISIT//9201//end*",
-            "VISIT//9201/end*",
-            "VISIT//262//end*",
-            "VISIT//262/end*",
-        ),
-        *("VISIT_END//9201*", "VISIT_END//262*", "HOSPITAL_DISCHARGE//*", "HOSPITAL_DISCHARGE"),
+        *("Visit/IP/end", "Visit/ERIP/end", "VISIT//9201//end*", "VISIT//9201/end*"),
+        *("VISIT//262//end*", "VISIT//262/end*", "VISIT_END//9201*", "VISIT_END//262*"),
+        *("HOSPITAL_DISCHARGE//*", "HOSPITAL_DISCHARGE"),
     ),
 )
 """Inpatient visits in OMOP (9201 inpatient, 262 emergency and inpatient) and in MIMIC."""
@@ -135,9 +125,9 @@ class Index(_Frozen):
             raise complaint("expected either table: index.parquet or codes: [a code set, ...]")
         beside = sorted(self.model_fields_set - {"table", "codes"})
         if self.table is not None and beside:
+            given = ", ".join(beside)
             raise complaint(
-                f"{', '.join(beside)} stand(s) beside table, whose rows are all samples; leave it "
-                "out"
+                f"{given} stand(s) beside table, whose rows are all samples; leave it out"
             )
         return self
 
@@ -187,10 +177,8 @@ class Criterion(_Frozen):
             return f"age {_span(self.age_years)} years"
         if self.history_days is not None:
             return f"at least {self.history_days:g} days of history"
-        return (
-            f"{' or '.join(self.codes or ())}{_within(self.within)}, days "
-            f"{_span(self.window_days)} from the index"
-        )
+        events = f"{' or '.join(self.codes or ())}{_within(self.within)}"
+        return f"{events}, days {_span(self.window_days)} from the index"
 
 
 class Causes(_Frozen):
@@ -358,10 +346,7 @@ class Task(_Frozen):
 
     @property
     def all_visits(self) -> dict[str, Visits]:
-        """Every kind of visit by name: `inpatient`, the code sets as such, and the visits defined.
-
-        The later in place of the earlier.
-        """
+        """Every kind of visit by name: `inpatient`, the code sets, the visits; the last wins."""
         as_visits = {
             name: Visits(start=one.codes, end=INPATIENT.end if name == _INPATIENT else ())
             for name, one in self.code_sets.items()
@@ -371,20 +356,14 @@ class Task(_Frozen):
     @property
     def visits_used(self) -> dict[str, Visits]:
         """The kinds of visits that a criterion or an event asks for."""
-        return {
-            name: visits
-            for name, visits in self.all_visits.items()
-            if name in self._named(within=True)
-        }
+        used = self._named(within=True)
+        return {name: visits for name, visits in self.all_visits.items() if name in used}
 
     @property
     def sets_as_visits(self) -> tuple[str, ...]:
         """The code sets that stand for a kind of visit."""
-        return tuple(
-            name
-            for name in self.code_sets
-            if name in self._named(within=True) and name not in self.visits
-        )
+        used = self._named(within=True) - set(self.visits)
+        return tuple(name for name in self.code_sets if name in used)
 
     @property
     def sets_used(self) -> tuple[str, ...]:

@@ -1,7 +1,4 @@
-"""Labels at fixed horizons in the label form of MEDS.
-
-Subject, prediction time, whether the outcome had happened by then.
-"""
+"""What a cohort is turned into for others: splits by subject, and labels at fixed horizons."""
 
 from __future__ import annotations
 
@@ -9,15 +6,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from concordant.core.errors import CohortError, ConfigError
 from concordant.core.files import atomic_path
+from concordant.data.cohort import SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDraw:
+    """Splits to be drawn.
+
+    Attributes:
+        shares: Of the subjects, for train, tuning and held_out; they add up to 1.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigError: There are not three shares > 0 that add up to 1, or the seed is negative.
+    """
+
+    shares: tuple[float, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        three = len(self.shares) == len(SPLITS)
+        if not three or min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+            raise ConfigError(
+                f"split is {list(self.shares)}; expected three shares > 0 for {', '.join(SPLITS)} "
+                "that add up to 1: 0.7,0.15,0.15"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; expected 0 or more")
+
+
+def drawn_splits(subjects: Sequence[int], draw: SplitDraw) -> pl.DataFrame:
+    """Draw a split for every subject: `subject_id`, `split`.
+
+    The same subjects and seed give the same splits, whatever their order.
+
+    Raises:
+        CohortError: There are too few subjects to give each split one.
+    """
+    ids = np.unique(np.asarray(subjects, np.int64))
+    bounds = np.round(np.cumsum(draw.shares) * len(ids)).astype(int)
+    sizes = np.diff(bounds, prepend=0)
+    if sizes.min() < 1:
+        raise CohortError(
+            f"{len(ids)} subjects cannot be split into {', '.join(SPLITS)} by {list(draw.shares)}: "
+            "one would have none"
+        )
+    shuffled = np.random.default_rng(draw.seed).permutation(ids)
+    return pl.DataFrame({"subject_id": shuffled, "split": np.repeat(np.array(SPLITS), sizes)})
 
 
 @dataclass(frozen=True, slots=True)
 class HorizonLabels:
-    """Labels at one horizon.
+    """Labels at one horizon, in the label form of MEDS.
 
     Attributes:
         horizon_days: Days from the prediction time.
@@ -75,13 +121,12 @@ def horizon_labels(
 def _at(cohort: pl.DataFrame, days: float) -> HorizonLabels:
     happened = (pl.col("event") == 1) & (pl.col("time_days") <= days)
     known = happened | (pl.col("event") != 0) | (pl.col("time_days") >= days)
-    table = (
-        cohort.filter(known)
-        .select("subject_id", "prediction_time", boolean_value=happened)
-        .sort("subject_id", "prediction_time")
-    )
+    table = cohort.filter(known).select("subject_id", "prediction_time", boolean_value=happened)
     return HorizonLabels(
-        days, table, int(table["boolean_value"].sum()), cohort.height - table.height
+        days,
+        table.sort("subject_id", "prediction_time"),
+        int(table["boolean_value"].sum()),
+        cohort.height - table.height,
     )
 
 

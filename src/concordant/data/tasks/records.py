@@ -1,7 +1,4 @@
-"""What a task needs of one shard.
-
-A line per subject, and the events whose codes the task looks for.
-"""
+"""What a task needs of one shard: a line per subject, and the events it looks for."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ import polars as pl
 from concordant.core.errors import RecordError
 from concordant.data.meds import Shard
 from concordant.data.meds.shards import is_nested, unreadable
-from concordant.data.tasks.codes import TaskCodes
-from concordant.data.tasks.matcher import CodeMatcher
+from concordant.data.tasks.codes import CodeMatcher, TaskCodes
 from concordant.data.tasks.visits import VisitTable, visits_of
 
 _PERIOD_CODES = pl.Series("code", ["OBSERVATION_PERIOD_START", "OBSERVATION_PERIOD_END"])
@@ -51,21 +47,19 @@ class ShardRecords:
     def of_sets(
         self, names: tuple[str, ...], within: tuple[str, ...] | None = None
     ) -> pl.DataFrame:
-        """Return the events of code sets, of those only the ones that are part of a visit of one
-        of the kinds `within`.
-        """
-        codes = pl.concat([self.sets[name] for name in names]).unique()
-        found = self.events.filter(pl.col("code").is_in(codes.implode()))
+        """Return the events of code sets, only those within a visit of one of the kinds."""
+        found = self._with_codes([self.sets[name] for name in names])
         if within is None:
             return found
         return pl.concat([self.visits[kind].part_of(found) for kind in within]).unique()
 
     def who_died_of(self, names: tuple[str, ...]) -> pl.DataFrame:
         """Return `subject_id` of those of whom a death states a cause in the code sets."""
-        codes = pl.concat([self.causes[name] for name in names]).unique()
-        return (
-            self.events.filter(pl.col("code").is_in(codes.implode())).select("subject_id").unique()
-        )
+        died = self._with_codes([self.causes[name] for name in names])
+        return died.select("subject_id").unique()
+
+    def _with_codes(self, codes: list[pl.Series]) -> pl.DataFrame:
+        return self.events.filter(pl.col("code").is_in(pl.concat(codes).unique().implode()))
 
 
 def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecords:
@@ -90,13 +84,10 @@ def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecord
         birth, death = wanted.birth.among(present), wanted.death.among(present)
         sets = {name: one.among(present) for name, one in wanted.sets.items()}
         starts = {kind: one.among(present) for kind, one in wanted.starts.items()}
-        ends = {
-            kind: _ending(wanted.starts[kind], one, present) for kind, one in wanted.ends.items()
-        }
+        ends = {kind: _ending(wanted.starts[kind], wanted.ends[kind], present) for kind in starts}
         marks = _PERIOD_CODES if periods else _PERIOD_CODES.clear()
-        looked_for = pl.concat(
-            [death, marks, *sets.values(), *starts.values(), *ends.values()]
-        ).unique()
+        several = [death, marks, *sets.values(), *starts.values(), *ends.values()]
+        looked_for = pl.concat(several).unique()
         subjects, events = _collected(shard, birth, death, looked_for, with_visits=bool(starts))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(shard.path, error) from None
@@ -116,10 +107,7 @@ def read_shard(shard: Shard, wanted: TaskCodes, *, periods: bool) -> ShardRecord
 
 
 def _ending(starts: CodeMatcher, ends: CodeMatcher, present: pl.Series) -> pl.Series:
-    """Return the codes that end a visit.
-
-    Where the starting one has a name, its end may have the same and `/end`.
-    """
+    """Return the codes that end a visit; a starting one with `/end` after it does too."""
     code = pl.col("code")
     named = code.str.ends_with("/end") & starts.matches(code.str.strip_suffix("/end"))
     return present.to_frame("code").filter(ends.matches(code) | named)["code"]
@@ -127,9 +115,8 @@ def _ending(starts: CodeMatcher, ends: CodeMatcher, present: pl.Series) -> pl.Se
 
 def _with_cause(stated: pl.DataFrame, wanted: CodeMatcher, death: pl.Series) -> pl.Series:
     """Return the codes of death whose cause belongs to a code set, or which belong to it whole."""
-    return pl.concat(
-        [stated.filter(wanted.matches(pl.col("cause")))["code"], wanted.among(death)]
-    ).unique()
+    by_cause = stated.filter(wanted.matches(pl.col("cause")))["code"]
+    return pl.concat([by_cause, wanted.among(death)]).unique()
 
 
 def _check_complete(codes: pl.DataFrame, shard: Shard) -> None:
@@ -160,10 +147,7 @@ def _collected(
 
 
 def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
-    """Add `visit_id` (text) and `end` (microseconds), which some datasets have beyond MEDS.
-
-    Null where they do not.
-    """
+    """Add `visit_id` (text) and `end` (microseconds); null in the many datasets without them."""
     frame = shard.frame.select("subject_id", "time", "code")
     absent = {"visit_id": pl.lit(None, pl.String), "end": pl.lit(None, pl.Int64)}
     if not wanted:
@@ -172,16 +156,11 @@ def _with_visit_columns(shard: Shard, wanted: bool) -> pl.LazyFrame:
     schema = stored.collect_schema()
     found = {}
     if not is_nested(schema) and "visit_id" in schema:
-        number = (
-            pl.col("visit_id").fill_nan(None)
-            if schema["visit_id"].is_float()
-            else pl.col("visit_id")
-        )
+        number = pl.col("visit_id")
+        number = number.fill_nan(None) if schema["visit_id"].is_float() else number
         found["visit_id"] = number.cast(pl.String)
     if not is_nested(schema) and isinstance(schema.get("end"), pl.Datetime):
         found["end"] = pl.col("end").dt.epoch("us")
     if found:
         frame = pl.concat([frame, stored.select(**found)], how="horizontal")
-    return frame.with_columns(
-        **{name: empty for name, empty in absent.items() if name not in found}
-    )
+    return frame.with_columns(**{name: absent[name] for name in absent if name not in found})

@@ -27,10 +27,7 @@ class VisitTable:
     n_without_end: int
 
     def part_of(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Keep the events that are part of a visit.
-
-        By identifier where event and visits have one, else by time, both ends inclusive.
-        """
+        """Keep the events of a visit: by identifier where both have one, else by time."""
         rows = events.drop_nulls("time")
         if self.identifiers.height:
             named = rows.filter(pl.col("visit_id").is_not_null()).join(
@@ -41,10 +38,7 @@ class VisitTable:
         return self._covered(rows)
 
     def _covered(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Keep what lies in an interval.
-
-        The latest end of all that began before decides, whether or not visits overlap.
-        """
+        """Keep what lies in an interval, by the latest end of all that began before."""
         visits = self.intervals.sort("start").with_columns(
             until=pl.col("end").cum_max().over("subject_id")
         )
@@ -106,10 +100,7 @@ def _ended_by_identifier(opening: pl.DataFrame, closing: pl.DataFrame) -> pl.Dat
 
 
 def _ended_by_next(opening: pl.DataFrame, closing: pl.DataFrame) -> pl.DataFrame:
-    """Give every start the end of the visit it belongs to, null where none follows.
-
-    `subject_id`, `start`, `end`.
-    """
+    """Give every start the end of its visit, null where none follows."""
     both = pl.concat(
         [
             opening.select("subject_id", "time", opens=True),

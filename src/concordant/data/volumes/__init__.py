@@ -1,12 +1,9 @@
-"""Scans to volumes in Hounsfield units: NIfTI and DICOM.
-
-What is damaged or ambiguous is refused with a short, stable reason.
-"""
+"""Scans to volumes in Hounsfield units; damage and ambiguity are refused with a short reason."""
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume
 from concordant.data.volumes.folder import INDEX_SUFFIX
-from concordant.data.volumes.reading import open_volume, read_volume, source_files
+from concordant.data.volumes.scans import open_volume, read_volume, source_files
 
 __all__ = [
     "INDEX_SUFFIX",

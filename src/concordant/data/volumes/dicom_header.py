@@ -1,7 +1,4 @@
-"""The header of one DICOM file.
-
-What it shows, where each of its planes lies, and how its pixels are stored.
-"""
+"""The header of one DICOM file: what it shows, where its planes lie, how its pixels are stored."""
 
 from __future__ import annotations
 
@@ -31,49 +28,23 @@ CT_CLASSES = (
 """CT images: classic, enhanced multi-frame, and classic ones converted to multi-frame."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_IMPLICIT = "1.2.840.10008.1.2"
+NATIVE_SYNTAXES = (_IMPLICIT, _EXPLICIT, BIG_ENDIAN)
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PIXEL_DATA = (0x7FE0, 0x0010)
+_FIRST_TAGS = [bytes(tag) for tag in ((8, 0, 0, 0), (8, 0, 5, 0), (8, 0, 8, 0), (2, 0, 0, 0))]
 _ROUNDING = 1e-2
 _META_REGION = 2048  # bytes in which the transfer syntax stands
 _RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 
 _TAGS = [
-    *(
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-        "PatientID",
-    ),
-    *(
-        "Modality",
-        "ImageType",
-        "LossyImageCompression",
-        "ConvolutionKernel",
-        "SliceThickness",
-        "SpacingBetweenSlices",
-    ),
-    *(
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "PixelSpacing",
-        "RescaleSlope",
-        "RescaleIntercept",
-        "RescaleType",
-    ),
-    *(
-        "Rows",
-        "Columns",
-        "NumberOfFrames",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "BitsAllocated",
-        "BitsStored",
-    ),
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("FrameOfReferenceUID", "PatientID", "Modality", "ImageType", "LossyImageCompression"),
+    *("ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient"),
+    *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"),
+    *("RescaleType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("PhotometricInterpretation", "BitsAllocated", "BitsStored"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
@@ -183,8 +154,7 @@ class Image:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Let pydicom read malformed values (UIDs, above all) without an error, a warning or a log
-    line, which would quote them.
+    """Let pydicom read malformed values without an error or a line that would quote them.
 
     Raises:
         ConcordantError: The extra is not installed.
@@ -210,15 +180,8 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Say whether the first bytes of a file are those of DICOM, with its preamble or (old files)
-    without.
-    """
-    return start[128:132] == b"DICM" or start[:4] in (
-        b"\x08\x00\x00\x00",
-        b"\x08\x00\x05\x00",
-        b"\x08\x00\x08\x00",
-        b"\x02\x00\x00\x00",
-    )
+    """Say whether a file's first bytes are those of DICOM, in old files without a preamble."""
+    return start[128:132] == b"DICM" or start[:4] in _FIRST_TAGS
 
 
 def read_header(path: Path) -> Image:
@@ -248,100 +211,98 @@ def read_header(path: Path) -> Image:
 
 def _image(path: Path, dataset: Dataset, stream: BinaryIO) -> Image:
     pixels = _pixels(path, dataset, stream)
-    if pixels.offset is None and any(
-        known.startswith(_sop_class(dataset)) for known in CT_CLASSES
-    ):  # the file may end within its class
+    sop_class = _text(dataset, "SOPClassUID")
+    sop_class = sop_class or _text(dataset.file_meta, "MediaStorageSOPClassUID")
+    # the file may end within its class
+    if pixels.offset is None and any(known.startswith(sop_class) for known in CT_CLASSES):
         raise VolumeError("truncated file (no pixels)")
-    measures = _groups(dataset)[0]
+    planes = _groups(dataset)
+    first = _PlaneHeader(planes[0])
     return Image(
         path=path,
         study=(_text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID")),
         series=_text(dataset, "SeriesInstanceUID"),
         instance=_text(dataset, "SOPInstanceUID"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        sop_class=_sop_class(dataset),
+        sop_class=sop_class,
         modality=_text(dataset, "Modality"),
         lossy=_text(dataset, "LossyImageCompression") == "01",
-        kernel=_words(_group_value(measures, "CTReconstructionSequence", "ConvolutionKernel"))[0],
-        thickness_mm=_number(_group_value(measures, "PixelMeasuresSequence", "SliceThickness")),
-        distance_mm=_number(
-            _group_value(measures, "PixelMeasuresSequence", "SpacingBetweenSlices")
-        ),
+        kernel=first.words("CTReconstructionSequence", "ConvolutionKernel")[0],
+        thickness_mm=first.number("PixelMeasuresSequence", "SliceThickness"),
+        distance_mm=first.number("PixelMeasuresSequence", "SpacingBetweenSlices"),
         pixels=pixels,
-        planes=tuple(_plane(groups) for groups in _groups(dataset)),
+        planes=tuple(_plane(_PlaneHeader(groups)) for groups in planes),
     )
 
 
-def _sop_class(dataset: Dataset) -> str:
-    return _text(dataset, "SOPClassUID") or _text(dataset.file_meta, "MediaStorageSOPClassUID")
-
-
 def _groups(dataset: Dataset) -> list[list[Dataset]]:
-    """Return, for each plane, the datasets to look a value up in.
-
-    Its own functional groups, the shared ones, the header itself.
-    """
+    """Return each plane's datasets: its functional groups, the shared ones, the header itself."""
     frames = dataset.get("PerFrameFunctionalGroupsSequence")
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
     return [[frame, *shared, dataset] for frame in frames] if frames else [[*shared, dataset]]
 
 
-def _group_value(groups: list[Dataset], group: str, name: str) -> Any:
-    """Return the first value found of an attribute, within its functional group or in the header
-    itself.
-    """
-    for dataset in groups:
-        items = dataset.get(group)
-        found = (items[0] if items else dataset).get(name)
-        if found is not None and found != "":
-            return found
-    return None
+@dataclass(frozen=True, slots=True)
+class _PlaneHeader:
+    """What a header says of one plane, in the first dataset that says it."""
+
+    groups: list[Dataset]
+
+    def value(self, group: str, name: str) -> Any:
+        """Return an attribute, within its functional group or in the header itself."""
+        for dataset in self.groups:
+            items = dataset.get(group)
+            found = (items[0] if items else dataset).get(name)
+            if found is not None and found != "":
+                return found
+        return None
+
+    def words(self, group: str, name: str) -> list[str]:
+        return _words(self.value(group, name))
+
+    def number(self, group: str, name: str) -> float:
+        return _number(self.value(group, name))
+
+    def numbers(self, group: str, name: str, count: int) -> Float[np.ndarray, " count"]:
+        """Return several numbers, NaN where there are not so many."""
+        value = self.value(group, name)
+        single = value is None or isinstance(value, str | float | int)
+        values = [] if single else [_number(one) for one in value]
+        return np.array(values if len(values) == count else [math.nan] * count)
 
 
-def _plane(groups: list[Dataset]) -> Plane:
-    along_row, along_column = _numbers(
-        _group_value(groups, "PlaneOrientationSequence", "ImageOrientationPatient"), 6
-    ).reshape(2, 3)
-    between_rows, between_columns = _numbers(
-        _group_value(groups, "PixelMeasuresSequence", "PixelSpacing"), 2
-    )
+def _plane(header: _PlaneHeader) -> Plane:
+    directions = header.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    between_rows, between_columns = header.numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    position = header.numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+    rescale = "PixelValueTransformationSequence"
     kind = [
-        *_words(groups[-1].get("ImageType")),
-        *_words(_group_value(groups, "CTImageFrameTypeSequence", "FrameType")),
+        *_words(header.groups[-1].get("ImageType")),
+        *header.words("CTImageFrameTypeSequence", "FrameType"),
     ]
     return Plane(
-        position=_numbers(_group_value(groups, "PlanePositionSequence", "ImagePositionPatient"), 3)
-        * _RAS_FROM_LPS,
-        along_row=_direction(along_row),
-        along_column=_direction(along_column),
+        position=position * _RAS_FROM_LPS,
+        along_row=_direction(directions[:3]),
+        along_column=_direction(directions[3:]),
         spacing_mm=(float(between_rows), float(between_columns)),
-        slope=_number(_group_value(groups, "PixelValueTransformationSequence", "RescaleSlope")),
-        intercept=_number(
-            _group_value(groups, "PixelValueTransformationSequence", "RescaleIntercept")
-        ),
-        kind=frozenset(word for word in kind if word),
-        rescale_type=_words(
-            _group_value(groups, "PixelValueTransformationSequence", "RescaleType")
-        )[0],
+        slope=header.number(rescale, "RescaleSlope"),
+        intercept=header.number(rescale, "RescaleIntercept"),
+        kind=frozenset(filter(None, kind)),
+        rescale_type=header.words(rescale, "RescaleType")[0],
     )
 
 
 def _direction(lps: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
-    """Return a direction in body axes (right, anterior, superior), its length corrected where
-    the header's decimals were too few.
-    """
+    """Return a direction in body axes, of length 1 where the decimals were too few for that."""
     length = float(np.linalg.norm(lps))
     return np.asarray(lps * _RAS_FROM_LPS / (length if abs(length - 1) < _ROUNDING else 1.0))
 
 
 def _pixels(path: Path, dataset: Dataset, stream: BinaryIO) -> Pixels:
-    syntax = str(
-        dataset.file_meta.get("TransferSyntaxUID")
-        or ("1.2.840.10008.1.2.1" if not dataset.original_encoding[0] else _IMPLICIT)
-    )
-    offset, length = _pixel_data(
-        stream, implicit=bool(dataset.original_encoding[0]), big_endian=syntax == BIG_ENDIAN
-    )
+    implicit = bool(dataset.original_encoding[0])
+    fallback = _IMPLICIT if implicit else _EXPLICIT
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or fallback)
+    offset, length = _pixel_data(stream, implicit=implicit, big_endian=syntax == BIG_ENDIAN)
     bits = int(dataset.get("BitsAllocated") or 0)
     signed = int(dataset.get("PixelRepresentation") or 0) == 1
     return Pixels(
@@ -362,31 +323,22 @@ def _pixels(path: Path, dataset: Dataset, stream: BinaryIO) -> Pixels:
 
 
 def _pixel_data(stream: BinaryIO, *, implicit: bool, big_endian: bool) -> tuple[int | None, int]:
-    """Return where the value of Pixel Data starts and how long it is.
-
-    The stream stands at its tag, or at the end of the file.
-    """
+    """Return where Pixel Data starts and its length; the stream is at its tag, or at the end."""
     order = ">" if big_endian else "<"
-    start = stream.read(8 if implicit else 12)
-    if (
-        len(start) < (8 if implicit else 12)
-        or struct.unpack(f"{order}HH", start[:4]) != _PIXEL_DATA
-    ):
+    size = 8 if implicit else 12
+    start = stream.read(size)
+    if len(start) < size or struct.unpack(f"{order}HH", start[:4]) != _PIXEL_DATA:
         return None, 0
     return stream.tell(), int(struct.unpack(f"{order}L", start[-4:])[0])
 
 
 def _padding(dataset: Dataset, bits: int, *, signed: bool) -> tuple[int, int] | None:
-    """Return the range of stored values that stand for no measurement, read with the sign that
-    the pixels have.
-    """
+    """Return the range of values that stand for no measurement, with the sign of the pixels."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or value == "" or not bits:
         return None
-    ends = [
-        _signed(one, bits, signed=signed)
-        for one in (value, value if limit in (None, "") else limit)
-    ]
+    limit = value if limit in (None, "") else limit
+    ends = [_signed(one, bits, signed=signed) for one in (value, limit)]
     return min(ends), max(ends)
 
 
@@ -412,12 +364,3 @@ def _number(value: Any) -> float:
         return math.nan if value is None else float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"]:
-    values = (
-        []
-        if value is None or isinstance(value, str | float | int)
-        else [_number(one) for one in value]
-    )
-    return np.array(values if len(values) == count else [math.nan] * count)

@@ -1,7 +1,4 @@
-"""The pixels of one DICOM file.
-
-Native ones straight from the file, compressed ones through pydicom and GDCM.
-"""
+"""The pixels of one DICOM file: native ones from the file, compressed ones through GDCM."""
 
 from __future__ import annotations
 
@@ -20,9 +17,8 @@ from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, UNDEFINED_LENG
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _J2K_START = b"\xff\x4f\xff\x51"
 _JPEG_START = b"\xff\xd8"
-_JPEG_FRAMES = frozenset(
-    {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-)  # start-of-frame markers, 0xF7 that of JPEG-LS
+# start-of-frame markers, 0xF7 that of JPEG-LS
+_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
 def decode(pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
@@ -34,12 +30,9 @@ def decode(pixels: Pixels) -> Shaped[np.ndarray, "frame row column"]:
     """
     if pixels.offset is None:
         raise VolumeError("truncated file (no pixels)")
+    read = _native if pixels.syntax in NATIVE_SYNTAXES else _compressed
     try:
-        return (
-            _native(pixels, pixels.offset)
-            if pixels.syntax in NATIVE_SYNTAXES
-            else _compressed(pixels, pixels.offset)
-        )
+        return read(pixels, pixels.offset)
     except OSError as error:
         raise VolumeError("unreadable file") from error
 
@@ -51,16 +44,14 @@ def _native(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column
         raise VolumeError("truncated file")
     if pixels.length < count * pixels.dtype.itemsize:
         raise VolumeError("absurd header: fewer pixels than rows times columns")
-    return _used_bits(
-        np.fromfile(pixels.path, pixels.dtype, count, offset=offset).reshape(shape), pixels
-    )
+    stored = np.fromfile(pixels.path, pixels.dtype, count, offset=offset)
+    return _used_bits(stored.reshape(shape), pixels)
 
 
 def _used_bits(
     stored: Shaped[np.ndarray, "frame row column"], pixels: Pixels
 ) -> Shaped[np.ndarray, "frame row column"]:
-    """Clear the bits above the stored ones, which may hold anything (an overlay, no sign), and
-    extend the sign. Source: DICOM PS3.5, 8.1.1.
+    """Clear what lies above the stored bits, extend the sign. Source: DICOM PS3.5, 8.1.1.
 
     Declared padding stays as it is: it may need more bits, and what is left of it without them
     would be a measurement.
@@ -69,21 +60,16 @@ def _used_bits(
     if not unused:
         return stored
     used = stored << unused >> unused
-    return (
-        used
-        if pixels.padding is None
-        else np.where(is_padding(stored, pixels.padding), stored, used)
-    )
+    if pixels.padding is None:
+        return used
+    return np.where(is_padding(stored, pixels.padding), stored, used)
 
 
 def is_padding(
     stored: Shaped[np.ndarray, "*size"], padding: tuple[int, int]
 ) -> Bool[np.ndarray, "*size"]:
     """Say which stored values stand for no measurement."""
-    low, high = padding
-    if low == high:
-        return np.asarray(stored == low)
-    return np.asarray((stored >= low) & (stored <= high))
+    return np.asarray((stored >= padding[0]) & (stored <= padding[1]))
 
 
 def _compressed(pixels: Pixels, offset: int) -> Shaped[np.ndarray, "frame row column"]:
@@ -129,22 +115,16 @@ class _Coded:
 
 
 def _check_image(fragment: bytes, pixels: Pixels) -> None:
-    """Refuse an image whose own header disagrees with the DICOM header.
-
-    Decoders ask for that much memory, or end the process.
-    """
+    """Refuse an image whose own header disagrees: decoders would ask for that much memory."""
     try:
-        coded = (
-            _j2k(fragment)
-            if fragment[:4] == _J2K_START
-            else _jpeg(fragment)
-            if fragment[:2] == _JPEG_START
-            else None
-        )
+        if fragment[:4] == _J2K_START:
+            coded = _j2k(fragment)
+        elif fragment[:2] == _JPEG_START:
+            coded = _jpeg(fragment)
+        else:
+            return
     except struct.error as error:
         raise VolumeError("damaged pixels") from error
-    if coded is None:
-        return
     if coded.size != (pixels.rows, pixels.columns):
         raise VolumeError("absurd header: the compressed image has another size")
     if coded.components != 1 or not 1 <= coded.bits <= pixels.bits_allocated:

@@ -1,6 +1,4 @@
-"""What makes a DICOM image an axial CT image in Hounsfield units, and the reason where it is
-none.
-"""
+"""What makes a DICOM image an axial CT image in Hounsfield units, else the reason."""
 
 from __future__ import annotations
 
@@ -10,14 +8,13 @@ import re
 import numpy as np
 
 from concordant.data.volumes.dicom_header import CT_CLASSES, Image, Plane
-from concordant.data.volumes.limits import MAX_SPACING_MM, MIN_SPACING_MM
+from concordant.data.volumes.grid import MAX_SPACING_MM, MIN_SPACING_MM
 
 _SCREENSHOT = "a secondary capture (a screenshot or a report)"
 _LOCALIZER = "a localizer (scout image)"
 _DERIVED = "a derived image (reformatted or computed), expected ORIGINAL and PRIMARY"
 SET_ASIDE = frozenset({_SCREENSHOT, _LOCALIZER, _DERIVED})
 """What may lie among the slices of a scan without being one of them."""
-
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _MAX_SIDE = 4096
@@ -28,24 +25,13 @@ _NOT_HU = {
     "PERFUSION": "perfusion map",
     "ELECTRON_DENSITY": "electron density",
     "EFF_ATOMIC_NUM": "effective atomic number",
-    "MAT_FRACTIONAL": "material map",
-    "MAT_VALUE_BASED": "material map",
-    "MAT_REMOVED": "material map",
-    "MAT_MODIFIED": "material map",
+    **{f"MAT_{kind}": "material map" for kind in ("FRACTIONAL", "VALUE_BASED")},
+    **{f"MAT_{kind}": "material map" for kind in ("REMOVED", "MODIFIED")},
     "SUBTRACTION": "subtraction",
 }
 _REFORMATTED = {
-    "MPR",
-    "CURVED_MPR",
-    "REFORMATTED",
-    "PROJECTION",
-    "MIP",
-    "MIN_IP",
-    "MAX_IP",
-    "MINIP",
-    "AVERAGE",
-    "VOLUME_RENDERING",
-    "RESAMPLED",
+    *("MPR", "CURVED_MPR", "REFORMATTED", "PROJECTION", "VOLUME_RENDERING", "RESAMPLED"),
+    *("MIP", "MIN_IP", "MAX_IP", "MINIP", "AVERAGE"),
 }
 
 
@@ -57,14 +43,8 @@ def refusal(image: Image, *, derived_too: bool = False) -> str | None:
         derived_too: Accept derived images that are axial and in Hounsfield units: a person has
             chosen them.
     """
-    return (
-        _wrong_object(image)
-        or _wrong_pixels(image)
-        or next(
-            (why for plane in image.planes if (why := _wrong_plane(plane, image, derived_too))),
-            None,
-        )
-    )
+    planes = (_wrong_plane(plane, image, derived_too) for plane in image.planes)
+    return _wrong_object(image) or _wrong_pixels(image) or next(filter(None, planes), None)
 
 
 def _wrong_object(image: Image) -> str | None:
@@ -86,10 +66,8 @@ def _wrong_pixels(image: Image) -> str | None:
         return "truncated file (no pixels)"
     if not (1 <= pixels.rows <= _MAX_SIDE and 1 <= pixels.columns <= _MAX_SIDE):
         return f"absurd header: rows and columns outside 1 to {_MAX_SIDE}"
-    if (
-        pixels.bits_allocated not in (8, 16, 32)
-        or not 1 <= pixels.bits_stored <= pixels.bits_allocated
-    ):
+    whole_bytes = pixels.bits_allocated in (8, 16, 32)
+    if not whole_bytes or not 1 <= pixels.bits_stored <= pixels.bits_allocated:
         return "absurd header: bits per pixel"
     if pixels.n_frames != len(image.planes):
         return "absurd header: number of frames"
@@ -97,26 +75,21 @@ def _wrong_pixels(image: Image) -> str | None:
 
 
 def _wrong_plane(plane: Plane, image: Image, derived_too: bool) -> str | None:
-    return (
-        _not_hounsfield(plane) or _wrong_kind(plane, image, derived_too) or _wrong_geometry(plane)
-    )
+    wrong_kind = _wrong_kind(plane, image, derived_too)
+    return _not_hounsfield(plane) or wrong_kind or _wrong_geometry(plane)
 
 
 def _not_hounsfield(plane: Plane) -> str | None:
     named = next((name for word, name in _NOT_HU.items() if word in plane.kind), None)
     if named is not None:
         return f"not HU: {named}"
-    if plane.rescale_type not in (
-        "",
-        "HU",
-        "US",
-    ):  # US, unspecified, is what some scanners write for plain CT
+    # US, unspecified, is what some scanners write for plain CT
+    if plane.rescale_type not in ("", "HU", "US"):
         return "not HU: another unit is declared"
     if not (math.isfinite(plane.slope) and math.isfinite(plane.intercept)):
         return "not HU: no rescale slope or intercept"
-    if not (
-        1 / _MAX_SLOPE <= abs(plane.slope) <= _MAX_SLOPE and abs(plane.intercept) <= _MAX_INTERCEPT
-    ):
+    slope, intercept = abs(plane.slope), abs(plane.intercept)
+    if not 1 / _MAX_SLOPE <= slope <= _MAX_SLOPE or intercept > _MAX_INTERCEPT:
         return "absurd header: rescale slope or intercept"
     return None
 
@@ -125,9 +98,8 @@ def _wrong_kind(plane: Plane, image: Image, derived_too: bool) -> str | None:
     if "LOCALIZER" in plane.kind:
         return _LOCALIZER
     reformatted = _REFORMATTED & plane.kind
-    derived = (
-        "DERIVED" in plane.kind and not image.lossy
-    )  # compressing with loss derives an image, and changes no geometry
+    # compressing with loss derives an image, and changes no geometry
+    derived = "DERIVED" in plane.kind and not image.lossy
     if not derived_too and (reformatted or derived or "SECONDARY" in plane.kind):
         return _DERIVED
     return None

@@ -1,6 +1,4 @@
-"""From planes in any order to a regular stack.
-
-Sorted by position along their normal, copies found, gaps measured.
+"""From planes in any order to a regular stack: sorted along their normal, copies and gaps found.
 
 The rules:
 
@@ -23,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 
 from concordant.core.errors import VolumeError
 from concordant.data.volumes.dicom_header import Plane
-from concordant.data.volumes.limits import MAX_SPACING_MM, MIN_SPACING_MM, refuse_spacing
+from concordant.data.volumes.grid import MAX_SPACING_MM, MIN_SPACING_MM, refuse_spacing
 
 SAME_POSITION_MM = 0.01
 POSITION_TOLERANCE_MM = 0.1
@@ -97,43 +95,28 @@ def stack_planes(
     slot = np.empty(len(planes), np.int64)
     slot[order] = np.cumsum(is_new) - 1
     distinct = order[is_new]
+    first = planes[distinct[0]]
     if len(distinct) == 1:
-        return Stack(
-            slot,
-            np.zeros(1),
-            1,
-            _affine(planes[distinct[0]], planes[0].normal * _lone_step(distance_mm, thickness_mm)),
-            even=True,
-        )
+        lone = planes[0].normal * _lone_step(distance_mm, thickness_mm)
+        return Stack(slot, np.zeros(1), 1, _affine(first, lone), even=True)
     height = along_normal[distinct] - along_normal[distinct[0]]
     direction = (positions[distinct[-1]] - positions[distinct[0]]) / height[-1]
     _refuse_shifts(positions[order], along_normal[order] - along_normal[order[0]], direction)
     at, step, even = _lattice(height)
     refuse_spacing(np.array([step * np.linalg.norm(direction)]))
-    return Stack(
-        slot, at, int(at[-1] + 1e-6) + 1, _affine(planes[distinct[0]], direction * step), even=even
-    )
+    return Stack(slot, at, int(at[-1] + 1e-6) + 1, _affine(first, direction * step), even=even)
 
 
 def _lone_step(distance_mm: float, thickness_mm: float) -> float:
-    plausible = [
-        step for step in (distance_mm, thickness_mm) if MIN_SPACING_MM <= step <= MAX_SPACING_MM
-    ]
-    return plausible[0] if plausible else 1.0
+    steps = (distance_mm, thickness_mm)
+    return next((one for one in steps if MIN_SPACING_MM <= one <= MAX_SPACING_MM), 1.0)
 
 
 def _affine(first: Plane, step_mm: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
     between_rows, between_columns = first.spacing_mm
+    along_row, along_column = first.along_row * between_columns, first.along_column * between_rows
     affine = np.eye(4)
-    affine[:3] = np.stack(
-        [
-            first.along_row * between_columns,
-            first.along_column * between_rows,
-            step_mm,
-            first.position,
-        ],
-        axis=1,
-    )
+    affine[:3] = np.stack([along_row, along_column, step_mm, first.position], axis=1)
     return affine
 
 
@@ -150,9 +133,7 @@ def _refuse_shifts(
 def _lattice(
     height: Float[np.ndarray, " position"],
 ) -> tuple[Float[np.ndarray, " position"], float, bool]:
-    """Return each position in steps of the regular stack, the step in millimetres, and whether
-    all lie on the lattice.
-    """
+    """Return positions in steps of the regular stack, the step in mm, whether all lie on it."""
     gaps = np.diff(height)
     median = float(np.percentile(gaps, 50, method="lower"))
     if gaps.max() > max(MAX_FILLED_GAP_MM, MAX_FILLED_STEPS * median + POSITION_TOLERANCE_MM):
@@ -169,22 +150,15 @@ def _lattice(
 def regular(
     slices: Shaped[np.ndarray, "position row column"], stack: Stack
 ) -> Shaped[np.ndarray, "slice row column"]:
-    """Return the regular stack.
-
-    The slices themselves where all are there, else linearly interpolated along the stack, as
-    float32.
-    """
+    """Return the slices where all are there, else those interpolated along the stack, float32."""
     if len(slices) == stack.n_slices and stack.even:
         return slices
     filled = np.empty((stack.n_slices, *slices.shape[1:]), np.float32)
     for index in range(stack.n_slices):
         after = min(int(np.searchsorted(stack.at, index)), len(slices) - 1)
         before = max(after - 1, 0)
-        share = (index - stack.at[before]) / (stack.at[after] - stack.at[before]) if after else 1.0
-        if share >= 1.0:
-            filled[index] = slices[after]
-        else:
-            filled[index] = slices[before] * np.float32(1 - share) + slices[after] * np.float32(
-                share
-            )
+        gap = stack.at[after] - stack.at[before]
+        share = (index - stack.at[before]) / gap if after else 1.0
+        rest, share = np.float32(1 - share), np.float32(share)
+        filled[index] = slices[before] * rest + slices[after] * share if rest > 0 else slices[after]
     return filled

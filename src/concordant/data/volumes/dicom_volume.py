@@ -1,7 +1,4 @@
-"""The planes of one series as a stored volume.
-
-Decoded once each, put in their place, padding turned into air.
-"""
+"""The planes of one series as a volume: decoded, put in their place, padding turned into air."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from concordant.core.volume import StoredVolume
 from concordant.data.volumes.dicom_header import NATIVE_SYNTAXES, Image, Plane
 from concordant.data.volumes.dicom_pixels import decode, is_padding
 from concordant.data.volumes.dicom_stack import Stack, regular
-from concordant.data.volumes.limits import refuse_bomb, refuse_size
-from concordant.data.volumes.stored import on_grid
+from concordant.data.volumes.grid import on_grid, refuse_bomb, refuse_size
 
 AIR_HU = -1024.0
 """What padding becomes: pixels outside the scanner's circle that were never measured."""
@@ -64,15 +60,10 @@ def open_stack(images: Sequence[Image], stack: Stack) -> StoredVolume:
 
 
 def _refuse_large(images: Sequence[Image], stack: Stack, dtype: np.dtype[Any]) -> None:
-    n_voxels = (
-        max(stack.n_slices, len(stack.slot)) * images[0].pixels.rows * images[0].pixels.columns
-    )
+    every = [image.pixels for image in images]
+    n_voxels = max(stack.n_slices, len(stack.slot)) * every[0].rows * every[0].columns
     refuse_size(n_voxels)
-    compressed = [
-        image.pixels.path.stat().st_size
-        for image in images
-        if image.pixels.syntax not in NATIVE_SYNTAXES
-    ]
+    compressed = [one.path.stat().st_size for one in every if one.syntax not in NATIVE_SYNTAXES]
     if compressed:
         refuse_bomb(n_voxels * dtype.itemsize, sum(compressed))
 
@@ -118,10 +109,7 @@ def _converted(
     rescale: _Rescale | None,
     dtype: np.dtype[Any],
 ) -> Shaped[np.ndarray, "row column"]:
-    """Return stored values, or Hounsfield units where slices differ in slope and intercept.
-
-    Padding becomes air in either.
-    """
+    """Return stored values, or HU where slices differ in slope and intercept; padding as air."""
     if rescale is not None and not np.can_cast(stored.dtype, dtype):
         raise VolumeError("damaged pixels")  # more bits than the header announced
     values = stored.astype(dtype, copy=False)

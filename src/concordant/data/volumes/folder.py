@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +50,12 @@ def files_below(folder: Path) -> list[Path]:
     """
     unread: list[Path] = []
     walk = os.walk(folder, onerror=lambda error: unread.append(Path(error.filename)))
-    files = [
-        Path(parent, name)
-        for parent, _, names in walk
-        for name in names
-        if not name.startswith(_APPLE_DOUBLE)
-    ]
-    return sorted(files + unread)
+    files = [Path(parent, name) for parent, _, names in walk for name in names]
+    return sorted([one for one in files if not one.name.startswith(_APPLE_DOUBLE)] + unread)
 
 
 def not_to_be_read(file: Path, root: Path) -> str | None:
-    """Return why a file is not even opened, or None.
-
-    A link that leaves the folder, a folder, a pipe whose other end may never speak.
-    """
+    """Return why a file is not opened: a link out of the folder, a folder, a pipe; or None."""
     try:
         if file.is_symlink() and not file.resolve().is_relative_to(root):
             return LEAVES_FOLDER
@@ -89,7 +82,13 @@ def find_images(files: Sequence[Path], folder: Path) -> Found:
             (dicom if _claims_dicom(file, root) else others).append(file)
         except VolumeError as error:
             refused.append((file, error.reason))
-    images = _headers(dicom, refused) if dicom else []
+    images: list[Image] = []
+    with quiet_pydicom() if dicom else nullcontext():
+        for file in dicom:
+            try:
+                images.append(read_header(file))
+            except VolumeError as error:
+                refused.append((file, error.reason))
     return Found(tuple(images), tuple(refused), tuple(others))
 
 
@@ -107,17 +106,6 @@ def _claims_dicom(file: Path, root: Path) -> bool:
     if claims:
         raise VolumeError("truncated file (named as DICOM, without its mark)")
     return False
-
-
-def _headers(files: Sequence[Path], refused: list[tuple[Path, str]]) -> list[Image]:
-    images: list[Image] = []
-    with quiet_pydicom():
-        for file in files:
-            try:
-                images.append(read_header(file))
-            except VolumeError as error:
-                refused.append((file, error.reason))
-    return images
 
 
 def first_bytes(file: Path) -> bytes:

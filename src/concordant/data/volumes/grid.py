@@ -1,69 +1,129 @@
-"""From any grid of voxels to axes (superior, anterior, right).
-
-By a view where the grid lies straight, else by resampling.
-"""
+"""From values on any grid to a checked volume with axes (superior, anterior, right)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from numba import njit
 
 from concordant.core.errors import VolumeError
-from concordant.data.volumes.limits import refuse_size
+from concordant.core.volume import StoredVolume
 
-MAX_OBLIQUITY_DEGREES = 0.1
-_EDGE = 1e-6  # of a voxel
-MIN_VOLUME_OF_DIRECTIONS = (
-    1e-3  # of the box that the three unit axes span; 1 for a grid without shear
-)
+MIN_SPACING_MM = 0.01
+MAX_SPACING_MM = 50.0
+MAX_VOXELS = 2**31
+
+_LARGE_BYTES = 1 << 30
+_PLAUSIBLE_RATIO = 200  # of a large volume to its compressed file; real scans stay below 10
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Stored values with axes (depth, height, width) in the order superior, anterior, right.
+def refuse_spacing(spacing_mm: Float[np.ndarray, " axis"]) -> None:
+    """Refuse a spacing that is not a number of millimetres a scanner uses.
 
-    Attributes:
-        stored: The values, a view of what was given or a resampled copy.
-        spacing_mm: Spacing in millimetres, (depth, height, width).
+    Raises:
+        VolumeError: Outside 0.01 to 50 mm, or NaN.
     """
+    if not ((spacing_mm >= MIN_SPACING_MM) & (spacing_mm <= MAX_SPACING_MM)).all():
+        raise VolumeError(
+            f"absurd header: spacing outside {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm"
+        )
 
-    stored: Shaped[np.ndarray, "depth height width"]
-    spacing_mm: tuple[float, float, float]
+
+def refuse_size(n_voxels: int) -> None:
+    """Refuse more voxels than any scan has.
+
+    Raises:
+        VolumeError: More than 2^31 voxels.
+    """
+    if n_voxels > MAX_VOXELS:
+        raise VolumeError("absurd header: more than 2^31 voxels")
 
 
-def straightened(
+def refuse_bomb(n_bytes: int, n_compressed: int) -> None:
+    """Refuse a small file that claims to unpack to a large volume.
+
+    Raises:
+        VolumeError: More than 1 GiB from a file 200 times smaller.
+    """
+    if n_bytes > max(_LARGE_BYTES, _PLAUSIBLE_RATIO * n_compressed):
+        raise VolumeError("absurd header: more than 1 GiB of voxels in a file 200 times smaller")
+
+
+_GREATEST = float(np.finfo(np.float32).max)
+_BLOCK = 1 << 20  # voxels looked at a time: both passes find them in the cache
+
+
+def on_grid(
     stored: Shaped[np.ndarray, "i j k"],
     affine_mm: Float[np.ndarray, "4 4"],
+    slope: float = 1.0,
+    intercept: float = 0.0,
     *,
     resample: bool = True,
-) -> Grid:
-    """Bring a grid to axes (superior, anterior, right).
+) -> StoredVolume:
+    """Check values, which can be Hounsfield units, and bring them to the axes of a volume.
 
     A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values
     stay exact. One that is more oblique, or sheared (a tilted gantry), is resampled linearly to a
     straight grid of the same spacing that holds all of it, filled outside with the least value.
 
     Args:
-        stored: The values.
+        stored: The values; made read-only.
         affine_mm: From index (i, j, k, 1) to millimetres (right, anterior, superior, 1).
-        resample: False keeps an oblique grid as it is, with its axes in the closest order.
+        slope: Hounsfield units per stored unit.
+        intercept: Hounsfield units of a stored 0.
+        resample: False leaves an oblique grid as it is, with its axes in the closest order.
 
     Raises:
-        VolumeError: A singular affine, or a straight grid of more voxels than any scan has.
+        VolumeError: NaN or infinite voxels, the same value everywhere, a singular affine, or a
+            straight grid of more voxels than any scan has.
     """
+    low, high = _range(stored)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = np.array([low, high]) * slope + intercept
+    if not (np.abs(ends) <= _GREATEST).all():  # NaN compares as False
+        raise VolumeError("NaN or infinite voxels")
+    if low == high:
+        raise VolumeError("constant volume")
+    if slope < 0:  # the least value, which resampling fills with, has to be the least in HU too
+        stored, slope = -stored.astype(np.float32), -slope
     if abs(np.linalg.det(_directions(affine_mm))) < MIN_VOLUME_OF_DIRECTIONS:
         raise VolumeError("absurd header: affine is singular")
     ordered, affine = _closest_axes(stored, affine_mm)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if resample and obliquity_degrees(affine) > MAX_OBLIQUITY_DEGREES:
         ordered = _resample(ordered, affine, spacing)
+    straight = ordered.transpose(2, 1, 0)
+    straight.flags.writeable = False
     depth, height, width = (float(step) for step in spacing[::-1])
-    return Grid(ordered.transpose(2, 1, 0), (depth, height, width))
+    return StoredVolume(straight, slope, intercept, (depth, height, width))
+
+
+def _range(stored: Shaped[np.ndarray, "i j k"]) -> tuple[float, float]:
+    """Return the least and the greatest value, NaN where there is one, in one pass over memory."""
+    flat = in_memory_order(stored)
+    lows, highs = [], []
+    planes = max(_BLOCK // max(flat[:1].size, 1), 1)
+    for start in range(0, len(flat), planes):
+        part = flat[start : start + planes]
+        lows.append(part.min())
+        highs.append(part.max())
+    return float(np.min(lows)), float(np.max(highs))
+
+
+def in_memory_order(values: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "slow middle fast"]:
+    """Return a view whose axes lie as memory does: slowest first, none running backwards."""
+    forward = values[tuple(slice(None, None, -1 if step < 0 else 1) for step in values.strides)]
+    return forward.transpose(np.argsort([-step for step in forward.strides], kind="stable"))
+
+
+MAX_OBLIQUITY_DEGREES = 0.1
+_EDGE = 1e-6  # of a voxel
+MIN_VOLUME_OF_DIRECTIONS = 1e-3
+"""Of the box that the three unit axes span; 1 for a grid without shear."""
 
 
 def _closest_axes(
@@ -71,12 +131,7 @@ def _closest_axes(
 ) -> tuple[Shaped[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """Permute and flip axes so that each runs along its body axis."""
     order = _closest_order(affine_mm)
-    return _flipped(stored.transpose(order), affine_mm[:, [*order, 3]].copy())
-
-
-def _flipped(
-    stored: Shaped[np.ndarray, "x y z"], affine_mm: Float[np.ndarray, "4 4"]
-) -> tuple[Shaped[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    stored, affine_mm = stored.transpose(order), affine_mm[:, [*order, 3]].copy()
     for axis in range(3):
         if affine_mm[axis, axis] < 0:
             stored = np.flip(stored, axis)
@@ -86,9 +141,7 @@ def _flipped(
 
 
 def obliquity_degrees(affine_mm: Float[np.ndarray, "4 4"]) -> float:
-    """Return the greatest angle between an axis of a grid and the body axis it is closest to (a
-    shear tilts at least one).
-    """
+    """Return the greatest angle between an axis of a grid and its closest body axis."""
     order = _closest_order(affine_mm)
     directions = np.abs(_directions(affine_mm)[:, list(order)])
     along = np.diag(directions)
@@ -97,10 +150,7 @@ def obliquity_degrees(affine_mm: Float[np.ndarray, "4 4"]) -> float:
 
 
 def axis_code(affine_mm: Float[np.ndarray, "4 4"]) -> str:
-    """Return where the axes (i, j, k) of a grid run to, by their closest body axes.
-
-    "LPS" is left, posterior, superior.
-    """
+    """Return where the axes (i, j, k) of a grid run to: "LPS" is left, posterior, superior."""
     order = _closest_order(affine_mm)
     letters = [""] * 3
     for body, axis in enumerate(order):
@@ -109,10 +159,7 @@ def axis_code(affine_mm: Float[np.ndarray, "4 4"]) -> str:
 
 
 def _closest_order(affine_mm: Float[np.ndarray, "4 4"]) -> tuple[int, ...]:
-    """Return which axis of the grid runs along right, anterior, superior.
-
-    The assignment with the largest product of cosines.
-    """
+    """Return which axis runs along right, anterior, superior: the largest product of cosines."""
     cosines = _directions(affine_mm)
     return max(
         permutations(range(3)),
@@ -129,22 +176,15 @@ def _resample(
     affine_mm: Float[np.ndarray, "4 4"],
     spacing: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, "x y z"]:
-    ends = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape], indexing="ij")).reshape(
-        3, -1
-    )
-    corners = affine_mm[:3, :3] @ ends + affine_mm[:3, 3:]
+    ends = [(0, size - 1) for size in values.shape]
+    corners = affine_mm[:3, :3] @ np.array(list(product(*ends))).T + affine_mm[:3, 3:]
     origin = corners.min(1)
     shape = np.floor((corners.max(1) - origin) / spacing + 1e-6).astype(np.int64) + 1
     refuse_size(math.prod(int(size) for size in shape))
     to_index = np.linalg.inv(affine_mm[:3, :3])
     resampled = np.empty(tuple(int(size) for size in shape[::-1]), np.float32)
-    trilinear(
-        values,
-        to_index * spacing,
-        to_index @ (origin - affine_mm[:3, 3]),
-        np.float32(values.min()),
-        resampled,
-    )
+    offset = to_index @ (origin - affine_mm[:3, 3])
+    trilinear(values, to_index * spacing, offset, np.float32(values.min()), resampled)
     return resampled.transpose(2, 1, 0)
 
 
@@ -156,22 +196,18 @@ def trilinear(
     fill: np.float32,
     out: Float[np.ndarray, "depth height width"],
 ) -> None:
-    """Fill `out[z, y, x]` with the values at index `matrix @ (x, y, z) + offset`, linear between
-    voxels, `fill` outside the grid.
+    """Fill `out[z, y, x]` with the values at index `matrix @ (x, y, z) + offset`.
+
+    Linear between voxels, `fill` outside the grid.
     """
+    to_x, to_y, to_z = matrix[0], matrix[1], matrix[2]
     last_x, last_y, last_z = values.shape[0] - 1, values.shape[1] - 1, values.shape[2] - 1
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                at_x = _snapped(
-                    matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0], last_x
-                )
-                at_y = _snapped(
-                    matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1], last_y
-                )
-                at_z = _snapped(
-                    matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + offset[2], last_z
-                )
+                at_x = _snapped(_row(to_x, x, y, z) + offset[0], last_x)
+                at_y = _snapped(_row(to_y, x, y, z) + offset[1], last_y)
+                at_z = _snapped(_row(to_z, x, y, z) + offset[2], last_z)
                 if at_x < 0.0 or at_y < 0.0 or at_z < 0.0:
                     out[z, y, x] = fill
                     continue
@@ -189,10 +225,13 @@ def trilinear(
 
 
 @njit(cache=True, inline="always")
+def _row(weights: Float[np.ndarray, " 3"], x: int, y: int, z: int) -> float:
+    return float(weights[0] * x + weights[1] * y + weights[2] * z)
+
+
+@njit(cache=True, inline="always")
 def _snapped(index: float, last: int) -> float:
-    """Return an index within the grid, one that rounding put just outside on its edge, and -1
-    for one that is outside.
-    """
+    """Return an index within the grid, on its edge where rounding put it outside, else -1."""
     if index < 0.0:
         return 0.0 if index > -_EDGE else -1.0
     if index > last:

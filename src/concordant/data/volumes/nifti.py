@@ -29,17 +29,17 @@ from nibabel.spatialimages import HeaderDataError
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume
-from concordant.data.volumes.limits import MAX_VOXELS, refuse_bomb, refuse_size, refuse_spacing
-from concordant.data.volumes.stored import on_grid
+from concordant.data.volumes.grid import (
+    MAX_VOXELS,
+    on_grid,
+    refuse_bomb,
+    refuse_size,
+    refuse_spacing,
+)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_MILLIMETRES = {
-    0: 1.0,
-    1: 1000.0,
-    2: 1.0,
-    3: 0.001,
-}  # NIfTI's codes: unknown, metre, millimetre, micron
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron
 _GREATEST_DEFLATE_RATIO = 1032
 _GREATEST_TRAILER = 1 << 20
 _NO_STREAM = "Not a gzipped file"  # how the standard library begins to say so
@@ -63,8 +63,7 @@ class _Layout:
 
 
 def open_nifti(path: Path) -> StoredVolume:
-    """Open a NIfTI file: a compressed one is inflated whole and its checksum compared, a plain one
-    is mapped into memory.
+    """Open a NIfTI file: a compressed one is inflated and checked whole, a plain one is mapped.
 
     Raises:
         VolumeError: Damaged, truncated, not three-dimensional, no orientation, a header that cannot
@@ -78,9 +77,7 @@ def open_nifti(path: Path) -> StoredVolume:
 
 
 def nifti_affine(path: Path) -> Float[np.ndarray, "4 4"]:
-    """Return the affine of a file's header.
-
-    From index (i, j, k, 1) to millimetres (right, anterior, superior, 1).
+    """Return a header's affine: from (i, j, k, 1) to millimetres (right, anterior, superior, 1).
 
     Raises:
         VolumeError: A header that cannot be read or used.
@@ -125,9 +122,7 @@ def _inflated(raw: BinaryIO, path: Path) -> tuple[_Layout, Shaped[np.ndarray, "x
 
 @contextmanager
 def _gunzip(raw: BinaryIO) -> Iterator[BinaryIO]:
-    """Inflate a file; as for gzip itself, zeros may pad its end, and further streams may follow
-    the first.
-    """
+    """Inflate a file; as for gzip itself, zeros may pad its end, and further streams follow."""
     try:
         with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
             yield cast(BinaryIO, stream)
@@ -138,10 +133,7 @@ def _gunzip(raw: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _ends_in_other_bytes(raw: BinaryIO) -> bool:
-    """Say whether whole streams are followed by what is none.
-
-    The standard reader, which is slower, tells that from one cut short.
-    """
+    """Say whether whole streams are followed by what is none, as the slower reader tells."""
     n_file = raw.seek(0, os.SEEK_END)
     raw.seek(0)
     n_inflated = 0
@@ -183,10 +175,7 @@ def _mapped(raw: BinaryIO, path: Path) -> tuple[_Layout, Shaped[np.ndarray, "x y
 
 
 def _plain(stored: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:
-    """Return an array that any kernel takes.
-
-    Of the machine's byte order, aligned, at most 8 bytes a voxel.
-    """
+    """Return an array that any kernel takes: native byte order, aligned, at most 8 bytes each."""
     native = stored.dtype.newbyteorder("=")
     if native.itemsize > 8:
         native = np.dtype(np.float64)
@@ -198,15 +187,8 @@ def _read_layout(stream: BinaryIO) -> _Layout:
     start = stream.read(max(_HEADERS))
     if not start:
         raise VolumeError("empty file")
-    size = next(
-        (
-            size
-            for size in _HEADERS
-            for order in ("little", "big")
-            if int.from_bytes(start[:4], order) == size
-        ),
-        None,
-    )
+    sizes = [int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")]
+    size = next((one for one in sizes if one in _HEADERS), None)
     if size is None:
         raise VolumeError("not a NIfTI file")
     if len(start) < size:

@@ -1,7 +1,4 @@
-"""CLMBR, a foundation model of health records.
-
-Its checkpoints, vocabulary, network and encoder, without femr.
-"""
+"""CLMBR, a foundation model of health records: checkpoints, network and encoder, without femr."""
 
 from concordant.encoders.clmbr.checkpoint import Checkpoint, load_clmbr, read_checkpoint
 from concordant.encoders.clmbr.encoder import Clmbr

@@ -1,6 +1,4 @@
-"""Causal attention to a window of the last events, in memory that grows with the length and not
-with its square.
-"""
+"""Causal attention to a window of the last events, in memory that grows with the length."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ def local_attention(
     span: int,
     block: int = _BLOCK,
 ) -> Float[Tensor, "batch event head dim"]:
-    """Let every event attend to itself and the `span - 1` events before it, with softmax scale
-    dim^-1/2.
+    """Let every event attend to itself and the `span - 1` before it, scaled by dim^-1/2.
 
     Args:
         query: Queries.

@@ -40,8 +40,7 @@ class Batch:
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group sequences, longest first, so that a batch has at most `batch_tokens` places and at most
-    15 % of it is padding.
+    """Group sequences, longest first: at most `batch_tokens` places, at most 15 % of padding.
 
     Args:
         lengths: Events of each sequence, > 0.

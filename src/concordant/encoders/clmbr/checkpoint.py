@@ -1,7 +1,4 @@
-"""Checkpoints of CLMBR and MOTOR on disk.
-
-`config.json`, `model.safetensors` and, beside them, the tokeniser's `dictionary.msgpack`.
-"""
+"""Checkpoints of CLMBR and MOTOR on disk: config, tensors and the tokeniser's dictionary."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What `config.json` says of a CLMBR or MOTOR checkpoint.
-
-The sizes of the network and the task that it was trained for.
-"""
+"""What `config.json` says of a CLMBR or MOTOR checkpoint: the network's sizes and the task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Encoders of records with the network of CLMBR.
-
-The hidden states of the last events, and the very last as the pooled vector.
-"""
+"""Encoders of records with the network of CLMBR: the last events' hidden states."""
 
 from __future__ import annotations
 
@@ -227,9 +224,7 @@ def _embedding(states: Float32[np.ndarray, "event dim"]) -> TokenEmbedding:
 
 @lru_cache(maxsize=1)  # a process encodes with one network at a time
 def _loaded(folder: WeightsFolder, digest: str, device: str) -> ClmbrNetwork:
-    """Load a network; `digest` is there to tell weights that were replaced from those that were
-    loaded.
-    """
+    """Load a network; `digest` tells weights that were replaced from those loaded."""
     return load_clmbr(folder.folder).requires_grad_(requires_grad=False).to(device)
 
 

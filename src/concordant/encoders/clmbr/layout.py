@@ -82,10 +82,7 @@ def layout_of(path: Path, keys: Iterable[str]) -> Layout:
 
 
 def to_new(tensors: Mapping[str, Tensor], layout: Layout, hidden_size: int) -> dict[str, Tensor]:
-    """Return tensors under the new layout's names and with its order of rows.
-
-    The rules of norm and window stay the layout's own.
-    """
+    """Return tensors by the new layout's names and rows; norm and window stay its own."""
     if not layout.qkv_first:
         return dict(tensors)
     renamed = {

@@ -26,9 +26,7 @@ _IN_ROOT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class AgeScale:
-    """Mean and standard deviation of the age at an event, in days, over the records that the
-    network was trained on.
-    """
+    """Mean and standard deviation, in days, of the age at events the network was trained on."""
 
     mean_days: float
     std_days: float
@@ -43,8 +41,7 @@ class Rotation:
 
 
 class ClmbrNetwork(nn.Module):
-    """The transformer; its parameters are named as in the new layout of released files, without the
-    prefix `transformer`.
+    """The transformer; parameters have the released names of the new layout, unprefixed.
 
     Args:
         sizes: Of the network.
@@ -104,10 +101,7 @@ class ClmbrNetwork(nn.Module):
     def _packed(
         self, tokens: Tensor, age_days: Tensor, weights: Tensor | None
     ) -> Float[Tensor, "batch event dim"]:
-        """Run over rows whose events come first.
-
-        What follows them is after them, so that they do not see it.
-        """
+        """Run over rows whose events come first; padding is after them and not seen."""
         hidden = self.in_norm(self._embedded(tokens, weights))
         rotation = rotation_of(age_days, self.sizes.head_dim)
         normed_ages = self._normed(age_days) if self.sizes.use_normed_ages else None
@@ -140,10 +134,7 @@ def _ordered(values: Tensor, order: Tensor, valid: Tensor) -> Tensor:
 
 
 def rotation_of(age_days: Float[Tensor, "batch event"], head_dim: int) -> Rotation:
-    """Return the rotation of each age.
-
-    Angle = age in days x 10000^-e, the exponents e evenly spaced from 0 to 2.
-    """
+    """Return the rotation of each age: days x 10000^-e, exponents e evenly from 0 to 2."""
     exponents = torch.linspace(0, 2, head_dim // 2, dtype=torch.float32, device=age_days.device)
     angles = (age_days.float()[..., None] * (1.0 / 10000**exponents))[:, :, None]
     return Rotation(angles.sin(), angles.cos())
@@ -159,10 +150,7 @@ def rotate(
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square of the channels.
-
-    Where the small constant stands is the layout's own.
-    """
+    """Divide by the root mean square of channels, the small constant where the layout has it."""
 
     def __init__(self, width: int, layout: Layout) -> None:
         super().__init__()

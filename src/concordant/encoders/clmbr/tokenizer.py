@@ -88,9 +88,7 @@ def tokenize(record: Events, vocabulary: Vocabulary) -> TokenSequence:
 
 
 def bags_of(record: Events, vocabulary: Vocabulary) -> list[Bag]:
-    """Return the tokens of every event of a record, none for an event that the vocabulary does
-    not have.
-    """
+    """Return each event's tokens, none for one that the vocabulary does not have."""
     texts = record.text_value or (None,) * len(record.code)
     return [
         vocabulary.bag(*event)

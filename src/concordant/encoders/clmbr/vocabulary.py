@@ -1,7 +1,4 @@
-"""The vocabulary of CLMBR and MOTOR, `dictionary.msgpack`.
-
-Which token, or bag of tokens, an event is.
-"""
+"""The vocabulary of CLMBR and MOTOR: which token, or bag of tokens, an event is."""
 
 from __future__ import annotations
 
@@ -113,9 +110,7 @@ def _age_scale(stats: Mapping[str, Any] | None) -> AgeScale | None:
 
 
 def _touch(dictionary: Dictionary) -> None:
-    """Read every entry once, so that one without its parts is met here and not at the first
-    event that needs it.
-    """
+    """Read every entry once, so that a broken one is met here and not at an event."""
     if dictionary.is_hierarchical:
         Hierarchical(dictionary, Ontology({}))
     else:
@@ -137,10 +132,7 @@ class Vocabulary(ABC):
 
 
 class Flat(Vocabulary):
-    """One token per event: the range of its number, its text, or its code, in this order.
-
-    Never the bare code of an event with a value.
-    """
+    """One token per event: number's range, else text, else code, never bare beside a value."""
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._codes = {code: Bag((token,), (1.0,)) for code, token in dictionary.codes.items()}
@@ -217,10 +209,7 @@ class Hierarchical(Vocabulary):
 
 
 def _range_of(value: float, ranges: Sequence[tuple[float, int]]) -> int:
-    """Return the token of the last range that begins at or below a value.
-
-    The first one has no lower end.
-    """
+    """Return the token of the last range that begins at or below a value; the first is open."""
     return ranges[max(0, bisect_right(ranges, value, key=lambda one: one[0]) - 1)][1]
 
 

@@ -36,19 +36,18 @@ def read_task(source: Path | str) -> Task:
     """
     path = Path(source)
     if not path.is_file():
-        shipped = shipped_tasks()
-        if str(source) not in shipped:
+        shipped, name = shipped_tasks(), str(source)
+        if name not in shipped:
             raise ConfigError(
-                f"{source}: no such task file, and no shipped task of that "
-                f"name.{did_you_mean(str(source), shipped)}"
+                f"{name}: no such task file, and no shipped task of that name."
+                f"{did_you_mean(name, shipped)}"
             )
-        path = shipped[str(source)]
+        path = shipped[name]
     try:
         return parse_task(read_mapping(path, kind="task", keys=_KEYS), folder=path.parent)
     except ConfigError as error:
-        raise (
-            error if str(error).startswith(str(path)) else ConfigError(f"{path}: {error}")
-        ) from None
+        told = str(error)
+        raise ConfigError(told if told.startswith(str(path)) else f"{path}: {told}") from None
 
 
 def parse_task(given: Mapping[str, Any], *, folder: Path | None = None) -> Task:
@@ -67,8 +66,6 @@ def parse_task(given: Mapping[str, Any], *, folder: Path | None = None) -> Task:
         raise config_error(error, given, Task) from None
     folder = (folder or Path()).absolute()
     table, periods = task.index.table, task.censoring.periods
-    index = task.index.model_copy(update={"table": None if table is None else folder / table})
-    censoring = task.censoring.model_copy(
-        update={"periods": None if periods is None else folder / periods}
-    )
+    index = task.index.model_copy(update={"table": table and folder / table})
+    censoring = task.censoring.model_copy(update={"periods": periods and folder / periods})
     return task.model_copy(update={"index": index, "censoring": censoring})

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from concordant.core.errors import VolumeError
 from concordant.core.volume import StoredVolume, Volume
-from concordant.data.volumes.dicom_choice import choose
 from concordant.data.volumes.dicom_header import is_dicom, quiet_pydicom
-from concordant.data.volumes.dicom_series import Series, group_series
+from concordant.data.volumes.dicom_series import Series, choose, group_series
 from concordant.data.volumes.dicom_volume import open_stack
 from concordant.data.volumes.folder import (
     CHOSEN,
     INDEX_SUFFIX,
     NOT_A_FILE,
-    Found,
     files_below,
     find_images,
     first_bytes,
@@ -43,8 +41,7 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def open_volume(path: Path | str) -> StoredVolume:
-    """Open a scan as it is stored, with axes (superior, anterior, right), to be resampled or
-    converted from there.
+    """Open a scan as it is stored, with axes (superior, anterior, right).
 
     A grid that is oblique by at most 0.1 degree is reordered by its closest axes and its values
     stay exact. A grid that is more oblique, or sheared (a tilted gantry), is resampled linearly to
@@ -86,20 +83,16 @@ def _open(path: Path) -> StoredVolume:
     if not path.is_file():
         raise VolumeError(NOT_A_FILE)
     if path.suffix == INDEX_SUFFIX:
-        return _open_index(path)
-    if is_dicom(first_bytes(path)):
-        return _open_files(
-            [path], path.resolve().parent
-        )  # a link that is named itself may lead anywhere
+        return _open_files(indexed_files(path), path.parent)
+    if is_dicom(first_bytes(path)):  # a link that is named itself may lead anywhere
+        return _open_files([path], path.resolve().parent)
     return open_nifti(path)
 
 
 def source_files(path: Path) -> list[Path]:
-    """Return all files that the volume at a path may depend on: the file; a folder's files.
+    """Return all files that the volume at a path may depend on.
 
-    An index file and those it lists.
-
-    An index file that cannot be used stands alone; reading it says why.
+    An index file comes with those it lists; one that cannot be used stands alone, reading says why.
     """
     if path.is_dir():
         return files_below(path)
@@ -113,7 +106,7 @@ def source_files(path: Path) -> list[Path]:
 
 def _open_folder(folder: Path) -> StoredVolume:
     if (folder / CHOSEN).is_file():
-        return _open_index(folder / CHOSEN)
+        return _open_files(indexed_files(folder / CHOSEN), folder)
     found = find_images(files_below(folder), folder)
     if not found.images and not found.refused:
         raise VolumeError(
@@ -121,40 +114,30 @@ def _open_folder(folder: Path) -> StoredVolume:
             if found.others
             else "an empty folder (links to folders are not entered)"
         )
-    _refuse_unread(found)
+    if found.refused:  # it may be a slice of the scan
+        raise VolumeError(found.refused[0][1])
     series = group_series(found.images)
     chosen = choose(series)
     n_usable = sum(one.reason is None for one in series)
     if n_usable > 1:
         logger.info(
-            "%d usable series in one folder: series %s is read (%d slices)",
-            n_usable,
-            chosen.key,
-            len(chosen.images),
+            f"{n_usable} usable series in one folder: series {chosen.key} is read "
+            f"({len(chosen.images)} slices)"
         )
     return open_series(chosen)
-
-
-def _open_index(index: Path) -> StoredVolume:
-    return _open_files(indexed_files(index), index.parent)
 
 
 def _open_files(files: Sequence[Path], folder: Path) -> StoredVolume:
     """Open files that were named one by one: all have to be one series, which may be derived."""
     found = find_images(files, folder)
-    _refuse_unread(found)
+    if found.refused:
+        raise VolumeError(found.refused[0][1])
     if found.others:
         raise VolumeError("index file lists a file that is no DICOM image")
     series = group_series(found.images, derived_too=True)
     if len(series) > 1:
         raise VolumeError("index file lists several series")
     return open_series(series[0])
-
-
-def _refuse_unread(found: Found) -> None:
-    """Refuse where a file cannot be read: it may be a slice of the scan."""
-    if found.refused:
-        raise VolumeError(found.refused[0][1])
 
 
 def open_series(series: Series) -> StoredVolume:
