@@ -5,22 +5,27 @@ The time it judges over, families, utility, recalibration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from concordant.study.cohorts import embed_all, read_data
-from concordant.study.members import plan_members
-from concordant.study.units import Unit, tuning_predictions
 from scipy import stats
 
 from concordant.config import Study
 from concordant.core.artifacts import RunFolder
 from concordant.core.files import read_json
-from concordant.core.survival import Predictions, read_predictions, split_predictions
+from concordant.core.survival import (
+    Outcomes,
+    Predictions,
+    read_predictions,
+    split_predictions,
+)
 from concordant.engines import LocalEngine
 from concordant.metrics import (
+    Recalibration,
     concordance_index,
     concordance_index_ipcw,
     fit_recalibration,
@@ -30,6 +35,11 @@ from concordant.metrics import (
     simultaneous,
 )
 from concordant.study import run_study
+from concordant.study.data import read_data
+from concordant.study.fits import PartPredictions, read_account, read_fit
+from concordant.study.plan import Fit, Fold
+from concordant.study.planning import make_plan
+from concordant.study.sources import Sources, embed_all
 from study_fixture import FUSIONS, alter, files_of, small_study, write_tables
 
 METRICS = ["concordance_index", "concordance_index_ipcw", "integrated_brier_score"]
@@ -65,8 +75,8 @@ def finished(folder: Path) -> RunFolder:
 
 
 def predictions(run: RunFolder, fusion: str, cohort: str, variant: str = "as_is") -> Predictions:
-    (member,) = (one for one in read_json(run.study)["members"] if one["fusion"] == fusion)
-    whole = read_predictions(run.member(member["folder"]).predictions(cohort))
+    (told,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == fusion)
+    whole = read_predictions(run.strategy(told["folder"]).predictions(cohort))
     return whole.of_variant(variant)
 
 
@@ -191,39 +201,64 @@ def test_decision_curves_are_those_of_the_predictions(finished):
 
 
 def variants_on_disk(run: RunFolder) -> list[int]:
-    """How many variants each predictions file of the members holds."""
+    """How many variants each predictions file of the strategies holds."""
     files = sorted(run.path.glob("*/predictions/*.parquet"))
     return [len(split_predictions(read_predictions(path))) for path in files]
 
 
-def units_of(study: Study) -> list[Unit]:
+@dataclass(frozen=True)
+class Made:
+    """A fit, its fold, the outcomes of its tuning part, and what it predicts."""
+
+    label: str
+    fit: Fit
+    fold: Fold
+    times: np.ndarray
+    tuning: Outcomes
+
+    @property
+    def parts(self) -> Mapping[str, PartPredictions]:
+        return read_fit(self.fit.folder)
+
+    @property
+    def concordance(self) -> float:
+        return read_account(self.fit.folder)["tuning_concordance"]
+
+    def recalibration(self) -> Recalibration:
+        survival = self.parts["tuning"].survival
+        return fit_recalibration(self.tuning.time, self.tuning.event, survival, self.times)
+
+
+def fits_of(study: Study) -> list[Made]:
     data = read_data(study)
-    stores = embed_all(
-        study, data, engine=LocalEngine(), retry_quarantined=False, progress=None
-    )  # the stores are there
-    return [unit for plan in plan_members(study, data, stores) for unit in plan.units]
+    stores = embed_all(  # the stores are there
+        Sources.of(study), data, engine=LocalEngine(), retry_quarantined=False, progress=None
+    )
+    plan = make_plan(study, data, stores)
+    return [
+        Made(
+            plan.strategies[fit.strategy].strategy.label,
+            fit,
+            fold := plan.folds[fit.fold],
+            plan.times,
+            data.development.target.take(fold.rows["tuning"]),
+        )
+        for fit in plan.fits
+    ]
 
 
-def test_tuning_predictions_are_those_of_the_saved_model(finished, folder):
-    tuning = pl.read_parquet(folder / "development.parquet").filter(pl.col("split") == "tuning")
-    for unit in units_of(small_study(folder, evaluate=FULL)):
-        given = tuning_predictions(unit)
-        assert given.table["sample_id"].to_list() == tuning["sample_id"].to_list()
-        told = read_json(unit.folder / "unit.json")["tuning_concordance"]
-        assert concordance_index(
-            given.target.time, given.target.event, given.risk
-        ).estimate == pytest.approx(told)
+def test_the_tuning_concordance_is_that_of_the_tuning_predictions(finished, folder):
+    for made in fits_of(small_study(folder, evaluate=FULL)):
+        found = concordance_index(made.tuning.time, made.tuning.event, made.parts["tuning"].risk)
+        assert found.estimate == pytest.approx(made.concordance)
 
 
 def test_recalibrated_survival_is_fitted_on_tuning_and_nothing_else_moves(finished, folder):
-    for unit in units_of(small_study(folder, evaluate=FULL)):
-        tuning = tuning_predictions(unit)
-        fitted = fit_recalibration(
-            tuning.target.time, tuning.target.event, tuning.survival, unit.times
-        )
+    for made in fits_of(small_study(folder, evaluate=FULL)):
+        fitted = made.recalibration()
         for cohort in ("held_out", "west"):
             plain, changed = (
-                predictions(finished, unit.member.label, cohort, variant) for variant in VARIANTS
+                predictions(finished, made.label, cohort, variant) for variant in VARIANTS
             )
             same = ("survival", "variant")
             assert changed.table.drop(same).equals(plain.table.drop(same))
@@ -262,7 +297,7 @@ def test_a_choice_of_judging_fits_nothing_anew_and_takes_away_what_it_no_longer_
     fits = {
         name: state
         for name, state in files_of(run.path).items()
-        if name.endswith(("unit.json", "model.safetensors"))
+        if name.endswith(("fit.json", "model.safetensors"))
     }
     assert variants_on_disk(run) == [2] * 2 * len(FUSIONS)
     run_study(small_study(folder, name="choices", evaluate={"gain_over_both": False}))
@@ -283,14 +318,9 @@ def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_fold
         grid={"fusion": FUSIONS[:3]},
     )
     run = run_study(study)
-    everything = units_of(study)
-    units = [unit for unit in everything if unit.member.label == "linear"]
-    fits = {}
-    for unit in units:
-        tuning = tuning_predictions(unit)
-        fits[unit.repeat, unit.fold] = fit_recalibration(
-            tuning.target.time, tuning.target.event, tuning.survival, unit.times
-        )
+    everything = fits_of(study)
+    linear = [made for made in everything if made.label == "linear"]
+    fits = {made.fold.key: made.recalibration() for made in linear}
     plain, changed = (predictions(run, "linear", "development", variant) for variant in VARIANTS)
     keys = plain.table.select("repeat", "fold").rows()
     expected = [
@@ -299,10 +329,7 @@ def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_fold
     ]
     np.testing.assert_allclose(changed.survival, expected, rtol=1e-9, atol=1e-12)
     outside = [
-        fits[unit.repeat, unit.fold].apply(
-            read_predictions(unit.folder / "predictions" / "west.parquet").survival, unit.times
-        )
-        for unit in units
+        fits[made.fold.key].apply(made.parts["external.1"].survival, made.times) for made in linear
     ]
     np.testing.assert_allclose(
         predictions(run, "linear", "west", "recalibrated").survival,
@@ -312,29 +339,20 @@ def test_under_cross_validation_each_fold_has_its_own_recalibration_and_the_fold
     )
     (row,) = family(run, "development").to_dicts()
     reference = predictions(run, CT, "development"), predictions(run, EHR, "development")
-    tuning = {
-        (unit.member.label, unit.repeat, unit.fold): read_json(unit.folder / "unit.json")[
-            "tuning_concordance"
-        ]
-        for unit in everything
-    }
+    tuning = {(made.label, made.fold.key): made.concordance for made in everything}
     differences = []
-    for unit in units:
-        here = (pl.col("repeat") == unit.repeat) & (pl.col("fold") == unit.fold)
-        better = (
-            reference[0]
-            if tuning[CT, unit.repeat, unit.fold] >= tuning[EHR, unit.repeat, unit.fold]
-            else reference[1]
-        )
+    for fold in (made.fold for made in linear):
+        here = (pl.col("repeat") == fold.repeat) & (pl.col("fold") == fold.fold)
+        ct_is_better = tuning[CT, fold.key] >= tuning[EHR, fold.key]
+        better = reference[0] if ct_is_better else reference[1]
         fused, other = plain.filter(here), better.filter(here)
         values = [
             concordance_index(one.target.time, one.target.event, one.risk).estimate
             for one in (fused, other)
         ]
         differences.append(values[0] - values[1])
-    ratio = sum(len(unit.rows["test"]) for unit in units) / sum(
-        len(unit.rows["train"]) for unit in units
-    )
+    sizes = [{part: len(rows) for part, rows in made.fold.rows.items()} for made in linear]
+    ratio = sum(one["test"] for one in sizes) / sum(one["train"] for one in sizes)
     error = np.sqrt(np.var(differences, ddof=1) * (1 / 4 + ratio))
     assert row["p_nadeau_bengio"] == pytest.approx(
         2 * stats.t.sf(abs(np.mean(differences)) / error, 3), rel=1e-6
@@ -359,10 +377,7 @@ def test_seeds_are_no_subjects_and_their_spread_is_told_apart(folder):
     assert single["between_seeds"].null_count() == 3
     (told,) = (one for one in read_json(run.record)["strategies"] if one["fusion"] == CT)
     assert told["seeds"] == [0, 1, 2]
-    given = [
-        read_predictions(path / "predictions" / "west.parquet")
-        for path in run.path.glob("unimodal-modality=ct__*")
-    ]
+    given = list(split_predictions(predictions(run, CT, "west")).values())
     assert len(given) == 3
     mean = concordance_index(
         given[0].target.time, given[0].target.event, np.mean([one.risk for one in given], axis=0)

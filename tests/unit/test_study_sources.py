@@ -231,7 +231,9 @@ def test_a_sample_in_two_cohorts_is_refused_where_files_go_by_its_name(folder):
 def test_every_encoder_has_a_store_of_every_cohort(folder):
     study = small_study(folder)
     data = read_data(study)
-    stores = embed_all(Sources.of(study), data, engine=LocalEngine(), retry_quarantined=False, progress=None)
+    stores = embed_all(
+        Sources.of(study), data, engine=LocalEngine(), retry_quarantined=False, progress=None
+    )
     assert {key: list(by_cohort) for key, by_cohort in stores.items()} == {
         (Modality.CT, "scan"): ["development", "west"],
         (Modality.EHR, "record"): ["development", "west"],
@@ -247,7 +249,11 @@ def test_every_encoder_has_a_store_of_every_cohort(folder):
 def test_an_encoder_that_no_member_uses_has_no_store(folder):
     study = small_study(folder, grid={"fusion": [{"name": "unimodal", "modality": "ehr"}]})
     stores = embed_all(
-        Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+        Sources.of(study),
+        read_data(study),
+        engine=LocalEngine(),
+        retry_quarantined=False,
+        progress=None,
     )
     assert list(stores) == [(Modality.EHR, "record")]
 
@@ -255,14 +261,22 @@ def test_an_encoder_that_no_member_uses_has_no_store(folder):
 def test_a_damaged_store_is_named(folder):
     study = small_study(folder)
     stores = embed_all(
-        Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+        Sources.of(study),
+        read_data(study),
+        engine=LocalEngine(),
+        retry_quarantined=False,
+        progress=None,
     )
     (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
     with pytest.raises(
         StoreError, match=r"manifest.json is damaged; delete the folder and run again"
     ):
         embed_all(
-            Sources.of(study), read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
+            Sources.of(study),
+            read_data(study),
+            engine=LocalEngine(),
+            retry_quarantined=False,
+            progress=None,
         )
 
 
@@ -283,7 +297,9 @@ def test_features_of_a_model_that_saw_an_external_cohort_are_told(folder):
         folder, encoders={"ct": seen, "ehr": {"name": "features", "path": "ehr.parquet"}}
     )
     (check,) = (
-        check for check in audit_data(Sources.of(study), read_data(study), {}).checks if not check.passed
+        check
+        for check in audit_data(Sources.of(study), read_data(study), {}).checks
+        if not check.passed
     )
     assert (check.name, check.detail) == (
         "encoders' training data",
@@ -300,7 +316,9 @@ def test_of_two_feature_files_of_one_label_both_are_asked_what_they_saw(folder, 
     encoders[seen_by]["training_data"] = ["WEST"]
     study = small_study(folder, encoders=encoders)
     (check,) = (
-        check for check in audit_data(Sources.of(study), read_data(study), {}).checks if not check.passed
+        check
+        for check in audit_data(Sources.of(study), read_data(study), {}).checks
+        if not check.passed
     )
     assert check.detail == "ours was trained on WEST, the study tests on west"
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from concordant.study.cohorts import embed_all, read_data
-from concordant.study.members import MemberResult, plan_members
 
 from concordant.core.errors import PredictionsError
 from concordant.core.survival import COLUMNS, SURVIVAL_TIMES_KEY
 from concordant.engines import LocalEngine
 from concordant.metrics import median_follow_up
+from concordant.study.collect import StrategyResult
+from concordant.study.data import read_data
 from concordant.study.foreign import read_foreign
+from concordant.study.planning import make_plan
 from concordant.study.records import cohort_records, quarantine_records, strategy_records
+from concordant.study.sources import Sources, embed_all
 from study_fixture import alter, small_study, write_tables
 
 FOREIGN = [{"name": "score", "table": "score.parquet"}]
@@ -195,19 +197,20 @@ def test_a_file_of_others_without_risk_or_that_is_no_table_is_refused(folder):
 def planned(folder: Path, **changes: object):
     study = small_study(folder, **changes)
     data = read_data(study)
-    stores = embed_all(study, data, engine=LocalEngine(), retry_quarantined=False, progress=None)
-    plans = plan_members(study, data, stores)
-    return study, data, stores, plans
+    stores = embed_all(
+        Sources.of(study), data, engine=LocalEngine(), retry_quarantined=False, progress=None
+    )
+    return data, stores, make_plan(study, data, stores)
 
 
 def cohorts_of(folder: Path, **changes: object):
-    study, data, _, plans = planned(folder, **changes)
-    return cohort_records(study, data, plans)
+    data, _, plan = planned(folder, **changes)
+    return cohort_records(data, plan)
 
 
 def test_cohorts_are_described_in_counts(folder):
-    study, data, stores, plans = planned(folder)
-    internal, external = cohort_records(study, data, plans)
+    data, stores, plan = planned(folder)
+    internal, external = cohort_records(data, plan)
     rows = held_out(folder)
     assert (internal.label, internal.role) == ("held_out", "internal")
     assert (internal.n, internal.n_train, internal.n_tuning) == (20, 60, 20)
@@ -243,16 +246,15 @@ GRID = {"fusion": ["concat", "late", {"name": "cross_attention", "query": "ct"}]
 
 
 def test_seeds_are_one_strategy_with_the_mean_of_its_numbers(folder):
-    *_, plans = planned(folder, grid=GRID)
+    *_, plan = planned(folder, grid=GRID)
+    account = {"n_parameters": 1234, "seconds": 1.25}
+    tuning = {seed: {(0, 0): 0.6 + 0.1 * seed, (0, 1): np.nan} for seed in (0, 1)}
     results = [
-        MemberResult(plan, {}, {(0, 0): 0.6 + 0.1 * seed, (0, 1): np.nan}, 1234, 1.25)
-        for plan in plans[:2]
-        for seed in [plan.member.seed]
+        StrategyResult(plan.strategies[0], {}, tuning, (), (account, account)),
+        StrategyResult(plan.strategies[1], {}, {}, (), (), "NaN loss"),
     ]
-    concat, late, crossed = strategy_records(
-        plans, results, {plans[3].folder.path.name: "NaN loss"}
-    )
-    assert (concat.folder, concat.seeds) == ("concat__scan__record__cox__seed0", (0, 1))
+    concat, late, crossed = strategy_records(plan, results)
+    assert (concat.folder, concat.seeds) == ("concat__scan__record__cox", (0, 1))
     assert (concat.status, concat.reason, concat.n_trials) == ("done", None, 1)
     assert (concat.n_parameters, concat.seconds) == (1234, 2.5)
     assert concat.tuning_concordance == pytest.approx(0.65)
@@ -262,6 +264,6 @@ def test_seeds_are_one_strategy_with_the_mean_of_its_numbers(folder):
 
 
 def test_sets_of_options_are_counted_and_make_no_strategy(folder):
-    *_, plans = planned(folder, grid={"fusion": ["concat"], "seed": [0, 1]})
-    (record,) = strategy_records([*plans, *plans], [])
+    *_, plan = planned(folder, grid={"fusion": ["concat"], "seed": [0, 1], "train.lr": [1, 2]})
+    (record,) = strategy_records(plan, [])
     assert (record.seeds, record.n_trials) == ((0, 1), 2)
