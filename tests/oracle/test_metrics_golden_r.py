@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import (
     brier_score,
     concordance_covariance,
@@ -65,9 +65,7 @@ def test_uno_and_its_standard_error_under_a_known_censoring_curve(golden, name):
         assert result.estimate == pytest.approx(expected["C"], abs=1e-12)
         # R takes the censoring curve as known: as another cohort's, its part of the influence comes
         # apart
-        apart = concordance_index_ipcw(
-            time, event, risk, tau=tau, censoring=SurvivalTarget(time, event)
-        )
+        apart = concordance_index_ipcw(time, event, risk, tau=tau, censoring=Outcomes(time, event))
         assert np.sqrt((apart.influence**2).sum()) == pytest.approx(expected["se"], abs=1e-12)
         assert result.standard_error == pytest.approx(expected["se"], rel=0.04)
 

@@ -16,7 +16,7 @@ from sksurv import metrics as sksurv_metrics
 from sksurv.nonparametric import CensoringDistributionEstimator
 from sksurv.util import Surv
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import (
     brier_score,
     concordance_index,
@@ -102,7 +102,7 @@ def test_uno_with_another_cohorts_curve():
         tau=800.0,
     )
     mine = concordance_index_ipcw(
-        time, event, risk, tau=800.0, censoring=SurvivalTarget(train_time, train_event)
+        time, event, risk, tau=800.0, censoring=Outcomes(train_time, train_event)
     )
     assert mine.estimate == pytest.approx(theirs[0], abs=1e-12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import brier_score, brier_score_at, integrated_brier_score
 from concordant.metrics.inference import critical_value
 
@@ -131,14 +131,14 @@ def test_times_beyond_follow_up_are_left_out_and_named():
     np.testing.assert_array_equal(
         result.estimate, brier_score(time, event, survival, times).estimate
     )
-    short = SurvivalTarget(time[time < 0.8], event[time < 0.8])
+    short = Outcomes(time[time < 0.8], event[time < 0.8])
     assert brier_score(time, event, survival, times, censoring=short).times[-1] == 0.5
 
 
 def test_an_external_curve_adds_its_own_variance():
     time, event, survival, times = cohort(11, n=100, ties=False)
     other_time, other_event, _, _ = cohort(12, n=80, ties=False)
-    train = SurvivalTarget(other_time, other_event)
+    train = Outcomes(other_time, other_event)
     result = integrated_brier_score(time, event, survival, times, censoring=train)
     left_out = [
         result.estimate

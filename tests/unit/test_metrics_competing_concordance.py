@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import (
     compare_concordance_ipcw,
     concordance_index,
@@ -234,7 +234,7 @@ def test_a_comparison_is_the_paired_difference_of_the_two(cause, external):
     options = {
         "tau": 5.0,
         "cause": cause,
-        "censoring": SurvivalTarget(*cohort(13, n=90)[:2]) if external else None,
+        "censoring": Outcomes(*cohort(13, n=90)[:2]) if external else None,
     }
     result = compare_concordance_ipcw(time, event, risk, other, **options)
     a, b = (concordance_index_ipcw(time, event, one, **options) for one in (risk, other))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import (
     compare_concordance,
     concordance_covariance,
@@ -99,7 +99,7 @@ def test_harrell_equals_the_pairwise_definition(seed, weighted, clustered):
 def test_uno_with_a_known_censoring_curve_equals_the_pairwise_definition(tau, clustered):
     time, event, risk = cohort(5)
     cluster = np.random.default_rng(1).integers(0, 20, len(time)) if clustered else None
-    itself = SurvivalTarget(time, event)  # as another cohort: its part of the influence comes apart
+    itself = Outcomes(time, event)  # as another cohort: its part of the influence comes apart
     result = concordance_index_ipcw(time, event, risk, tau=tau, censoring=itself, cluster=cluster)
     weight = inverse_squared(time, event, np.inf if tau is None else tau)
     estimate, influence, count = slow_concordance(
@@ -169,7 +169,7 @@ def test_standard_errors_are_near_the_leave_one_out_jackknife(seed):
 
 def test_an_external_censoring_curve_adds_its_own_variance():
     time, event, risk = cohort(31, n=100, ties=False)
-    train = SurvivalTarget(*cohort(32, n=400, ties=False)[:2])
+    train = Outcomes(*cohort(32, n=400, ties=False)[:2])
     result = concordance_index_ipcw(time, event, risk, tau=1.2, censoring=train)
     left_out = []
     for k in range(400):
@@ -187,7 +187,7 @@ def test_an_external_censoring_curve_adds_its_own_variance():
 
 def test_a_pooled_curve_of_a_cohort_with_itself_is_its_own_curve():
     time, event, risk = cohort(33)
-    itself = SurvivalTarget(time, event)
+    itself = Outcomes(time, event)
     pooled = concordance_index_ipcw(time, event, risk, censoring=itself, pooled=True)
     alone = concordance_index_ipcw(time, event, risk)
     assert pooled.estimate == pytest.approx(alone.estimate, abs=1e-13)
@@ -200,14 +200,14 @@ def test_longer_follow_up_than_the_censoring_cohort_is_cut_and_reported():
     time, event, risk = cohort(34, n=80, ties=False)
     short = time < 1.2
     result = concordance_index_ipcw(
-        time, event, risk, censoring=SurvivalTarget(time[short], event[short])
+        time, event, risk, censoring=Outcomes(time[short], event[short])
     )
     late = time[(event == 1) & (time > time[short].max())]
     assert result.tau == late.min()
     assert 0 < result.pairs_kept < 1
     assert "of comparable pairs" in result.note
     again = concordance_index_ipcw(
-        time, event, risk, tau=result.tau, censoring=SurvivalTarget(time[short], event[short])
+        time, event, risk, tau=result.tau, censoring=Outcomes(time[short], event[short])
     )
     assert again.estimate == result.estimate
 
@@ -404,9 +404,7 @@ def test_another_cohort_is_a_pair_or_a_target():
     pair = concordance_index_ipcw(time, event, risk, censoring=(time * 2, event))
     assert (
         pair.estimate
-        == concordance_index_ipcw(
-            time, event, risk, censoring=SurvivalTarget(time * 2, event)
-        ).estimate
+        == concordance_index_ipcw(time, event, risk, censoring=Outcomes(time * 2, event)).estimate
     )
     with pytest.raises(MetricError, match="pair of another cohort"):
         concordance_index_ipcw(time, event, risk, censoring=time)

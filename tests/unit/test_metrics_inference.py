@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import (
     Difference,
     Estimate,
@@ -150,7 +150,7 @@ def test_the_joint_covariance_holds_every_standard_error_and_every_correlation()
     other = cohort(seed=1)[:2]
     cluster = np.arange(len(time)) // 2
     results = [
-        concordance_index_ipcw(time, event, risk, censoring=SurvivalTarget(*other), cluster=cluster)
+        concordance_index_ipcw(time, event, risk, censoring=Outcomes(*other), cluster=cluster)
         for risk in risks.T
     ]
     covariance = joint_covariance(results)

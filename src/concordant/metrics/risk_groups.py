@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy.special import chdtrc
 
 from concordant.core.errors import MetricError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
 from concordant.metrics.inputs import (
     Codes,
@@ -141,7 +141,7 @@ def _checked_thresholds(thresholds: Sequence[float]) -> Float[np.ndarray, " thre
     return limits
 
 
-def _curve(target: SurvivalTarget, member: Bool[np.ndarray, " subject"]) -> SurvivalCurve:
+def _curve(target: Outcomes, member: Bool[np.ndarray, " subject"]) -> SurvivalCurve:
     part = target.take(np.flatnonzero(member))
     return kaplan_meier(part.time, part.event)
 
@@ -189,9 +189,7 @@ class _Counts:
     events: Float[np.ndarray, "group event_time"]
 
 
-def _event_counts(
-    target: SurvivalTarget, member: Int[np.ndarray, " subject"], groups: int
-) -> _Counts:
+def _event_counts(target: Outcomes, member: Int[np.ndarray, " subject"], groups: int) -> _Counts:
     times = np.unique(target.time[target.observed])
     at_risk, events = np.zeros((groups, len(times))), np.zeros((groups, len(times)))
     for number in range(groups):
