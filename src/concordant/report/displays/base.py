@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 from markupsafe import Markup, escape
@@ -152,24 +152,17 @@ def percent_axis(**options: Any) -> alt.Axis:
 
 
 def inline_svg(display: Display) -> Markup:
-    """Return a figure as a part of a page: no size of its own, colours by name, one label.
+    """Return a figure as a part of a page: no size of its own, colours by name.
 
     The page's style sheet has to define a variable per colour of `LIGHT`.
     """
-    drawing = _svg(_spec(display))
-    _, _, body = drawing.partition(">")
-    body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
-    width, height = _size(drawing)
+    drawing = _drawing(display)
+    inside = drawing.inside
     for name, colour in LIGHT.items():
-        body = body.replace(f'"{colour}"', f'"var(--{name})"')
-    key = slug(display.name)
-    start = (
-        f'<svg class="drawing" role="img" viewBox="0 0 {width:g} {height:g}" '
-        f'style="max-width: {1.15 * width:.0f}px" aria-labelledby="{key}-title {key}-desc">'
-        f'<title id="{key}-title">{escape(display.title)}</title>'
-        f'<desc id="{key}-desc">{escape(display.description)}</desc>'
-    )
-    return Markup(start + body)  # noqa: S704 # the texts are escaped, here and by the library
+        inside = inside.replace(f'"{colour}"', f'"var(--{name})"')
+    widest = f"max-width: {1.15 * drawing.width:.0f}px"
+    start = f'<svg class="drawing" style="{widest}" {drawing.attributes}>'
+    return Markup(start + inside)  # noqa: S704 # the texts are escaped, here and by the library
 
 
 def write_figures(displays: Iterable[Display], folder: Path) -> None:
@@ -178,11 +171,35 @@ def write_figures(displays: Iterable[Display], folder: Path) -> None:
 
     with atomic_folder(folder) as temporary:
         for display in displays:
-            drawing, path = _svg(_spec(display)), temporary / slug(display.name)
-            path.with_name(f"{path.name}.svg").write_text(drawing, encoding="utf-8")
-            path.with_name(f"{path.name}.pdf").write_bytes(vl_convert.svg_to_pdf(drawing))
-            picture = vl_convert.svg_to_png(drawing, scale=_PIXELS_PER_POINT)
+            drawing, path = _drawing(display), temporary / slug(display.name)
+            size = f'width="{drawing.width:g}" height="{drawing.height:g}"'
+            start = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {drawing.attributes}>'
+            svg = start + drawing.inside
+            path.with_name(f"{path.name}.svg").write_text(svg, encoding="utf-8")
+            path.with_name(f"{path.name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
+            picture = vl_convert.svg_to_png(svg, scale=_PIXELS_PER_POINT)
             path.with_name(f"{path.name}.png").write_bytes(picture)
+
+
+class _Drawing(NamedTuple):
+    """A drawn figure: one picture with one name for a screen reader."""
+
+    width: float
+    height: float
+    attributes: str
+    inside: str
+
+
+def _drawing(display: Display) -> _Drawing:
+    start, _, body = _svg(_spec(display)).partition(">")
+    body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
+    width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', start))
+    key = slug(display.name)
+    named = f'role="img" aria-labelledby="{key}-title {key}-desc"'
+    title = f'<title id="{key}-title">{escape(display.title)}</title>'
+    told = f'<desc id="{key}-desc">{escape(display.description)}</desc>'
+    attributes = f'viewBox="0 0 {width:g} {height:g}" {named}'
+    return _Drawing(width, height, attributes, title + told + body)
 
 
 def _spec(display: Display) -> str:
@@ -197,8 +214,3 @@ def _svg(spec: str) -> str:
     import vl_convert
 
     return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-
-
-def _size(drawing: str) -> tuple[float, float]:
-    width, height = drawing.partition('viewBox="0 0 ')[2].partition('"')[0].split()
-    return float(width), float(height)
