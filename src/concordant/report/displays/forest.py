@@ -51,9 +51,9 @@ _MARKS = {Kind.FUSION: Mark.FUSION, Kind.FOREIGN: Mark.FOREIGN, Kind.ORACLE: Mar
 _DRAWN = {
     Mark.UNIMODAL: ("square", "alone", "one modality alone"),
     Mark.FUSION: ("circle", "ink", "fusion"),
-    Mark.FEATURED: ("diamond", "accent", "chosen on tuning"),
+    Mark.FEATURED: ("cross", "accent", "chosen on tuning"),
     Mark.FOREIGN: ("triangle-up", "other", "predictions made elsewhere"),
-    Mark.ORACLE: ("cross", "oracle", "oracle: knows the true factors"),
+    Mark.ORACLE: ("diamond", "oracle", "oracle: knows the true factors"),
 }
 """Shape, colour and meaning of each mark in a file."""
 
