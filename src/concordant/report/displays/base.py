@@ -20,50 +20,30 @@ from concordant.core.files import atomic_folder
 if TYPE_CHECKING:
     import altair as alt
 
-LIGHT: Mapping[str, str] = {
-    "ink": "#1a1f25",
-    "muted": "#59636e",
-    "line": "#d5dbe1",
-    "faint": "#e9edf0",
-    "ground": "#ffffff",
-    "panel": "#f5f7f9",
-    "accent": "#0b5cab",
-    "alone": "#5c6670",
-    "other": "#8a5a00",
-    "oracle": "#8a3a7a",
-    "series-0": "#0072b2",
-    "series-1": "#c14e00",
-    "series-2": "#00805c",
-    "series-3": "#a8437f",
-    "series-4": "#7a6a00",
-    "series-5": "#4a5ac7",
-    "low": "#2f7fbf",
-    "middle": "#767f88",
-    "high": "#b84300",
+_PALETTE = {
+    "ink": ("#1a1f25", "#e4e8ec"),
+    "muted": ("#59636e", "#9fa9b4"),
+    "line": ("#d5dbe1", "#39424b"),
+    "faint": ("#e9edf0", "#262d34"),
+    "ground": ("#ffffff", "#14181c"),
+    "panel": ("#f5f7f9", "#1b2126"),
+    "accent": ("#0b5cab", "#6fb4f7"),
+    "alone": ("#5c6670", "#a7b1bb"),
+    "other": ("#8a5a00", "#dba640"),
+    "oracle": ("#8a3a7a", "#d892c8"),
+    "series-0": ("#0072b2", "#5fb3ea"),
+    "series-1": ("#c14e00", "#f0925a"),
+    "series-2": ("#00805c", "#4cc9a0"),
+    "series-3": ("#a8437f", "#e490c0"),
+    "series-4": ("#7a6a00", "#d6c455"),
+    "series-5": ("#4a5ac7", "#a0acff"),
+    "low": ("#2f7fbf", "#66b2ee"),
+    "middle": ("#767f88", "#a7b1bb"),
+    "high": ("#b84300", "#f2905a"),
 }
+LIGHT: Mapping[str, str] = {name: light for name, (light, _) in _PALETTE.items()}
 """Colours of the page and of figures in a file, by name; no two are the same."""
-
-DARK: Mapping[str, str] = {
-    "ink": "#e4e8ec",
-    "muted": "#9fa9b4",
-    "line": "#39424b",
-    "faint": "#262d34",
-    "ground": "#14181c",
-    "panel": "#1b2126",
-    "accent": "#6fb4f7",
-    "alone": "#a7b1bb",
-    "other": "#dba640",
-    "oracle": "#d892c8",
-    "series-0": "#5fb3ea",
-    "series-1": "#f0925a",
-    "series-2": "#4cc9a0",
-    "series-3": "#e490c0",
-    "series-4": "#d6c455",
-    "series-5": "#a0acff",
-    "low": "#66b2ee",
-    "middle": "#a7b1bb",
-    "high": "#f2905a",
-}
+DARK: Mapping[str, str] = {name: dark for name, (_, dark) in _PALETTE.items()}
 """The same colours where the reader's screen is dark."""
 
 WIDTH, HEIGHT = 440, 260
