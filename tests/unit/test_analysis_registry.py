@@ -164,4 +164,4 @@ def test_a_metric_and_an_analysis_are_one_file_and_one_import_each(tmp_path):
     counted = pl.read_parquet(run / "head_count.parquet")
     assert sorted(counted["n"].to_list()) == [20, 20, 40, 40]
     tables = {one.stem for one in Path(run).glob("*.parquet")}
-    assert tables == {*ANALYSES, "head_count"}
+    assert tables == {*ANALYSES, "head_count", "trials"}

@@ -265,12 +265,12 @@ def test_curves_of_others_are_judged_as_those_of_members(run, cause, request, fo
 
 
 def test_curves_of_others_are_drawn_under_their_own_name(censored):
-    panels = {
-        panel.cohort: {curve.name: curve.title for curve in panel.curves}
-        for panel in decision_section(read_run(censored)).displays
+    drawn = {
+        display.cohort: dict(display.frame.select("kind", "strategy").unique().rows())
+        for display in decision_section(read_run(censored)).displays
     }
-    assert panels["west"]["foreign"] == "their_score"
-    assert "foreign" not in panels["held_out"]
+    assert drawn["west"]["foreign"] == "their_score"
+    assert "foreign" not in drawn["held_out"]
     assert "their_score" in words(censored)
 
 

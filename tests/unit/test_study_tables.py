@@ -38,7 +38,7 @@ def write_score(folder: Path, rows: pl.DataFrame, **columns: object) -> None:
 
 def foreign(folder: Path, **changes: object):
     study = small_study(folder, foreign=FOREIGN, **changes)
-    return read_foreign(study, read_data(study))["score"]
+    return read_foreign(study.foreign, read_data(study))["score"]
 
 
 def rows_of(folder: Path, name: str) -> pl.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 from concordant.report.inference import gain_over_both_sentence, method_of
 from concordant.report.run_tables import Kind, Model, Row, RunTables
@@ -16,15 +17,8 @@ from concordant.report.wording import inside_sentence, interval, listing, number
 _CHOSEN = "the single modality chosen on tuning"
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A key number.
-
-    Attributes:
-        label: What it is.
-        value: The number in print.
-        detail: Its interval or what it rests on, in print.
-    """
+class Tile(NamedTuple):
+    """A key number in print: what it is, the number, and what it rests on."""
 
     label: str
     value: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from concordant.report.run_tables import ALPHA, Model, Row, RunTables
 from concordant.report.table import Cell, Column, Table, difference_cell, line, texts
@@ -35,14 +36,8 @@ _METHODS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How p-values were adjusted.
-
-    Attributes:
-        name: Its name.
-        explanation: What was done, as the end of a sentence.
-    """
+class Method(NamedTuple):
+    """How p-values were adjusted: its name, and what was done, as the end of a sentence."""
 
     name: str
     explanation: str
@@ -98,7 +93,7 @@ def further_tests(tables: RunTables, *, encoders: bool = False) -> FurtherTests:
         return told
     own = ((cohort, tables.concordance_gains(cohort)) for cohort in tables.cohorts)
     found = tuple(_test_table(cohort, rows, told, encoders) for cohort, rows in own if rows)
-    return FurtherTests(found, told.margin, told.simultaneous, told.over_folds)
+    return replace(told, tables=found)
 
 
 def _test_table(cohort: str, gains: list[Row], told: FurtherTests, encoders: bool) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -11,46 +11,24 @@ from concordant.report.run_tables import Row
 from concordant.report.wording import NOTHING, count, interval, number, signed
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What stands in one place of a table.
-
-    Attributes:
-        text: In print.
-        detail: What it rests on (its interval, its size), in print, or empty.
-        mark: Class of the style sheet, or empty.
-    """
+class Cell(NamedTuple):
+    """What stands in one place: a text, what it rests on, and its class of the style sheet."""
 
     text: str
     detail: str = ""
     mark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
-
-    Attributes:
-        title: What stands in it; a table has no column without a title.
-        detail: What the title rests on, or empty.
-        number: True where it holds numbers, which end at the right.
-    """
+class Column(NamedTuple):
+    """A column: its title (none is empty), what that rests on; numbers end at the right."""
 
     title: str
     detail: str = ""
     number: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row.
-
-    Attributes:
-        title: What it is about.
-        cells: One per further column.
-        detail: What is added to the title, or empty.
-        mark: Class of the style sheet, or empty.
-    """
+class Line(NamedTuple):
+    """A row: what it is about, its cells, what is added to the title, its class."""
 
     title: str
     cells: tuple[Cell, ...]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 from markupsafe import Markup, escape
@@ -20,50 +20,30 @@ from concordant.core.files import atomic_folder
 if TYPE_CHECKING:
     import altair as alt
 
-LIGHT: Mapping[str, str] = {
-    "ink": "#1a1f25",
-    "muted": "#59636e",
-    "line": "#d5dbe1",
-    "faint": "#e9edf0",
-    "ground": "#ffffff",
-    "panel": "#f5f7f9",
-    "accent": "#0b5cab",
-    "alone": "#5c6670",
-    "other": "#8a5a00",
-    "oracle": "#8a3a7a",
-    "series-0": "#0072b2",
-    "series-1": "#c14e00",
-    "series-2": "#00805c",
-    "series-3": "#a8437f",
-    "series-4": "#7a6a00",
-    "series-5": "#4a5ac7",
-    "low": "#2f7fbf",
-    "middle": "#767f88",
-    "high": "#b84300",
+_PALETTE = {
+    "ink": ("#1a1f25", "#e4e8ec"),
+    "muted": ("#59636e", "#9fa9b4"),
+    "line": ("#d5dbe1", "#39424b"),
+    "faint": ("#e9edf0", "#262d34"),
+    "ground": ("#ffffff", "#14181c"),
+    "panel": ("#f5f7f9", "#1b2126"),
+    "accent": ("#0b5cab", "#6fb4f7"),
+    "alone": ("#5c6670", "#a7b1bb"),
+    "other": ("#8a5a00", "#dba640"),
+    "oracle": ("#8a3a7a", "#d892c8"),
+    "series-0": ("#0072b2", "#5fb3ea"),
+    "series-1": ("#c14e00", "#f0925a"),
+    "series-2": ("#00805c", "#4cc9a0"),
+    "series-3": ("#a8437f", "#e490c0"),
+    "series-4": ("#7a6a00", "#d6c455"),
+    "series-5": ("#4a5ac7", "#a0acff"),
+    "low": ("#2f7fbf", "#66b2ee"),
+    "middle": ("#767f88", "#a7b1bb"),
+    "high": ("#b84300", "#f2905a"),
 }
+LIGHT: Mapping[str, str] = {name: light for name, (light, _) in _PALETTE.items()}
 """Colours of the page and of figures in a file, by name; no two are the same."""
-
-DARK: Mapping[str, str] = {
-    "ink": "#e4e8ec",
-    "muted": "#9fa9b4",
-    "line": "#39424b",
-    "faint": "#262d34",
-    "ground": "#14181c",
-    "panel": "#1b2126",
-    "accent": "#6fb4f7",
-    "alone": "#a7b1bb",
-    "other": "#dba640",
-    "oracle": "#d892c8",
-    "series-0": "#5fb3ea",
-    "series-1": "#f0925a",
-    "series-2": "#4cc9a0",
-    "series-3": "#e490c0",
-    "series-4": "#d6c455",
-    "series-5": "#a0acff",
-    "low": "#66b2ee",
-    "middle": "#a7b1bb",
-    "high": "#f2905a",
-}
+DARK: Mapping[str, str] = {name: dark for name, (_, dark) in _PALETTE.items()}
 """The same colours where the reader's screen is dark."""
 
 WIDTH, HEIGHT = 440, 260
@@ -152,24 +132,17 @@ def percent_axis(**options: Any) -> alt.Axis:
 
 
 def inline_svg(display: Display) -> Markup:
-    """Return a figure as a part of a page: no size of its own, colours by name, one label.
+    """Return a figure as a part of a page: no size of its own, colours by name.
 
     The page's style sheet has to define a variable per colour of `LIGHT`.
     """
-    drawing = _svg(_spec(display))
-    _, _, body = drawing.partition(">")
-    body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
-    width, height = _size(drawing)
+    drawing = _drawing(display)
+    inside = drawing.inside
     for name, colour in LIGHT.items():
-        body = body.replace(f'"{colour}"', f'"var(--{name})"')
-    key = slug(display.name)
-    start = (
-        f'<svg class="drawing" role="img" viewBox="0 0 {width:g} {height:g}" '
-        f'style="max-width: {1.15 * width:.0f}px" aria-labelledby="{key}-title {key}-desc">'
-        f'<title id="{key}-title">{escape(display.title)}</title>'
-        f'<desc id="{key}-desc">{escape(display.description)}</desc>'
-    )
-    return Markup(start + body)  # noqa: S704 # the texts are escaped, here and by the library
+        inside = inside.replace(f'"{colour}"', f'"var(--{name})"')
+    widest = f"max-width: {1.15 * drawing.width:.0f}px"
+    start = f'<svg class="drawing" style="{widest}" {drawing.attributes}>'
+    return Markup(start + inside)  # noqa: S704 # the texts are escaped, here and by the library
 
 
 def write_figures(displays: Iterable[Display], folder: Path) -> None:
@@ -178,11 +151,35 @@ def write_figures(displays: Iterable[Display], folder: Path) -> None:
 
     with atomic_folder(folder) as temporary:
         for display in displays:
-            drawing, path = _svg(_spec(display)), temporary / slug(display.name)
-            path.with_name(f"{path.name}.svg").write_text(drawing, encoding="utf-8")
-            path.with_name(f"{path.name}.pdf").write_bytes(vl_convert.svg_to_pdf(drawing))
-            picture = vl_convert.svg_to_png(drawing, scale=_PIXELS_PER_POINT)
+            drawing, path = _drawing(display), temporary / slug(display.name)
+            size = f'width="{drawing.width:g}" height="{drawing.height:g}"'
+            start = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {drawing.attributes}>'
+            svg = start + drawing.inside
+            path.with_name(f"{path.name}.svg").write_text(svg, encoding="utf-8")
+            path.with_name(f"{path.name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
+            picture = vl_convert.svg_to_png(svg, scale=_PIXELS_PER_POINT)
             path.with_name(f"{path.name}.png").write_bytes(picture)
+
+
+class _Drawing(NamedTuple):
+    """A drawn figure: one picture with one name for a screen reader."""
+
+    width: float
+    height: float
+    attributes: str
+    inside: str
+
+
+def _drawing(display: Display) -> _Drawing:
+    start, _, body = _svg(_spec(display)).partition(">")
+    body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
+    width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', start))
+    key = slug(display.name)
+    named = f'role="img" aria-labelledby="{key}-title {key}-desc"'
+    title = f'<title id="{key}-title">{escape(display.title)}</title>'
+    told = f'<desc id="{key}-desc">{escape(display.description)}</desc>'
+    attributes = f'viewBox="0 0 {width:g} {height:g}" {named}'
+    return _Drawing(width, height, attributes, title + told + body)
 
 
 def _spec(display: Display) -> str:
@@ -197,8 +194,3 @@ def _svg(spec: str) -> str:
     import vl_convert
 
     return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-
-
-def _size(drawing: str) -> tuple[float, float]:
-    width, height = drawing.partition('viewBox="0 0 ')[2].partition('"')[0].split()
-    return float(width), float(height)

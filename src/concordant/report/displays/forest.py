@@ -51,9 +51,9 @@ _MARKS = {Kind.FUSION: Mark.FUSION, Kind.FOREIGN: Mark.FOREIGN, Kind.ORACLE: Mar
 _DRAWN = {
     Mark.UNIMODAL: ("square", "alone", "one modality alone"),
     Mark.FUSION: ("circle", "ink", "fusion"),
-    Mark.FEATURED: ("diamond", "accent", "chosen on tuning"),
+    Mark.FEATURED: ("cross", "accent", "chosen on tuning"),
     Mark.FOREIGN: ("triangle-up", "other", "predictions made elsewhere"),
-    Mark.ORACLE: ("cross", "oracle", "oracle: knows the true factors"),
+    Mark.ORACLE: ("diamond", "oracle", "oracle: knows the true factors"),
 }
 """Shape, colour and meaning of each mark in a file."""
 
@@ -65,23 +65,16 @@ class Tick(NamedTuple):
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A linear axis, in percent, so that a row stretches with the page.
-
-    Attributes:
-        low: Value at 0 percent.
-        high: Value at 100 percent, above `low`.
-        ticks: Labelled places, ascending.
-    """
+class Axis(NamedTuple):
+    """A linear axis from a low to a high value; places on it are percent, so that it stretches."""
 
     low: float
     high: float
     ticks: tuple[Tick, ...]
 
-    def place(self, value: float | None) -> float | None:
+    def place(self, value: float) -> float:
         """Return the percent of the axis at which a value lies, kept inside the axis."""
-        return None if value is None else _percent(value, self.low, self.high)
+        return _percent(value, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
