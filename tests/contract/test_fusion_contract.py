@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from fusion_cases import CASES, IDS, PRESENCE, make_model, make_pair, risk_of
+from fusion_cases import CASES, DIMS, IDS, PRESENCE, WIDTH, make_model, make_pair, risk_of
 
 from concordant.core.embedding import CodeTable, TokenTable
 from concordant.core.errors import NotApplicableError
@@ -19,7 +19,7 @@ from concordant.core.survival import SurvivalTarget
 from concordant.core.tokens import CodeTokens, Pair
 from concordant.fusion import BOTH, FUSIONS, Phase, modalities_used
 from concordant.metrics import concordance_index
-from concordant.model import ModelSpec
+from concordant.model import ModelSpec, TTEModel
 from concordant.training.batches import Batch, Samples
 from concordant.training.fit import fit
 from concordant.training.gradients import backward, survival_loss
@@ -337,6 +337,42 @@ def test_gradients_under_vmap_agree_with_the_loop(name, options, kind):
                 torch.testing.assert_close(
                     together[key][place], parameter.grad, rtol=1e-3, atol=1e-4, msg=key
                 )
+
+
+@KINDS
+def test_every_parameter_belongs_to_a_view_and_no_view_reaches_anothers(name, options, kind):
+    model, pair = make_model(name, options, kind), make_pair(kind)
+    owned = [set(model.view_parameters(view)) for view in range(len(model.fusion.view_modalities))]
+    assert set.union(*owned) == {one for one, _ in model.named_parameters()}
+    for view, own in enumerate(owned):
+        model.zero_grad()
+        model(pair).log_hazard[:, view].sum().backward()
+        reached = {
+            one
+            for one, value in model.named_parameters()
+            if value.grad is not None and value.grad.any()
+        }
+        assert reached
+        assert reached <= own
+
+
+def test_what_start_sets_to_zero_is_zero_in_a_new_model(name, options, monkeypatch):
+    def start(fusion):
+        for module in fusion.modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.zeros_(module.weight)
+                torch.nn.init.zeros_(module.bias)
+
+    before = [one for one in _linear_maps(name, options) if one.weight.any()]
+    monkeypatch.setattr(FUSIONS.get(name), "start", start)
+    after = _linear_maps(name, options)
+    assert bool(before) == bool(after)
+    assert not any(one.weight.any() or one.bias.any() for one in after)
+
+
+def _linear_maps(name, options):
+    model = TTEModel(ModelSpec(name, options), DIMS["tokens"], WIDTH, 0.0)
+    return [one for one in model.fusion.modules() if isinstance(one, torch.nn.Linear)]
 
 
 def test_every_strategy_of_the_registry_is_a_case(name, options):

@@ -35,11 +35,8 @@ def test_the_same_model_comes_back(name, options, ehr, tmp_path):
     np.testing.assert_array_equal(
         loaded.survival(after.risk, TIMES), fitted.survival(before.risk, TIMES)
     )
-    assert (loaded.options, loaded.seed, loaded.events) == (
-        fitted.options,
-        fitted.seed,
-        fitted.events,
-    )
+    for known in ("options", "seed", "events", "tuning_loss"):
+        assert getattr(loaded, known) == getattr(fitted, known)
     assert (loaded.spec.fusion, dict(loaded.spec.fusion_options)) == (name, options)
     assert loaded.n_parameters == fitted.n_parameters
     state = loaded.model.state_dict()
@@ -107,7 +104,7 @@ def test_a_description_of_another_kind_or_format_is_a_store_error(folder, facts)
         load_fitted(folder)
 
 
-@pytest.mark.parametrize("key", ["spec", "scaling", "options", "seed", "events"])
+@pytest.mark.parametrize("key", ["spec", "scaling", "options", "seed", "events", "tuning_loss"])
 def test_a_description_that_lacks_a_part_is_a_store_error(folder, key):
     facts = json.loads((folder / "model.json").read_text())
     del facts[key]
