@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from concordant.analysis.candidates import Candidate
+from concordant.analysis.candidates import Candidate, merged
 from concordant.analysis.survival_curves import GROUPS, SURVIVAL_CURVES_SCHEMA, survival_curves
 from concordant.core.survival import Predictions
 from concordant.metrics import kaplan_meier, log_rank, restricted_mean_difference
@@ -87,7 +87,7 @@ def test_curves_are_those_of_the_thirds_and_end_where_a_tenth_is_followed():
 
 def test_risks_are_averaged_over_seeds():
     one, two = predictions(1), predictions(2)
-    table = survival_curves([candidate(here=one), candidate(seed=1, here=two)])
+    table = survival_curves(merged([candidate(here=one), candidate(seed=1, here=two)]))
     check(table, one, (one.risk + two.risk) / 2)
 
 

@@ -251,7 +251,8 @@ class _Assembler:
     ) -> pl.DataFrame:
         cohort = self.data.cohorts[place].table
         available = pl.Series("available", self.planned.cohorts[place].available)
-        table = cohort.select("sample_id", "subject_id", "site", "time_days", "event")[rows]
+        outcomes = cohort.select("sample_id", "subject_id", "site", "time_days", "event")
+        table: pl.DataFrame = outcomes[rows]
         return table.with_columns(
             pl.Series("risk", predicted.risk),
             pl.Series("survival", predicted.survival).arr.to_list(),

@@ -72,7 +72,7 @@ def run_fit(task: FitTask) -> str | None:
 def is_done(folder: FitFolder, fingerprint: str) -> bool:
     """Return whether a folder holds the result of exactly this fit, files of the right sizes."""
     account = _read(folder.account)
-    files = account.get("files")
+    files = account.get("files", {})
     return (
         account.get("fingerprint") == fingerprint
         and bool(files)
@@ -191,7 +191,7 @@ def _digests(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one where there is none that can be read."""
     try:
         found = read_json(path)
