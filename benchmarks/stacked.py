@@ -3,11 +3,11 @@
 Usage: stacked.py [--device cpu|cuda] [--steps N] [--output FILE]; writes stacked.csv beside this
 file.
 
-Each way trains the same models, which differ in their seed, on the same samples: one after the
-other in one process (loop), in two processes with half of them each (pool), and as one model whose
-parameters have one more dimension (stacked; `torch.func`). Counted are time and processor time of a
-training step per model, after two that warm up. As many models are stacked at once as the memory of
-`MEMORY_GIB` takes: attention keeps some forty numbers per token and channel for its gradient.
+Each way trains the same models, which differ in their seed, on the same samples, with one thread a
+process: one after the other in one process (loop), in two processes (pool), or in two processes as
+one model whose parameters have one more dimension (stacked; `torch.func`). Counted are time and
+processor time of a training step per model, after two that warm up. A process stacks as many as
+`MEMORY_GIB` holds: attention keeps some forty numbers per token and channel for its gradient.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = [
     "n",
     "way",
     "at_once",
-    "threads",
+    "processes",
     "ms_per_member_step",
     "processor_ms_per_member_step",
     "device",
@@ -51,7 +51,8 @@ STRATEGIES = ("concat", "cross_attention")
 SIZES = (300, 3000)
 MEMBERS, WIDTH, DROPOUT, LEARNING_RATE, DECAY = 64, 64, 0.5, 1e-3, 1.0
 TOKENS = {Modality.CT: (27, 512), Modality.EHR: (32, 768)}
-MEMORY_GIB = 4
+PROCESSES = {"loop": 1, "pool": 2, "stacked": 2}
+MEMORY_GIB = 2
 KEPT = 40
 
 
@@ -164,32 +165,22 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def in_process(case: Case, steps: int, members: int) -> Measured:
-    """Time a loop over members in a process of its own."""
+def in_process(case: Case, way: str, steps: int) -> Measured:
+    """Time one way on one thread, in this process."""
     torch.set_num_threads(1)
     batch = case.batch()
-    own = [loop_step(case, batch, seed) for seed in range(members)]
-
-    def step() -> None:
-        for one in own:
-            one()
-
-    return timed(step, members, steps, case.device)
+    if way == "stacked":
+        step = stacked_step(case, batch, range(case.at_once))
+        return timed(step, case.at_once, steps, case.device)
+    return timed(loop_step(case, batch, 0), 1, steps * 4, case.device)
 
 
 def measure(case: Case, way: str, steps: int) -> Measured:
-    """Measure one way."""
-    if way == "stacked":
-        torch.set_num_threads(2)
-        step = stacked_step(case, case.batch(), range(case.at_once))
-        return timed(step, case.at_once, steps, case.device)
-    if way == "loop":
-        return in_process(case, steps, 8)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        halves = pool.starmap(in_process, [(case, steps, 4)] * 2)
-    return Measured(
-        max(half.wall for half in halves) / 2, sum(half.processor for half in halves) / 2
-    )
+    """Measure one way; two processes finish two members in the time that one of them takes."""
+    with multiprocessing.get_context("spawn").Pool(PROCESSES[way]) as pool:
+        found = pool.starmap(in_process, [(case, way, steps)] * PROCESSES[way])
+    processor = sum(one.processor for one in found) / len(found)
+    return Measured(max(one.wall for one in found) / len(found), processor)
 
 
 def row(case: Case, way: str, steps: int) -> dict[str, Any]:
@@ -200,7 +191,7 @@ def row(case: Case, way: str, steps: int) -> dict[str, Any]:
         "n": case.n,
         "way": way,
         "at_once": case.at_once if way == "stacked" else 1,
-        "threads": 1 if way == "loop" else 2,
+        "processes": PROCESSES[way],
         "ms_per_member_step": round(found.wall, 2),
         "processor_ms_per_member_step": round(found.processor, 2),
         "device": case.device,
@@ -223,7 +214,7 @@ def main() -> None:
         table.writeheader()
         for strategy in STRATEGIES:
             for n in SIZES:
-                for way in ("loop", "pool", "stacked"):
+                for way in PROCESSES:
                     found = row(Case(strategy, n, given.device), way, given.steps)
                     table.writerow(found)
                     file.flush()

@@ -41,14 +41,13 @@ def contrastive_loss(
     """
     scale = logit_scale.clamp(0.0, math.log(100.0)).exp()
     logits = scale * functional.normalize(ct, dim=1) @ functional.normalize(ehr, dim=1).T
-    own = torch.eye(len(ct), dtype=torch.bool, device=ct.device)
-    negative = paired[None, :] & ~own
+    compared = paired[:, None] & paired[None, :]
     if subject is not None:
-        negative = negative & (subject[:, None] != subject[None, :])
-    masked = logits.masked_fill(~(negative | own), torch.finfo(logits.dtype).min)
-    masked_back = logits.T.masked_fill(~(negative | own), torch.finfo(logits.dtype).min)
-    diagonal = logits.diagonal()
-    loss = (masked.logsumexp(1) + masked_back.logsumexp(1)) / 2 - diagonal
+        compared = compared & (subject[:, None] != subject[None, :])
+    # who is compared with whom is symmetric, so one masked matrix serves both directions
+    own = torch.eye(len(ct), dtype=torch.bool, device=ct.device)
+    logits = logits.masked_fill_(~(compared | own), torch.finfo(logits.dtype).min)
+    loss = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
     return (loss * paired).sum() / paired.sum().clamp(min=1)
 
 

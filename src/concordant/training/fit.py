@@ -20,6 +20,7 @@ from concordant.training.calibration import calibrate
 from concordant.training.early_stopping import EarlyStopping
 from concordant.training.fitted import FittedModel, Predicted, evaluate
 from concordant.training.gradients import backward
+from concordant.training.memory import keep_freed_memory
 from concordant.training.options import TrainOptions, regularisation
 from concordant.training.prepare import FoldData, prepare_modality
 from concordant.training.ridge import solve_ridge
@@ -160,6 +161,7 @@ def _attempt(data: FoldData, request: FitRequest) -> FittedModel | FitFailed:
 
 
 def _fit(data: FoldData, request: FitRequest) -> FittedModel:
+    keep_freed_memory()
     options, scaling = request.options, data.scaling
     device = torch_device(options.device)
     events = int(data.targets["train"].observed.sum())
