@@ -9,13 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from concordant.embeddings.origins import path_digest
 
 from concordant.core.errors import ConcordantError
 from concordant.core.files import DigestCache
 from concordant.data.quality import find_scans
 from concordant.data.volumes import VolumeError, read_volume, source_files
 from concordant.data.volumes.dicom_choice import SHARP, SOFT, UNKNOWN, kernel_sharpness
+from concordant.embeddings.sources import path_digest
 from dicom_fixture import Geometry, image, save, set_pixels, write_series
 
 LONG = Geometry(heights=tuple(2.0 * k for k in range(20)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from concordant.core.errors import CohortError, FeatureError, StoreError
+from concordant.core.errors import CohortError, FeatureError
 from concordant.core.modality import Modality
 from concordant.data.features import FeatureOptions
 from concordant.encoders.base import ENCODERS
@@ -251,18 +251,19 @@ def test_an_encoder_that_no_member_uses_has_no_store(folder):
     assert list(stores) == [(Modality.EHR, "record")]
 
 
-def test_a_damaged_store_is_named(folder):
+def test_a_damaged_store_is_named_and_made_again(folder, caplog):
     study = small_study(folder)
-    stores = embed_all(
-        study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
-    )
-    (stores[Modality.CT, "scan"]["west"].folder / "manifest.json").write_text("{")
-    with pytest.raises(
-        StoreError, match=r"manifest.json is damaged; delete the folder and run again"
-    ):
-        embed_all(
+
+    def place():
+        stores = embed_all(
             study, read_data(study), engine=LocalEngine(), retry_quarantined=False, progress=None
         )
+        return stores[Modality.CT, "scan"]["west"].folder / "manifest.json"
+
+    whole = place().read_text()
+    place().write_text("{")
+    assert place().read_text() == whole
+    assert "manifest.json is missing or damaged, it is made again" in caplog.text
 
 
 def test_the_audit_asks_about_folds_where_there_are_folds(folder):

@@ -162,12 +162,9 @@ def _received(
         outcome, seconds = pickle.loads(ray.get(next(stream)))  # noqa: S301 - our own, from the cluster
     except StopIteration:
         del running[stream]
-    except ray.exceptions.NodeDiedError as error:
-        yield from waiting.lost(running.pop(stream), error, _LOSSES)
-    except ray.exceptions.RayTaskError as error:
-        yield from waiting.lost(running.pop(stream), error, 1)
     except ray.exceptions.RayError as error:
-        yield from waiting.lost(running.pop(stream), error, _CRASHES)
+        is_node = isinstance(error, ray.exceptions.NodeDiedError)
+        yield from waiting.lost(running.pop(stream), error, _LOSSES if is_node else _CRASHES)
     else:
         waiting.took(seconds)
         yield replace(outcome, index=batch.popleft().index)
