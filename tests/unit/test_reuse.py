@@ -169,9 +169,7 @@ def test_what_another_kind_of_device_made_is_made_again(scans, caplog):
     encoder.device = "cuda"  # as an encoder says that finds a GPU; its digits are others
     store = embed_noting(cohort_of(scans, 0, 1, 2), scans / "e", encoder=encoder)
     assert encoded(scans) == 3
-    assert (
-        "what was encoded on cpu is encoded again, as the encoder works on cuda here" in caplog.text
-    )
+    assert "was encoded on cpu, the encoder is on cuda; what it held is encoded" in caplog.text
     assert pl.read_parquet(store.folder / "index-00000.parquet")["device"].to_list() == ["cuda"] * 3
     embed_noting(cohort_of(scans, 0, 1, 2, 3), scans / "e", encoder=encoder)
     assert encoded(scans) == 1

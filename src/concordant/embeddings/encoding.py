@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from jaxtyping import Bool
 
 from concordant.core.embedding import CodeEmbedding, CodeTable, TokenEmbedding
 from concordant.core.errors import RecordError
@@ -16,6 +17,8 @@ from concordant.core.events import Events, pack_events
 from concordant.embeddings.shards import Encoded, EncodedShard, Layout
 from concordant.embeddings.store import Place
 from concordant.encoders.base import EncoderCard, RecordEncoder
+
+Value = TypeVar("Value")
 
 NOT_FINITE = "the encoder returned values that are not finite"
 """Reason for quarantine."""
@@ -138,13 +141,28 @@ def sound(embedding: TokenEmbedding | CodeEmbedding) -> Encoded:
 def _encode_records(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
     """Encode those that hold an event; an empty record is a missing modality."""
     packed = pack_events(records)
-    present = np.diff(packed.offsets) > 0
+    n_events = np.diff(packed.offsets)
+    present = n_events > 0
     held = packed if present.all() else packed.holding(present)
     encoded = _encode_held(encoder, held)
-    if encoder.has_vocabulary:
-        n_known = [encoder.known_events(record) for record in held]
-        encoded = replace(encoded, n_events=np.diff(held.offsets).tolist(), n_known=n_known)
-    return encoded.among(present)
+    embeddings = encoded.embeddings
+    if isinstance(embeddings, CodeTable):
+        embeddings = embeddings.among(present)
+    else:
+        embeddings = _among(embeddings, present)
+    quarantine = encoded.quarantine and _among(encoded.quarantine, present)
+    if not encoder.has_vocabulary:
+        return EncodedShard(embeddings, quarantine)
+    n_known = _among([encoder.known_events(record) for record in held], present)
+    return EncodedShard(embeddings, quarantine, [n or None for n in n_events.tolist()], n_known)
+
+
+def _among(
+    values: Sequence[Value | None], present: Bool[np.ndarray, " sample"]
+) -> list[Value | None]:
+    """Return the values where `present` is true, and None elsewhere."""
+    given = iter(values)
+    return [next(given) if there else None for there in present.tolist()]
 
 
 def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
@@ -156,7 +174,7 @@ def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedSh
     except RecordError:
         return EncodedShard.of(_encode_one(encoder, record) for record in records)
     if isinstance(embeddings, CodeTable) and np.isfinite(embeddings.weight).all():
-        return EncodedShard.packed(embeddings)
+        return EncodedShard(embeddings)
     return EncodedShard.of(map(sound, embeddings))
 
 

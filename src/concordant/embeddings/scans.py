@@ -102,31 +102,18 @@ class ScanEncoding(Encoding):
         return [own or path for own, path in zip(taken, task.inputs, strict=True)]
 
     def _taken_over(self, task: ShardTask) -> list[Encoded | None]:
-        """Return what stores made before hold of a shard's scans, as far as it is sound.
-
-        What was made on another kind of device has other digits and is made again.
-        """
-        taken: list[Encoded | None] = [
-            Encoded(None) if one is None else None for one in task.inputs
-        ]
+        """Return what stores made before hold of a shard's scans, as far as it can be used."""
+        missing = Encoded(None)
+        taken = [missing if path is None else None for path in task.inputs]
         said = set()
         for row, place in enumerate(task.places):
-            if place is None:
-                continue
-            if place.device != self.device:
-                said.add(
-                    f"what was encoded on {place.device} is encoded again, as the encoder works on "
-                    f"{self.device} here"
-                )
-            elif (embedding := place.read(self.layout)) is not None:
-                taken[row] = embedding
-            else:
-                said.add(
-                    f"{place.folder.name}: shard {place.shard:05d} is missing or damaged; what it "
-                    "held is encoded again"
-                )
+            if place is not None:
+                try:
+                    taken[row] = place.read(self.layout, self.device)
+                except StoreError as error:
+                    said.add(str(error))
         for sentence in sorted(said):
-            _LOG.warning(sentence)
+            _LOG.warning("%s; what it held is encoded again", sentence)
         return taken
 
 

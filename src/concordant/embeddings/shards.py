@@ -14,11 +14,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from concordant.core.embedding import (
     CodeEmbedding,
@@ -31,8 +31,6 @@ from concordant.core.embedding import (
 )
 from concordant.core.errors import StoreError
 from concordant.core.files import DigestCache, atomic_path
-
-Value = TypeVar("Value")
 
 Embeddings = Sequence[TokenEmbedding | CodeEmbedding | None] | CodeTable
 """Of samples, one by one or packed; None where the modality is missing."""
@@ -71,14 +69,10 @@ class Encoded:
         embedding: Its embedding; None where the modality is missing.
         quarantine: Why it could not be encoded, without a path or identifier; None where nothing
             went wrong.
-        n_events: Events of its record, where the encoder has a vocabulary of its own.
-        n_known: How many of them the vocabulary has.
     """
 
     embedding: TokenEmbedding | CodeEmbedding | None
     quarantine: str | None = None
-    n_events: int | None = None
-    n_known: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,56 +81,21 @@ class EncodedShard:
 
     Attributes:
         embeddings: As in `Encoded`; codes may be packed.
-        quarantine: As in `Encoded`.
-        n_events: As in `Encoded`.
-        n_known: As in `Encoded`.
+        quarantine: As in `Encoded`; None where nothing went wrong at all.
+        n_events: Events of each record; None where the encoder has no vocabulary of its own.
+        n_known: How many of them the vocabulary has.
     """
 
     embeddings: Embeddings
-    quarantine: Sequence[str | None]
-    n_events: Sequence[int | None]
-    n_known: Sequence[int | None]
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.embeddings)
+    quarantine: Sequence[str | None] | None = None
+    n_events: Sequence[int | None] | None = None
+    n_known: Sequence[int | None] | None = None
 
     @classmethod
     def of(cls, encoded: Iterable[Encoded]) -> EncodedShard:
         """Gather what became of each sample."""
         rows = list(encoded)
-        return cls(
-            [one.embedding for one in rows],
-            [one.quarantine for one in rows],
-            [one.n_events for one in rows],
-            [one.n_known for one in rows],
-        )
-
-    @classmethod
-    def packed(cls, table: CodeTable) -> EncodedShard:
-        """Take codes that are packed, every sample of which was encoded."""
-        nothing = [None] * len(table)
-        return cls(table, nothing, nothing, nothing)
-
-    def among(self, present: Bool[np.ndarray, " sample"]) -> EncodedShard:
-        """Return the outcome for more samples, these where `present` is true, and the modality
-        missing elsewhere.
-        """
-        return EncodedShard(
-            self.embeddings.among(present)
-            if isinstance(self.embeddings, CodeTable)
-            else _among(self.embeddings, present),
-            _among(self.quarantine, present),
-            _among(self.n_events, present),
-            _among(self.n_known, present),
-        )
-
-
-def _among(
-    values: Sequence[Value | None], present: Bool[np.ndarray, " sample"]
-) -> list[Value | None]:
-    given = iter(values)
-    return [next(given) if there else None for there in present.tolist()]
+        return cls([one.embedding for one in rows], [one.quarantine for one in rows])
 
 
 def shard_path(folder: Path, part: Part, shard: int) -> Path:
@@ -173,25 +132,23 @@ def write_shard(
         table: EmbeddingTable = _write_codes(folder, shard, encoded.embeddings)
     else:
         table = _write_tokens(folder, shard, encoded.embeddings, layout)
-    digests = _digests(table) if isinstance(table, TokenTable) else [None] * len(encoded)
-    index = pl.DataFrame(
-        {
-            "sample_id": pl.Series(sample_ids, dtype=pl.String),
-            "shard": pl.repeat(shard, len(sample_ids), dtype=pl.Int32, eager=True),
-            "offset": pl.Series(table.offsets[:-1], dtype=pl.Int64),
-            "n_tokens": pl.Series(table.lengths, dtype=pl.Int32),
-            "reason": pl.Series(encoded.quarantine, dtype=pl.String),
-            "n_events": pl.Series(encoded.n_events, dtype=pl.Int32),
-            "n_known": pl.Series(encoded.n_known, dtype=pl.Int32),
-            "key": pl.Series([None] * len(encoded) if keys is None else keys, dtype=pl.String),
-            "digest": pl.Series(digests, dtype=pl.String),
-            "device": pl.repeat(device, len(sample_ids), dtype=pl.String, eager=True),
-            "files": pl.repeat(
-                content_digest(folder, shard, DigestCache()), len(sample_ids), eager=True
-            ),
-        }
-    )
-    write_parquet(shard_path(folder, "index", shard), index)
+    n = len(sample_ids)
+    nothing = [None] * n
+    columns: dict[str, tuple[Sequence[Any], type[pl.DataType]]] = {
+        "sample_id": (sample_ids, pl.String),
+        "shard": ([shard] * n, pl.Int32),
+        "offset": (table.offsets[:-1].tolist(), pl.Int64),
+        "n_tokens": (table.lengths.tolist(), pl.Int32),
+        "reason": (encoded.quarantine or nothing, pl.String),
+        "n_events": (encoded.n_events or nothing, pl.Int32),
+        "n_known": (encoded.n_known or nothing, pl.Int32),
+        "key": (keys or nothing, pl.String),
+        "digest": (_digests(table) if isinstance(table, TokenTable) else nothing, pl.String),
+        "device": ([device] * n, pl.String),
+        "files": ([content_digest(folder, shard, DigestCache())] * n, pl.String),
+    }
+    index = {name: pl.Series(values, dtype=dtype) for name, (values, dtype) in columns.items()}
+    write_parquet(shard_path(folder, "index", shard), pl.DataFrame(index))
 
 
 def content_digest(folder: Path, shard: int, cache: DigestCache) -> str:

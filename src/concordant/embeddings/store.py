@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -320,18 +321,24 @@ class Place:
     digest: str | None
     device: str
 
-    def read(self, layout: Layout) -> Encoded | None:
-        """Return what lies there; None where the bytes are not those that were written."""
+    def read(self, layout: Layout, device: str) -> Encoded:
+        """Return what lies there, for an encoder on a device.
+
+        Raises:
+            StoreError: It was made on another, whose digits differ, or is not what was written.
+        """
+        place = f"{self.folder.name}: shard {self.shard:05d}"
+        if self.device != device:
+            raise StoreError(f"{place} was encoded on {self.device}, the encoder is on {device}")
         if not self.n_tokens:
             return Encoded(None, self.reason)
-        try:
+        with suppress(OSError, ValueError, EOFError):
             tokens, pooled = map_vectors(self.folder, self.shard, layout)
-        except (OSError, ValueError, EOFError):
-            return None
-        own = tokens[self.offset : self.offset + self.n_tokens]
-        vector = None if pooled is None else pooled[self.row : self.row + 1].reshape(-1)
-        is_sound = vectors_digest(own, vector) == self.digest
-        return Encoded(TokenEmbedding(own, vector)) if is_sound else None
+            own = tokens[self.offset : self.offset + self.n_tokens]
+            vector = None if pooled is None else pooled[self.row : self.row + 1].reshape(-1)
+            if vectors_digest(own, vector) == self.digest:
+                return Encoded(TokenEmbedding(own, vector))
+        raise StoreError(f"{place} is missing or damaged")
 
 
 def embedding_keys(

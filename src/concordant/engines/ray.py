@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -74,6 +75,7 @@ class RayEngine(Engine):
         ray = _connected(self.address)
         gpus = int(gpu and ray.cluster_resources().get("GPU", 0) > 0)
         work = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0)(_work)
+        place = _Place(tuple(imports), tuple(sys.path), self.cpus)
         given = ray.put(ray.cloudpickle.dumps(function))
         waiting = _Waiting(tasks, ray)
         running: dict[Any, deque[_Task]] = {}
@@ -82,7 +84,7 @@ class RayEngine(Engine):
                 slots = int(ray.cluster_resources().get("CPU", 1)) // self.cpus
                 limit = max(1, _BATCHES_PER_PROCESSOR * slots)
                 while len(running) < limit and (batch := waiting.take(limit)):
-                    stream = work.remote(given, [task.packed for task in batch], imports, self.cpus)
+                    stream = work.remote(place, given, [task.packed for task in batch])
                     running[stream] = batch
                 if not running:
                     yield from waiting.unsent
@@ -160,25 +162,31 @@ def _received(
         outcome, seconds = pickle.loads(ray.get(next(stream)))  # noqa: S301 - our own, from the cluster
     except StopIteration:
         del running[stream]
-    except ray.exceptions.NodeDiedError as error:
-        yield from waiting.lost(running.pop(stream), error, _LOSSES)
-    except ray.exceptions.RayTaskError as error:
-        yield from waiting.lost(running.pop(stream), error, 1)
     except ray.exceptions.RayError as error:
-        yield from waiting.lost(running.pop(stream), error, _CRASHES)
+        is_node = isinstance(error, ray.exceptions.NodeDiedError)
+        yield from waiting.lost(running.pop(stream), error, _LOSSES if is_node else _CRASHES)
     else:
         waiting.took(seconds)
         yield replace(outcome, index=batch.popleft().index)
 
 
-def _work(
-    function: bytes, tasks: Sequence[bytes], imports: Sequence[str], threads: int
-) -> Iterator[bytes]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the process of a task has to have: modules, where they are found, threads."""
+
+    imports: tuple[str, ...]
+    path: tuple[str, ...]
+    threads: int
+
+
+def _work(place: _Place, function: bytes, tasks: Sequence[bytes]) -> Iterator[bytes]:
     """Do a batch on the cluster, and tell of each task what became of it and how long it took."""
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))  # before anything heavy loads
+    sys.path += [folder for folder in place.path if folder not in sys.path]
+    # before anything heavy loads
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(place.threads)))
     for task in tasks:
         began = time.perf_counter()
-        outcome = attempt(_unpacked, (function, task), imports, 0)
+        outcome = attempt(_unpacked, (function, task), place.imports, 0)
         seconds = time.perf_counter() - began
         try:
             packed = pickle.dumps((outcome, seconds))
