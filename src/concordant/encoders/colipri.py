@@ -131,21 +131,17 @@ class Colipri(VolumeNetwork):
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"]:
         """Return each token's patch or box of patches; the network's blocks let it read all."""
         patch = self.sizes.patch
-        edges = [
-            place_edges(self.sizes.input_size, first=patch / 2, step=patch, n=n)
-            for n in self.sizes.grid
-        ]
+        side = self.sizes.input_size
+        edges = [place_edges(side, first=patch / 2, step=patch, n=n) for n in self.sizes.grid]
         return network_boxes(volume, self.steps, edges, self.token_grid)
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: ColipriSizes) -> nn.Module:
         """Build the network and fill it with the weights, without the text encoder's."""
         path = folder.path(_FILE)
-        tensors = {
-            key.removeprefix(_PREFIX): value
-            for key, value in read_tensors(path).items()
-            if key.startswith(_PREFIX)
-        }
+        every = read_tensors(path)
+        own = [key for key in every if key.startswith(_PREFIX)]
+        tensors = {key.removeprefix(_PREFIX): every[key] for key in own}
         with torch.device("meta"):
             network = ColipriNetwork(sizes)
         return load_state(network, tensors, path)
@@ -157,9 +153,8 @@ class Colipri(VolumeNetwork):
         own = cast(ColipriNetwork, network)
         grid = own(batch[:, None])
         tokens = pool_grid(grid, self.token_grid)
-        return Features(
-            own.project(tokens) if self.tokens == "projected" else tokens, own.pool(grid)
-        )
+        tokens = own.project(tokens) if self.tokens == "projected" else tokens
+        return Features(tokens, own.pool(grid))
 
 
 class ColipriNetwork(nn.Module):
@@ -167,11 +162,8 @@ class ColipriNetwork(nn.Module):
 
     def __init__(self, sizes: ColipriSizes) -> None:
         super().__init__()
-        if (
-            sizes.width % (6 * sizes.heads)
-            or sizes.projected % sizes.heads
-            or sizes.input_size % sizes.patch
-        ):
+        uneven = sizes.width % (6 * sizes.heads), sizes.projected % sizes.heads
+        if any(uneven) or sizes.input_size % sizes.patch:
             raise ConfigError(
                 f"COLIPRI with {sizes}: width has to be a multiple of 6 heads, projected of heads, "
                 "and input_size of patch; restore the config.json that came with the weights"
@@ -191,20 +183,11 @@ class ColipriNetwork(nn.Module):
     def project(
         self, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token projected"]:
-        """Project tokens one by one into the space of the pooled vector, as if each were the only
-        one that the pooler sees.
-
-        All of this is affine, so it may follow the averaging of tokens over boxes.
-        """
+        """Project each token as if the pooler saw no other; affine, so averaging may come first."""
         projected = functional.linear(tokens, self.projector.weight.flatten(1), self.projector.bias)
         attention = self.pooler.attn
-        value_weight, value_bias = (
-            attention.in_proj_weight.chunk(3)[2],
-            attention.in_proj_bias.chunk(3)[2],
-        )
-        return torch.as_tensor(
-            attention.out_proj(functional.linear(projected, value_weight, value_bias))
-        )
+        weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
+        return torch.as_tensor(attention.out_proj(functional.linear(projected, weight, bias)))
 
 
 class _Pooler(nn.Module):
@@ -222,12 +205,10 @@ class _Backbone(nn.Module):
 
     def __init__(self, sizes: ColipriSizes) -> None:
         super().__init__()
-        self.register_buffer(
-            "mask_token", torch.zeros(1, 1, sizes.width)
-        )  # of pretraining; in the file, of no use here
-        self.down_projection = nn.ModuleDict(
-            {"proj": nn.Conv3d(1, sizes.width, sizes.patch, sizes.patch)}
-        )
+        # of pretraining; in the file, of no use here
+        self.register_buffer("mask_token", torch.zeros(1, 1, sizes.width))
+        patches = nn.Conv3d(1, sizes.width, sizes.patch, sizes.patch)
+        self.down_projection = nn.ModuleDict({"proj": patches})
         self.eva = _Blocks(sizes)
 
     def forward(self, scans: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch width a b c"]:
@@ -305,9 +286,8 @@ class _GatedFeedForward(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token width"]:
-        return torch.as_tensor(
-            self.fc2(self.norm(functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens)))
-        )
+        gated = functional.silu(self.fc1_g(tokens)) * self.fc1_x(tokens)
+        return torch.as_tensor(self.fc2(self.norm(gated)))
 
 
 def rotary_angles(
@@ -315,9 +295,8 @@ def rotary_angles(
 ) -> Float[Tensor, "token half_head"]:
     """Return the angle of each pair of channels per place; a third turns with each axis."""
     bands = torch.pow(_ROTARY_BASE, -torch.linspace(0, 1, head_width // 6 + 1, device=device)[:-1])
-    places = torch.cartesian_prod(
-        *[torch.arange(size, device=device, dtype=torch.float32) for size in grid]
-    )
+    along = [torch.arange(size, device=device, dtype=torch.float32) for size in grid]
+    places = torch.cartesian_prod(*along)
     return (places[:, :, None] * bands).flatten(1)
 
 
@@ -328,6 +307,5 @@ def rotate(
 ) -> Float[Tensor, "batch head token head_width"]:
     """Turn each pair of neighbouring channels by its angle."""
     first, second = heads[..., 0::2], heads[..., 1::2]
-    return torch.stack(
-        [first * cosine - second * sine, second * cosine + first * sine], -1
-    ).flatten(-2)
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    return torch.stack(turned, -1).flatten(-2)

@@ -141,10 +141,8 @@ class CTFM(VolumeNetwork):
             pooled_dim=self.sizes.width,
             max_tokens=tokens_in(self.sizes.grid, self.token_grid),
             licence="Apache-2.0",
-            training_data=(
-                "IDC",
-                "NLST",
-            ),  # 69 collections of the Imaging Data Commons; NLST is the largest
+            # 69 collections of the Imaging Data Commons; NLST is the largest
+            training_data=("IDC", "NLST"),
             spacing_mm=self.steps.volume_spacing_mm,
             window_hu=self.steps.window_hu,
         )
@@ -178,19 +176,14 @@ class CTFM(VolumeNetwork):
     ) -> tuple[Float[Tensor, "token width"], Float[Tensor, " width"], Bool[Tensor, " token"]]:
         patches, counts = _patches(scan, self.sizes.patch)
         held = self._held(patches)
-        maps = torch.cat(
-            [
-                network(part[:, None])[-1].float()
-                for part in torch.split(patches[held], self.patches_at_once)
-            ]
-        )
+        parts = torch.split(patches[held], self.patches_at_once)
+        maps = torch.cat([network(part[:, None])[-1].float() for part in parts])
         whole = maps.new_zeros((len(patches), *maps.shape[1:]))
         whole[held] = maps
         grid = _assemble(whole, counts)
         weight = self._share_held(held, counts)
-        pooled = functional.adaptive_avg_pool3d(
-            grid, places_of(grid.shape[1:], self.token_grid)
-        ).flatten(1)
+        places = places_of(grid.shape[1:], self.token_grid)
+        pooled = functional.adaptive_avg_pool3d(grid, places).flatten(1)
         tokens = pooled / weight.clamp(min=torch.finfo(weight.dtype).tiny)
         return tokens.T, maps.mean((0, 2, 3, 4)), weight > 0
 
@@ -205,12 +198,10 @@ class CTFM(VolumeNetwork):
         self, held: Bool[Tensor, " patch"], counts: tuple[int, int, int]
     ) -> Float[Tensor, " token"]:
         """Return what share of each token's places lies in patches that were encoded."""
-        share = _assemble(
-            held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid).float(), counts
-        )
-        return functional.adaptive_avg_pool3d(
-            share, places_of(share.shape[1:], self.token_grid)
-        ).flatten()
+        places = held[:, None, None, None, None].expand(-1, 1, *self.sizes.patch_grid)
+        share = _assemble(places.float(), counts)
+        grid = places_of(share.shape[1:], self.token_grid)
+        return functional.adaptive_avg_pool3d(share, grid).flatten()
 
 
 def _patches(
@@ -218,15 +209,11 @@ def _patches(
 ) -> tuple[Float[Tensor, "patch patch_a patch_b patch_c"], tuple[int, int, int]]:
     """Cut a scan into patches that touch, the last of each axis padded with the lowest value."""
     first, second, third = (-(-size // side) for size, side in zip(scan.shape, patch, strict=True))
-    missing = [
-        n * side - size
-        for n, side, size in zip((first, second, third), patch, scan.shape, strict=True)
-    ]
+    a, b, c = patch
+    missing = [-size % side for size, side in zip(scan.shape, patch, strict=True)]
     padded = functional.pad(scan, [0, missing[2], 0, missing[1], 0, missing[0]])
-    cut = padded.reshape(first, patch[0], second, patch[1], third, patch[2]).permute(
-        0, 2, 4, 1, 3, 5
-    )
-    return cut.reshape(-1, *patch), (first, second, third)
+    cut = padded.reshape(first, a, second, b, third, c).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(-1, a, b, c), (first, second, third)
 
 
 def _edges_of_patches(count: int, patch: int, n: int, stride: int) -> Edges:
@@ -273,12 +260,11 @@ class SegResEncoder(nn.Module):
 
 
 def _stage(width: int, n_blocks: int, *, last: bool) -> nn.ModuleDict:
-    down = (
-        nn.Identity() if last else nn.Conv3d(width, 2 * width, 3, stride=2, padding=1, bias=False)
-    )
-    return nn.ModuleDict(
-        {"blocks": nn.Sequential(*[_Block(width) for _ in range(n_blocks)]), "downsample": down}
-    )
+    blocks = nn.Sequential(*[_Block(width) for _ in range(n_blocks)])
+    down: nn.Module = nn.Identity()
+    if not last:
+        down = nn.Conv3d(width, 2 * width, 3, stride=2, padding=1, bias=False)
+    return nn.ModuleDict({"blocks": blocks, "downsample": down})
 
 
 class _Block(nn.Module):
@@ -293,6 +279,5 @@ class _Block(nn.Module):
         self, values: Float[Tensor, "batch width a b c"]
     ) -> Float[Tensor, "batch width a b c"]:
         inner = self.conv1(functional.relu(self.norm1(values), inplace=True))
-        return torch.as_tensor(
-            values + self.conv2(functional.relu(self.norm2(inner), inplace=True))
-        )
+        inner = self.conv2(functional.relu(self.norm2(inner), inplace=True))
+        return torch.as_tensor(values + inner)

@@ -116,9 +116,8 @@ class VolumeNetwork(VolumeEncoder):
     @cached_property
     def folder(self) -> WeightsFolder:
         """The folder with the weights, fetched if it is on the hub."""
-        sizes = (
-            [] if _config_beside(self.weights) is None else [CONFIG]
-        )  # part of what the digest has to tell apart
+        # part of what the digest has to tell apart
+        sizes = [] if _config_beside(self.weights) is None else [CONFIG]
         return open_weights(self.weights, files=[*self.files, *sizes])
 
     @property
@@ -151,10 +150,8 @@ class VolumeNetwork(VolumeEncoder):
         self, network: nn.Module, batch: Sequence[Prepared]
     ) -> Iterator[TokenEmbedding]:
         stacked = torch.from_numpy(np.stack([one.voxels for one in batch])).to(self.device)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"),
-        ):
+        faster = torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu")
+        with torch.inference_mode(), faster:
             features = self.features(network, stacked)
         return _embeddings(features)
 
@@ -199,12 +196,8 @@ def _batches(prepared: Iterable[Prepared], batch_size: int) -> Iterator[list[Pre
 def _embeddings(features: Features) -> Iterator[TokenEmbedding]:
     tokens, pooled = features.tokens.float().cpu().numpy(), features.pooled.float().cpu().numpy()
     for row in range(len(tokens)):
-        own = (
-            tokens[row]
-            if features.valid is None
-            else tokens[row][features.valid[row].cpu().numpy()]
-        )
-        yield TokenEmbedding(own.copy(), pooled[row].copy())
+        valid = slice(None) if features.valid is None else features.valid[row].cpu().numpy()
+        yield TokenEmbedding(tokens[row][valid].copy(), pooled[row].copy())
 
 
 def places_of(grid: Sequence[int], token_grid: int | None) -> tuple[int, int, int]:
@@ -242,11 +235,7 @@ def _config_beside(weights: Path | str) -> Path | None:
 
 
 def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
-    """Return a network's sizes.
-
-    Those of `config.json` in the folder of weights, and of the released network where it is silent.
-
-    Weights on the hub are the released ones.
+    """Return a network's sizes: those of `config.json` beside the weights, else the released ones.
 
     Raises:
         ConfigError: A `config.json` that is no JSON object, or a size in it that is none.
@@ -260,36 +249,25 @@ def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
         raise ConfigError(
             f"{path} is no JSON object; restore the file that came with the weights"
         ) from error
-    sizes = {
-        field.name: _as_size(given[field.name]) for field in fields(released) if field.name in given
-    }
-    wrong = [
-        name
-        for name, value in sizes.items()
-        if value is None or type(value) is not type(getattr(released, name))
-    ]
-    if wrong:
-        raise ConfigError(
-            f"{path}: {wrong[0]} is {given[wrong[0]]!r}, expected numbers above 0 such as "
-            f"{getattr(released, wrong[0])}"
-        )
+    known = [field.name for field in fields(released) if field.name in given]
+    sizes = {name: _as_size(given[name]) for name in known}
+    for name, value in sizes.items():
+        usual = getattr(released, name)
+        if type(value) is not type(usual):
+            raise ConfigError(
+                f"{path}: {name} is {given[name]!r}, expected numbers above 0 such as {usual}"
+            )
     return replace(released, **sizes)
 
 
 def _as_size(value: Any) -> int | float | tuple[int | float, ...] | None:
     """Return a size, or several; None where it is none."""
     if isinstance(value, list):
-        parts = [_as_size(part) for part in value]
-        return (
-            tuple(part for part in parts if isinstance(part, int | float))
-            if parts and None not in parts
-            else None
-        )
-    return (
-        value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        else None
-    )
+        parts = tuple(_as_size(part) for part in value)
+        sizes = tuple(part for part in parts if isinstance(part, int | float))
+        return sizes if sizes and len(sizes) == len(parts) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and value > 0 else None
 
 
 def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -299,11 +277,8 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         WeightsError: Tensors that are missing, of another shape, or not the network's.
     """
     check_shapes(path, {key: value.shape for key, value in network.state_dict().items()}, tensors)
-    network.load_state_dict(
-        {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in tensors.items()
-        },
-        assign=True,
-    )
+    exact = {
+        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
+    }
+    network.load_state_dict(exact, assign=True)
     return network

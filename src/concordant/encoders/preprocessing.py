@@ -102,11 +102,9 @@ def samples_along(
 
 
 def _as_stored(volume: Volume | StoredVolume) -> StoredVolume:
-    return (
-        StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm)
-        if isinstance(volume, Volume)
-        else volume
-    )
+    if isinstance(volume, StoredVolume):
+        return volume
+    return StoredVolume(volume.voxels, 1.0, 0.0, volume.spacing_mm)
 
 
 def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
@@ -117,13 +115,10 @@ def _samples(scan: StoredVolume, steps: Preprocessing, place: int) -> Samples:
     size = resampled if steps.size is None else steps.size[place]
     if steps.pad is None:
         size = min(size, resampled)
-    skipped, before = (
-        _cropped(resampled, size, steps.convention),
-        _padded(resampled, size, steps.convention),
-    )
-    along = np.clip(
-        first + ratio * (skipped + np.arange(min(size, resampled), dtype=np.float64)), 0, n - 1
-    )
+    skipped = _cropped(resampled, size, steps.convention)
+    before = _padded(resampled, size, steps.convention)
+    kept = np.arange(min(size, resampled), dtype=np.float64)
+    along = np.clip(first + ratio * (skipped + kept), 0, n - 1)
     return Samples(axis, direction, along if direction > 0 else n - 1 - along, before, size, ratio)
 
 
@@ -227,9 +222,7 @@ def _resample(
             places[axis] = voxels.shape[axis] - 1 - places[axis]
     memory = sorted(range(3), key=lambda axis: -voxels.strides[axis])
     voxels, result = _in_kernel_type(voxels.transpose(memory)), result.transpose(memory)
-    tables = [
-        _Table.of(places[axis], voxels.shape[position]) for position, axis in enumerate(memory)
-    ]
+    tables = [_Table.of(places[axis], n) for axis, n in zip(memory, voxels.shape, strict=True)]
     swapped = int(np.argmin(np.abs(result.strides))) == 0
     # the result's fastest axis has to be one of the two that are gathered before they are written
     if swapped:
