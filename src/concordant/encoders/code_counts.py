@@ -67,22 +67,20 @@ class CodeEncoder(RecordEncoder):
         """
         packed = pack_events(records)
         parts = [*self._occurrences(packed), *self._summaries(packed), _age(packed)]
-        return code_table.assemble(parts, len(packed))
+        return code_table.assemble(parts)
 
     def _occurrences(self, records: PackedEvents) -> Iterable[Entries]:
         """Yield the counts of terms in the history, or per window; static ones once."""
-        terms = terms_of(
-            records, self._ontology, self._points_of if "bins" in self._values else None
-        )
+        points = self._points_of if "bins" in self._values else None
+        terms = terms_of(records, self._ontology, points)
         spans = [
             ("", True, -1.0 if self._windows else math.inf),
             *((f"//<={days:.10g}d", False, days) for days in self._windows),
         ]
         for suffix, static, limit in spans:
-            found = code_table.count_terms(
+            per_record, index, times = code_table.count_terms(
                 terms.offsets, terms.index, terms.days_before, len(terms.names), static, limit
             )
-            per_record, index, times = found
             yield Entries(per_record, index, self._weigh(times), terms.names, suffix, numeric=False)
 
     def _summaries(self, records: PackedEvents) -> Iterable[Entries]:
@@ -90,14 +88,8 @@ class CodeEncoder(RecordEncoder):
         if not wanted:
             return
         features = features_among(records.codes)
-        per_record, found, result = code_table.summarise(
-            records.offsets,
-            records.code,
-            records.days_before,
-            records.numeric_value,
-            len(records.codes),
-            features,
-        )
+        columns = (records.offsets, records.code, records.days_before, records.numeric_value)
+        per_record, found, result = code_table.summarise(*columns, len(records.codes), features)
         record = np.repeat(np.arange(len(records)), per_record)
         for name in wanted:
             weight = result[:, code_table.STATISTICS.index(name)]
@@ -160,19 +152,16 @@ class Count(CodeEncoder):
     """
 
     def _weigh(self, times: Int[np.ndarray, " entry"]) -> Float[np.ndarray, " entry"]:
-        return np.asarray(np.log2(1.0 + np.arange(int(times.max(initial=0)) + 1)), np.float32).take(
-            times
-        )
+        weights = np.asarray(np.log2(1.0 + np.arange(times.max(initial=0) + 1)), np.float32)
+        return weights.take(times)
 
 
 def _age(records: PackedEvents) -> Entries:
     births = LifeCodes.among(records.codes).birth
     days = code_table.greatest_days(records.offsets, records.code, records.days_before, births)
     known = ~np.isnan(days)
-    index = np.zeros(int(known.sum()), np.int32)
-    return Entries(
-        known.astype(np.int64), index, days[known] / _DAYS_PER_YEAR, (AGE_CODE,), "", numeric=True
-    )
+    index, years = np.zeros(int(known.sum()), np.int32), days[known] / _DAYS_PER_YEAR
+    return Entries(known.astype(np.int64), index, years, (AGE_CODE,), "", numeric=True)
 
 
 def _checked_values(values: Value | tuple[Value, ...]) -> tuple[Value, ...]:

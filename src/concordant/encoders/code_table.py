@@ -44,7 +44,7 @@ class Entries:
     numeric: bool
 
 
-def assemble(parts: Sequence[Entries], n_records: int) -> CodeTable:
+def assemble(parts: Sequence[Entries]) -> CodeTable:
     """Join entries under one sorted vocabulary, sorted within each record.
 
     Raises:
@@ -57,40 +57,22 @@ def assemble(parts: Sequence[Entries], n_records: int) -> CodeTable:
         for part, places in zip(parts, used, strict=True)
         for place in places.tolist()
     ]
-    numeric = np.concatenate(
-        [
-            np.zeros(0, bool),
-            *(np.full(len(places), part.numeric) for part, places in zip(parts, used, strict=True)),
-        ]
-    )
+    numeric = np.repeat([part.numeric for part in parts], [len(places) for places in used])
     order = sorted(range(len(names)), key=names.__getitem__)
     vocabulary = tuple(names[place] for place in order)
     _refuse_twice(vocabulary)
-    per_feature = np.concatenate(
-        [
-            np.zeros(0, np.int64),
-            *(count[places] for count, places in zip(counts, used, strict=True)),
-        ]
-    )[order]
+    per_feature = np.concatenate([count[count > 0] for count in counts])[order]
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names))
-    offsets = _offsets(
-        np.sum([np.zeros(n_records, np.int64), *(part.per_record for part in parts)], axis=0)
-    )
+    offsets = _offsets(np.sum([part.per_record for part in parts], axis=0))
     starts = _offsets(per_feature)
     free, dealt, first = starts[:-1].copy(), np.empty(starts[-1], np.uint64), 0
     for part, count, places in zip(parts, counts, used, strict=True):
         feature_of = np.zeros(len(count), np.int64)
         feature_of[places] = rank[first : first + len(places)]
         first += len(places)
-        _deal(
-            part.per_record,
-            part.index,
-            part.weight.astype(np.float32, copy=False).view(np.uint32),
-            feature_of,
-            free,
-            dealt,
-        )
+        bits = part.weight.astype(np.float32, copy=False).view(np.uint32)
+        _deal(part.per_record, part.index, bits, feature_of, free, dealt)
     index, bits = _by_record(starts, dealt, offsets)
     return CodeTable(vocabulary, numeric[order], index, bits.view(np.float32), offsets)
 
@@ -130,10 +112,8 @@ def _by_record(starts: Any, dealt: Any, offsets: Any) -> Any:  # pragma: no cove
     for feature in range(len(starts) - 1):
         for entry in range(starts[feature], starts[feature + 1]):
             record = np.int64(dealt[entry] >> np.uint64(32))
-            index[free[record]], bits[free[record]] = (
-                feature,
-                np.uint32(dealt[entry] & np.uint64(0xFFFFFFFF)),
-            )
+            index[free[record]] = feature
+            bits[free[record]] = np.uint32(dealt[entry] & np.uint64(0xFFFFFFFF))
             free[record] += 1
     return index, bits
 
@@ -152,9 +132,8 @@ def count_terms(
     n_records = len(offsets) - 1
     per_record = np.zeros(n_records, np.int64)
     found, times = np.empty(len(term), np.int32), np.empty(len(term), np.int32)
-    place_of = np.full(
-        n_terms, -1, np.int64
-    )  # of the latest entry of a term, whichever record has it
+    # of the latest entry of a term, whichever record has it
+    place_of = np.full(n_terms, -1, np.int64)
     n = 0
     for record in range(n_records):
         first = n
@@ -191,9 +170,8 @@ def summarise(
     for row in range(len(code)):
         size += wanted[code[row]] and abs(value[row]) <= GREATEST
     found, result = np.empty(size, np.int32), np.empty((size, 5), np.float64)
-    sums = np.empty(
-        (size, 8), np.float64
-    )  # count, sum; of dated ones: count, first time, first value, sums of t, t * t, t * v
+    # count, sum; of dated ones: count, first time, first value, sums of t, t * t, t * v
+    sums = np.empty((size, 8), np.float64)
     dated_values = np.empty(size, np.float64)
     n = 0
     for record in range(n_records):
@@ -213,10 +191,8 @@ def summarise(
             sums[place, 0] += 1
             sums[place, 1] += number
             result[place, 0] = number
-            result[place, 2], result[place, 3] = (
-                min(result[place, 2], number),
-                max(result[place, 3], number),
-            )
+            result[place, 2] = min(result[place, 2], number)
+            result[place, 3] = max(result[place, 3], number)
             if days[row] == days[row]:
                 if sums[place, 2] == 0:
                     sums[place, 3], sums[place, 4] = days[row], number
@@ -231,11 +207,8 @@ def summarise(
             count, moment = sums[place, 2], sums[place, 5]
             spread = count * sums[place, 6] - moment * moment
             apart = sums[place, 6] > 0 and spread > 1e-12 * count * sums[place, 6]
-            result[place, 4] = (
-                (count * sums[place, 7] - moment * dated_values[place]) / spread
-                if apart
-                else np.nan
-            )
+            rise = count * sums[place, 7] - moment * dated_values[place]
+            result[place, 4] = rise / spread if apart else np.nan
         per_record[record] = n - first
     return per_record, found[:n].copy(), result[:n].copy()
 

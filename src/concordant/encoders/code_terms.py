@@ -27,9 +27,8 @@ def features_among(codes: Sequence[str]) -> Bool[np.ndarray, " code"]:
 
 def round_numbers() -> tuple[float, ...]:
     """Return cut points for any unit: 0 and plus and minus 1, 2, 5 times powers of ten."""
-    positive = [
-        float(f"{digit}e{power}") for power in range(_SMALLEST, _GREATEST + 1) for digit in _SERIES
-    ]
+    powers = range(_SMALLEST, _GREATEST + 1)
+    positive = [float(f"{digit}e{power}") for power in powers for digit in _SERIES]
     return (*(-value for value in reversed(positive)), 0.0, *positive)
 
 
@@ -53,12 +52,8 @@ class Ontology:
         found: dict[str, None] = {}
         level, steps = [code], 0
         while level and (self.depth is None or steps < self.depth):
-            level = [
-                up
-                for one in level
-                for up in self.parents.get(one, ())
-                if up != code and up not in found
-            ]
+            above = [up for one in level for up in self.parents.get(one, ())]
+            level = [up for up in above if up != code and up not in found]
             found |= dict.fromkeys(level)
             level, steps = list(dict.fromkeys(level)), steps + 1
         return list(found)
@@ -78,19 +73,16 @@ def _parents(path: Path, made: int) -> Mapping[str, tuple[str, ...]]:
     try:
         table = pl.read_parquet(path, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise RecordError(
-            f"{path}: not readable ({str(error).partition(chr(10))[0]}); ontology expects "
-            "metadata/codes.parquet of MEDS"
+            f"{path}: not readable ({reason}); ontology expects metadata/codes.parquet of MEDS"
         ) from None
-    schema = table.schema
-    if schema.get("code") != pl.String or schema.get("parent_codes") not in (
-        pl.List(pl.String),
-        pl.List(pl.Null),
-    ):
+    schema, lists = table.schema, (pl.List(pl.String), pl.List(pl.Null))
+    if schema.get("code") != pl.String or schema.get("parent_codes") not in lists:
+        found = ", ".join(f"{name} {kind}" for name, kind in schema.items())
         raise RecordError(
             f"{path}: expected code (text) and parent_codes (list of text), as in "
-            "metadata/codes.parquet of MEDS; found "
-            f"{', '.join(f'{name} {kind}' for name, kind in schema.items())}"
+            f"metadata/codes.parquet of MEDS; found {found}"
         )
     rows = table.select("code", "parent_codes").drop_nulls().iter_rows()
     parents: dict[str, tuple[str, ...]] = {}
@@ -129,12 +121,8 @@ def terms_of(
         return Terms(records.codes, index, records.days_before, records.offsets)
     number, columns = {code: place for place, code in enumerate(records.codes)}, []
     if ontology is not None:
-        columns += _ancestors(
-            [code for code, kept in zip(records.codes, features, strict=True) if kept],
-            ontology,
-            number,
-            index,
-        )
+        kept = [records.codes[place] for place in np.flatnonzero(features)]
+        columns += _ancestors(kept, ontology, number, index)
     if cut_points is not None:
         columns.append(_bins(records, cut_points, number, index))
     width = 1 + len(columns)
@@ -150,13 +138,11 @@ def _ancestors(
     codes: Sequence[str], ontology: Ontology, number: dict[str, int], index: Int[np.ndarray, " row"]
 ) -> list[Int[np.ndarray, " row"]]:
     above = {number[code]: ontology.ancestors(code) for code in codes}
-    table = np.full(
-        (len(number) + 1, max(map(len, above.values()), default=0)), -1, np.int32
-    )  # the last row is for no term
+    width = max(map(len, above.values()), default=0)
+    table = np.full((len(number) + 1, width), -1, np.int32)  # the last row is for no term
     for place, ancestors in above.items():
-        table[place, : len(ancestors)] = [
-            number.setdefault(code, len(number)) for code in ancestors
-        ]
+        numbers = [number.setdefault(code, len(number)) for code in ancestors]
+        table[place, : len(ancestors)] = numbers
     return list(table[index].T)
 
 
@@ -172,13 +158,11 @@ def _bins(
     for group in np.split(rows, np.flatnonzero(np.diff(index[rows])) + 1) if len(rows) else []:
         code = records.codes[index[group[0]]]
         points = np.asarray(cut_points(code), np.float64)
-        place, inverse = np.unique(
-            np.searchsorted(points, records.numeric_value[group], side="right"), return_inverse=True
-        )
+        places = np.searchsorted(points, records.numeric_value[group], side="right")
+        place, inverse = np.unique(places, return_inverse=True)
         names = [f"{code}//{interval(points, int(one))}" for one in place]
-        terms[group] = np.array([number.setdefault(name, len(number)) for name in names], np.int32)[
-            inverse
-        ]
+        numbers = [number.setdefault(name, len(number)) for name in names]
+        terms[group] = np.array(numbers, np.int32)[inverse]
     return terms
 
 

@@ -21,16 +21,8 @@ from concordant.encoders.base import ENCODERS, EncoderCard, VolumeEncoder
 
 AXES = ("depth", "height", "width")
 SHAPE_NAMES = (
-    "log_ml",
-    "log_cm2",
-    "sphericity",
-    "log_mm_major",
-    "log_mm_middle",
-    "log_mm_minor",
-    "elongation",
-    "flatness",
-    "log_mm_extent",
-    "extent_filled",
+    *("log_ml", "log_cm2", "sphericity", "log_mm_major", "log_mm_middle", "log_mm_minor"),
+    *("elongation", "flatness", "log_mm_extent", "extent_filled"),
 )
 """Measures of one connected part.
 
@@ -76,9 +68,8 @@ class Parts:
     def place(self) -> Float[np.ndarray, "part 4"]:
         """Offset from the reference along each axis in dm, and log(1 + distance in mm)."""
         offset = self.centroid - self.reference
-        return np.concatenate(
-            [offset / 100.0, np.log1p(np.linalg.norm(offset, axis=1, keepdims=True))], 1
-        )
+        distance = np.linalg.norm(offset, axis=1, keepdims=True)
+        return np.concatenate([offset / 100.0, np.log1p(distance)], 1)
 
 
 @ENCODERS.register("label_volume")
@@ -117,22 +108,15 @@ class LabelVolume(VolumeEncoder):
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of a token's features, in order."""
-        contact = (
-            f"{what}_{label}"
-            for what in ("contact_share", "contact_log_cm2")
-            for label in self.labels
-        )
+        kinds = ("contact_share", "contact_log_cm2")
+        contact = (f"{kind}_{label}" for kind in kinds for label in self.labels)
         return (*(f"is_{label}" for label in self.labels), *SHAPE_NAMES, *PLACE_NAMES, *contact)
 
     @property
     def pooled_feature_names(self) -> tuple[str, ...]:
         """Names of the pooled vector's features; 0 where a label, or one of a pair, is absent."""
-        of_one = (
-            "present",
-            "total_log_ml",
-            "log_parts",
-            *(f"largest_{name}" for name in SHAPE_NAMES),
-        )
+        largest = (f"largest_{name}" for name in SHAPE_NAMES)
+        of_one = ("present", "total_log_ml", "log_parts", *largest)
         return (
             *(f"{label}_{name}" for label in self.labels for name in of_one),
             *(f"{one}_contact_share_{other}" for one, other in permutations(self.labels, 2)),
@@ -167,27 +151,21 @@ class LabelVolume(VolumeEncoder):
         )
         order = np.lexsort((parts.label, parts.rank))
         order = order[parts.rank[order] < self.max_parts][: self.max_tokens]
-        return TokenEmbedding(
-            tokens[order].astype(np.float32), self._pooled(parts).astype(np.float32)
-        )
+        pooled = self._pooled(parts).astype(np.float32)
+        return TokenEmbedding(tokens[order].astype(np.float32), pooled)
 
     def _pooled(self, parts: Parts) -> Float[np.ndarray, " feature"]:
         places = range(len(self.labels))
         ml = np.bincount(parts.label, parts.ml, minlength=len(places))
         cm2 = np.stack([parts.cm2[parts.label == place].sum(0) for place in places])
         pairs = list(combinations(places, 2))
+        surface = np.maximum(cm2.sum(1), TINY)
         return np.concatenate(
             [
                 *(_of_one(parts, place) for place in places),
-                [
-                    cm2[one, 1 + other] / max(cm2[one].sum(), TINY)
-                    for one, other in permutations(places, 2)
-                ],
-                [np.log1p(cm2[one, 1 + other]) for one, other in pairs],
-                [
-                    np.log(ml[other] / ml[one]) if ml[one] * ml[other] > 0 else 0.0
-                    for one, other in pairs
-                ],
+                [cm2[a, 1 + b] / surface[a] for a, b in permutations(places, 2)],
+                [np.log1p(cm2[a, 1 + b]) for a, b in pairs],
+                [np.log(ml[b] / ml[a]) if ml[a] * ml[b] > 0 else 0.0 for a, b in pairs],
             ]
         )
 
@@ -196,9 +174,8 @@ def _of_one(parts: Parts, place: int) -> Float[np.ndarray, " feature"]:
     own = np.flatnonzero(parts.label == place)
     if len(own) == 0:
         return np.zeros(3 + len(SHAPE_NAMES))
-    return np.concatenate(
-        [[1.0, np.log1p(parts.ml[own].sum()), np.log1p(len(own))], parts.shape[own[0]]]
-    )
+    sums = [1.0, np.log1p(parts.ml[own].sum()), np.log1p(len(own))]
+    return np.concatenate([sums, parts.shape[own[0]]])
 
 
 def find_parts(volume: Volume, labels: Sequence[int]) -> Parts:
@@ -219,17 +196,12 @@ def find_parts(volume: Volume, labels: Sequence[int]) -> Parts:
     moments = _moments(numbers, step)
     ml = moments.n * step.prod() / 1000.0
     cm2 = _faces(numbers, label_of, 1 + len(labels), step) * (2 / 3) / 100.0
-    extents = (
-        np.array(
-            [[place.stop - place.start for place in box] for box in ndimage.find_objects(numbers)]
-        )
-        * step
-    )
+    boxes = ndimage.find_objects(numbers)
+    extents = np.array([[place.stop - place.start for place in box] for box in boxes]) * step
     shape = _shape(ml, cm2.sum(1), moments.axes, extents)
     order = np.lexsort((-moments.n, label_of[1:]))
-    return Parts(
-        label_of[1:][order] - 1, ml[order], moments.centroid[order], shape[order], cm2[order]
-    )
+    label = label_of[1:][order] - 1
+    return Parts(label, ml[order], moments.centroid[order], shape[order], cm2[order])
 
 
 def _places(voxels: Float[np.ndarray, "z y x"], labels: Sequence[int]) -> Int[np.ndarray, "z y x"]:
@@ -273,14 +245,11 @@ def _moments(numbers: Int[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]) -
     position = (np.stack(at, 1) + 0.5) * step
     centroid = np.stack([np.bincount(part, along) for along in position.T], 1) / n[:, None]
     centred = (position - centroid[part]).T
-    covariance = np.array(
-        [[np.bincount(part, a * b) / n for a in centred] for b in centred]
-    ).transpose(2, 0, 1)
+    products = np.array([[np.bincount(part, a * b) / n for a in centred] for b in centred])
     within_a_voxel = np.diag(step**2 / 12)
-    variances = np.linalg.eigvalsh(covariance + within_a_voxel)[:, ::-1]
-    return _Moments(
-        n, centroid, 2 * np.sqrt(5 * variances)
-    )  # a solid ellipsoid of half axis a has variance a^2 / 5 along it
+    variances = np.linalg.eigvalsh(products.transpose(2, 0, 1) + within_a_voxel)[:, ::-1]
+    # a solid ellipsoid of half axis a has variance a^2 / 5 along it
+    return _Moments(n, centroid, 2 * np.sqrt(5 * variances))
 
 
 def _faces(
@@ -296,11 +265,8 @@ def _faces(
         differs = along[:-1] != along[1:]
         before, after = along[:-1][differs], along[1:][differs]
         for one, other in ((before, after), (after, before)):
-            area += (
-                np.bincount(one * n_columns + label_of[other], minlength=len(area))
-                * step.prod()
-                / step[axis]
-            )
+            faces = np.bincount(one * n_columns + label_of[other], minlength=len(area))
+            area += faces * step.prod() / step[axis]
     return area.reshape(len(label_of), n_columns)[1:]
 
 
@@ -313,15 +279,7 @@ def _shape(
     """Return `SHAPE_NAMES`; sphericity is the surface of an equal ball over the part's."""
     sphericity = np.cbrt(np.pi) * np.cbrt(6 * ml) ** 2 / cm2
     logs = np.log1p(axes)
-    measures = (
-        *(
-            np.log1p(ml),
-            np.log1p(cm2),
-            sphericity,
-            *logs.T,
-            axes[:, 1] / axes[:, 0],
-            axes[:, 2] / axes[:, 0],
-        ),
-        *(np.log1p(extents.max(1)), 1000.0 * ml / extents.prod(1)),
-    )
-    return np.stack(measures, 1)
+    elongation, flatness = axes[:, 1] / axes[:, 0], axes[:, 2] / axes[:, 0]
+    extent, filled = np.log1p(extents.max(1)), 1000.0 * ml / extents.prod(1)
+    sizes = np.log1p(ml), np.log1p(cm2), sphericity, *logs.T
+    return np.stack([*sizes, elongation, flatness, extent, filled], 1)

@@ -190,10 +190,8 @@ def _place(
         weight = mask.sum(others)
         place = (np.arange(len(weight)) + 0.5) * step[axis]
         mean = np.average(place, weights=weight)
-        result[:, axis] = (
-            mean,
-            np.sqrt(np.average((place - mean) ** 2, weights=weight) + step[axis] ** 2 / 12),
-        )
+        variance = np.average((place - mean) ** 2, weights=weight) + step[axis] ** 2 / 12
+        result[:, axis] = mean, np.sqrt(variance)
     return result
 
 
@@ -208,13 +206,9 @@ def _organ(
     if not organ.any():
         return np.zeros(8)
     centre, spread = _place(organ, step)
-    return np.concatenate(
-        [
-            [_log_ml(organ, step), organ.sum() / body_size],
-            (centre - body_centre) / body_extent,
-            spread / body_spread,
-        ]
-    )
+    size = [_log_ml(organ, step), organ.sum() / body_size]
+    offset = (centre - body_centre) / body_extent
+    return np.concatenate([size, offset, spread / body_spread])
 
 
 def _log_ml(mask: Bool[np.ndarray, "z y x"], step: Float[np.ndarray, " 3"]) -> float:

@@ -91,15 +91,12 @@ def open_weights(weights: Path | str, *, files: Sequence[str]) -> WeightsFolder:
     folder = Path(weights)
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
-        found = (
-            ", ".join(sorted(path.name for path in folder.iterdir())[:10])
-            if folder.is_dir()
-            else "no such folder"
-        )
-        raise WeightsError(
-            f"{folder}: weights need the file(s) {', '.join(absent)} there (found: "
-            f"{found or 'nothing'})"
-        )
+        found = "no such folder"
+        if folder.is_dir():
+            names = sorted(path.name for path in folder.iterdir())
+            found = ", ".join(names[:10]) or "nothing"
+        needed = ", ".join(absent)
+        raise WeightsError(f"{folder}: weights need the file(s) {needed} there (found: {found})")
     return WeightsFolder(folder, tuple(files), str(weights))
 
 
@@ -117,10 +114,8 @@ def _fetched(reference: str, files: tuple[str, ...]) -> WeightsFolder:
             f"weights {reference!r} need the package huggingface_hub: pip install 'concordant[hub]'"
         ) from None
     repository, revision = parsed["repository"], parsed["revision"] or "main"
-    cached = [
-        huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
-        for name in files
-    ]
+    look = huggingface_hub.try_to_load_from_cache
+    cached = [look(repository, name, revision=revision) for name in files]
     paths = [path for path in cached if isinstance(path, str)]
     if len(paths) < len(files):
         paths = _downloaded(huggingface_hub, reference, repository, revision, files)
@@ -134,20 +129,15 @@ def _downloaded(
     """Fetch files into the cache, all of one commit, and return where they lie there."""
     errors = hub.errors
     try:
-        known = hub.HfApi().model_info(
-            repository, revision=revision
-        )  # without a network this fails at once; a download tries for long
-        absent = sorted(
-            set(files).difference(sibling.rfilename for sibling in known.siblings or ())
-        )
+        # without a network this fails at once; a download tries for long
+        known = hub.HfApi().model_info(repository, revision=revision)
+        present = {sibling.rfilename for sibling in known.siblings or ()}
+        absent = sorted(set(files) - present)
         if not absent:
-            first = hub.hf_hub_download(
-                repository, files[0], revision=revision
-            )  # so the cache knows the revision by its name
-            return [
-                first,
-                *(hub.hf_hub_download(repository, name, revision=known.sha) for name in files[1:]),
-            ]
+            fetch = hub.hf_hub_download
+            # by its name, so the cache knows the revision
+            first = fetch(repository, files[0], revision=revision)
+            return [first, *(fetch(repository, one, revision=known.sha) for one in files[1:])]
         sentence = (
             f"the repository has no file {', '.join(absent)} at {revision!r}: check the name of "
             "the repository and the revision"
@@ -164,9 +154,8 @@ def _downloaded(
         )
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         sentence = f"the hub answered with {type(error).__name__}: {_first_line(error)}"
-    except (
-        Exception
-    ) as error:  # what a lost connection raises depends on the version of huggingface_hub
+    # what a lost connection raises depends on the version of huggingface_hub
+    except Exception as error:
         sentence = (
             f"not in the cache, and the hub cannot be reached ({type(error).__name__}: "
             f"{_first_line(error)}): fetch the files where there is a network, or give a folder"
@@ -196,14 +185,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Detected pickle protocol"
-            )  # what is no torch file is refused below
+            # what is no torch file is refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path}: no readable weights ({str(error).partition(chr(10))[0]}); fetch the file "
-            "again"
+            f"{path}: no readable weights ({_first_line(error)}); fetch the file again"
         ) from None
     except pickle.UnpicklingError:
         raise WeightsError(
@@ -211,9 +198,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "tensors are read: convert it to safetensors"
         ) from None
     tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(tensors, Mapping) or not all(
-        isinstance(value, Tensor) for value in tensors.values()
-    ):
+    tensors = tensors if isinstance(tensors, Mapping) else None
+    if tensors is None or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(
             f"{path}: expected named tensors, found {type(content).__name__}; convert it to "
             "safetensors"

@@ -15,15 +15,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy import ndimage
 
 SPACING_MM = (0.9, 2.5)
-FAT_HU, MUSCLE_HU, LUNG_HU, BONE_HU, BLOOD_HU, LESION_HU, AIR_HU = (
-    -100.0,
-    45.0,
-    -820.0,
-    600.0,
-    260.0,
-    50.0,
-    -1000.0,
-)
+FAT_HU, MUSCLE_HU, LUNG_HU, BONE_HU = -100.0, 45.0, -820.0, 600.0
+BLOOD_HU, LESION_HU, AIR_HU = 260.0, 50.0, -1000.0
 NOISE_HU = 15.0
 
 _Grid = Float[np.ndarray, "depth height width"]
@@ -96,29 +89,23 @@ def _lesions(
     places = np.flatnonzero(lungs)
     for centre in rng.choice(places, rng.poisson(np.exp(1.0 + 0.5 * ct))):
         at = [axis.ravel()[centre] for axis in (z, y, x)]
-        inside |= (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2 <= rng.uniform(
-            0.06, 0.10
-        ) ** 2
+        radius = rng.uniform(0.06, 0.10)
+        inside |= (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2 <= radius**2
     return np.asarray(inside & lungs)
 
 
 def _ventricles(shared: float, z: _Grid, y: _Grid, x: _Grid, rng: np.random.Generator) -> _Mask:
-    left = (z + 0.25) ** 2 + (y - 0.02) ** 2 + (x + 0.16) ** 2 <= (
-        0.20 * np.exp(rng.normal(0, 0.02))
-    ) ** 2
-    right = (z + 0.25) ** 2 + (y - 0.16) ** 2 + (x - 0.18) ** 2 <= (
-        0.19 * np.exp(0.14 * shared + rng.normal(0, 0.02))
-    ) ** 2
+    radius = 0.20 * np.exp(rng.normal(0, 0.02))
+    left = (z + 0.25) ** 2 + (y - 0.02) ** 2 + (x + 0.16) ** 2 <= radius**2
+    radius = 0.19 * np.exp(0.14 * shared + rng.normal(0, 0.02))
+    right = (z + 0.25) ** 2 + (y - 0.16) ** 2 + (x - 0.18) ** 2 <= radius**2
     return np.asarray(left | right)
 
 
 def scan(hu: _Grid, device: Scanner, rng: np.random.Generator) -> bytes:
     """Return a chest's compressed NIfTI file, with its own noise, spacing and orientation."""
-    read = (
-        hu * device.gain
-        + device.offset_hu
-        + device.noise_hu * rng.standard_normal(hu.shape, dtype=np.float32)
-    )
+    noise = device.noise_hu * rng.standard_normal(hu.shape, dtype=np.float32)
+    read = hu * device.gain + device.offset_hu + noise
     stored = np.clip(np.rint(read), -1024, 3071).astype(np.int16).transpose(2, 1, 0)
     slices, in_plane = rng.uniform(*SPACING_MM, 2)
     affine = np.diag([in_plane, in_plane, slices, 1.0])

@@ -88,9 +88,8 @@ def record(
 def _visits(person: Person, rng: np.random.Generator) -> list[datetime]:
     """Draw visits before (more of them for a high factor), at and after the index, in order."""
     before = rng.uniform(1, HISTORY_DAYS, 1 + rng.poisson(VISITS * np.exp(0.3 * person.ehr)))
-    after = rng.uniform(
-        0, person.time_days, rng.poisson(VISITS * min(person.time_days / HISTORY_DAYS, 1.0))
-    )
+    n_after = rng.poisson(VISITS * min(person.time_days / HISTORY_DAYS, 1.0))
+    after = rng.uniform(0, person.time_days, n_after)
     days = np.concatenate([-before, [-rng.uniform(0.02, 0.2)], after])
     return [_moment(person.prediction_time, day) for day in np.sort(days)]
 

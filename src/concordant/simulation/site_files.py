@@ -52,12 +52,10 @@ class Scans:
         device = scanner(0.0 if self.site.is_development else self.options.intensity_shift)
         for subject in self.subjects.iter_rows(named=True):
             rng = generator(self.options, self.site, _SCAN, subject["subject_id"])
-            hounsfield = chest(
-                subject["factor_ct"], subject["factor_shared"], self.options.volume_size, rng
-            )
-            (self.folder / _scan_name(subject["sample_id"])).write_bytes(
-                scan(hounsfield, device, rng)
-            )
+            factors = subject["factor_ct"], subject["factor_shared"]
+            hounsfield = chest(*factors, self.options.volume_size, rng)
+            path = self.folder / _scan_name(subject["sample_id"])
+            path.write_bytes(scan(hounsfield, device, rng))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +72,8 @@ class Shard:
         """Write the file; a second time gives the same bytes."""
         records = [pl.DataFrame(schema=SCHEMA)]
         for subject in self.subjects.iter_rows(named=True):
-            records.append(
-                record(
-                    _person(subject),
-                    self.coding,
-                    generator(self.options, self.site, _RECORD, subject["subject_id"]),
-                )
-            )
+            rng = generator(self.options, self.site, _RECORD, subject["subject_id"])
+            records.append(record(_person(subject), self.coding, rng))
         pl.concat(records).write_parquet(self.path)
 
 
@@ -118,21 +111,16 @@ def write_tables(
 
 
 def _cohort(subjects: pl.DataFrame) -> pl.DataFrame:
-    path = (
-        pl.when("has_ct")
-        .then(pl.col("sample_id").map_elements(_scan_name, return_dtype=pl.String))
-        .alias("ct_path")
-    )
+    name = pl.col("sample_id").map_elements(_scan_name, return_dtype=pl.String)
+    path = pl.when("has_ct").then(name).alias("ct_path")
     columns = ("sample_id", "subject_id", "prediction_time", "split", "site", "time_days", "event")
     return subjects.select(*columns, path, "age", "sex")
 
 
 def _coding(site: Site, options: SimulationOptions) -> dict[str, str | None]:
-    return (
-        {}
-        if site.is_development
-        else coding_practice(options.coding_shift, generator(options, site, _CODING))
-    )
+    if site.is_development:
+        return {}
+    return coding_practice(options.coding_shift, generator(options, site, _CODING))
 
 
 def tasks(

@@ -205,9 +205,9 @@ def trilinear(
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                at_x = _snapped(_row(to_x, x, y, z) + offset[0], last_x)
-                at_y = _snapped(_row(to_y, x, y, z) + offset[1], last_y)
-                at_z = _snapped(_row(to_z, x, y, z) + offset[2], last_z)
+                at_x = _snapped(to_x[0] * x + to_x[1] * y + to_x[2] * z + offset[0], last_x)
+                at_y = _snapped(to_y[0] * x + to_y[1] * y + to_y[2] * z + offset[1], last_y)
+                at_z = _snapped(to_z[0] * x + to_z[1] * y + to_z[2] * z + offset[2], last_z)
                 if at_x < 0.0 or at_y < 0.0 or at_z < 0.0:
                     out[z, y, x] = fill
                     continue
@@ -222,11 +222,6 @@ def trilinear(
                     values[i, front, up] * left_x + values[right, front, up] * share_x
                 ) * share_y
                 out[z, y, x] = low * (1.0 - share_z) + high * share_z
-
-
-@njit(cache=True, inline="always")
-def _row(weights: Float[np.ndarray, " 3"], x: int, y: int, z: int) -> float:
-    return float(weights[0] * x + weights[1] * y + weights[2] * z)
 
 
 @njit(cache=True, inline="always")

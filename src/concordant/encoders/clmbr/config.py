@@ -85,9 +85,8 @@ def read_config(path: Path) -> CheckpointConfig:
         content = json.loads(path.read_text(encoding="utf-8"))
         given = dict(content["transformer_config"])
         task = content.get("task_config") or {}
-        transformer = TransformerConfig(
-            **{one.name: given[one.name] for one in fields(TransformerConfig) if one.name in given}
-        )
+        known = [one.name for one in fields(TransformerConfig) if one.name in given]
+        transformer = TransformerConfig(**{name: given[name] for name in known})
         own = content.get("concordant") or {}
         config = CheckpointConfig(
             transformer,
@@ -108,26 +107,18 @@ def read_config(path: Path) -> CheckpointConfig:
 
 def config_content(config: CheckpointConfig) -> dict[str, Any]:
     """Return the content of `config.json`, as `read_config` reads it."""
+    task = {"task_type": config.task, "task_kwargs": dict(config.task_options)}
     return {
         "architectures": ["FEMRModel"],
-        "task_config": None
-        if config.task is None
-        else {"task_type": config.task, "task_kwargs": dict(config.task_options)},
+        "task_config": None if config.task is None else task,
         "transformer_config": asdict(config.transformer),
         "concordant": {"licence": config.licence, "training_data": list(config.training_data)},
     }
 
 
 def _check(path: Path, sizes: TransformerConfig) -> None:
-    counts = (
-        "hidden_size",
-        "intermediate_size",
-        "n_heads",
-        "n_layers",
-        "vocab_size",
-        "attention_width",
-    )
-    for name in counts:
+    counts = ("hidden_size", "intermediate_size", "n_heads", "n_layers", "vocab_size")
+    for name in (*counts, "attention_width"):
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
             raise WeightsError(

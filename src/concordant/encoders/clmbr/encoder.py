@@ -40,9 +40,8 @@ from concordant.encoders.network import Device
 from concordant.encoders.weights import WeightsFolder, WeightsOption, open_weights
 
 _RELEASED_LICENCE = "CC-BY-NC-4.0"
-_RELEASED_DATA = (
-    "STARR-OMOP",
-)  # of Stanford Medicine, where INSPECT and EHRSHOT come from as well
+_RELEASED_DATA = ("STARR-OMOP",)
+"""Of Stanford Medicine, where INSPECT and EHRSHOT come from as well."""
 _REQUIRED_COVERAGE = 0.1
 
 
@@ -184,19 +183,16 @@ class RecordTransformer(RecordEncoder):
         cut = [sequence.last(network.reach + self.max_tokens) for sequence in sequences]
         states: dict[int, Float32[np.ndarray, "event dim"]] = {}
         for batch in batches_by_length([len(sequence) for sequence in cut], self.batch_tokens):
-            states.update(
-                zip(batch, self._of_batch(network, [cut[number] for number in batch]), strict=True)
-            )
+            found = self._of_batch(network, [cut[number] for number in batch])
+            states.update(zip(batch, found, strict=True))
         return [states[number] for number in range(len(sequences))]
 
     def _of_batch(
         self, network: ClmbrNetwork, sequences: Sequence[TokenSequence]
     ) -> Iterator[Float32[np.ndarray, "event dim"]]:
         batch = padded(sequences, bags=network.sizes.is_hierarchical).to(self.device)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"),
-        ):
+        faster = torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu")
+        with torch.inference_mode(), faster:
             hidden = network(batch.tokens, batch.age_days, batch.valid, weights=batch.weights)
         for row, sequence in enumerate(sequences):
             start = max(0, len(sequence) - self.max_tokens)
@@ -209,13 +205,8 @@ class RecordTransformer(RecordEncoder):
     @property
     def _vocabulary(self) -> Vocabulary:
         sizes = self._network.sizes  # the network first: what is no CLMBR at all is refused as such
-        return _read(
-            self.folder.path(DICTIONARY),
-            self.folder.digest,
-            sizes.vocab_size,
-            sizes.is_hierarchical,
-            self.ontology,
-        )
+        path, digest = self.folder.path(DICTIONARY), self.folder.digest
+        return _read(path, digest, sizes.vocab_size, sizes.is_hierarchical, self.ontology)
 
 
 def _embedding(states: Float32[np.ndarray, "event dim"]) -> TokenEmbedding:

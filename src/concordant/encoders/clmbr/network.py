@@ -87,16 +87,13 @@ class ClmbrNetwork(nn.Module):
         Returns:
             Hidden states; 0 where there is no event.
         """
-        order = (
-            (~valid).to(torch.uint8).argsort(dim=1, stable=True)
-        )  # events first, so that a gap takes no place in a window
-        bag_weights = None if weights is None else _ordered(weights, order, valid)
-        packed = self._packed(
-            _ordered(tokens, order, valid), _ordered(age_days, order, valid), bag_weights
-        )
-        return packed.take_along_dim(order.argsort(dim=1)[..., None], dim=1).masked_fill(
-            ~valid[..., None], 0
-        )
+        # events first, so that a gap takes no place in a window
+        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+        tokens, age_days = _ordered(tokens, order, valid), _ordered(age_days, order, valid)
+        weights = None if weights is None else _ordered(weights, order, valid)
+        packed = self._packed(tokens, age_days, weights)
+        back = packed.take_along_dim(order.argsort(dim=1)[..., None], dim=1)
+        return back.masked_fill(~valid[..., None], 0)
 
     def _packed(
         self, tokens: Tensor, age_days: Tensor, weights: Tensor | None
@@ -161,11 +158,10 @@ class RMSNorm(nn.Module):
         """Return the normed values, in the given type; the mean is taken in float32."""
         exact = values.float()
         square = exact.square().mean(-1, keepdim=True)
-        normed = (
-            exact / (square.sqrt() + _AFTER_ROOT)
-            if self.after_root
-            else exact * torch.rsqrt(square + _IN_ROOT)
-        )
+        if self.after_root:
+            normed = exact / (square.sqrt() + _AFTER_ROOT)
+        else:
+            normed = exact * torch.rsqrt(square + _IN_ROOT)
         return (self.weight * normed).to(values.dtype)
 
 
@@ -176,14 +172,9 @@ class _Layer(nn.Module):
         self.span = span
         gates = 2 if sizes.hidden_act == "swiglu" else 1
         self.norm = RMSNorm(sizes.hidden_size, layout)
-        self.input_proj = nn.Linear(
-            sizes.hidden_size,
-            gates * sizes.intermediate_size + 3 * sizes.hidden_size,
-            bias=sizes.use_bias,
-        )
-        self.output_proj = nn.Linear(
-            sizes.hidden_size + sizes.intermediate_size, sizes.hidden_size, bias=sizes.use_bias
-        )
+        width, inner = sizes.hidden_size, sizes.intermediate_size
+        self.input_proj = nn.Linear(width, gates * inner + 3 * width, bias=sizes.use_bias)
+        self.output_proj = nn.Linear(width + inner, width, bias=sizes.use_bias)
 
     def forward(
         self,
@@ -196,18 +187,12 @@ class _Layer(nn.Module):
             values = torch.cat((values[..., :-2], normed_ages.to(values.dtype)), -1)
         projected = self.input_proj(values)
         width = 3 * self.sizes.hidden_size
-        heads = projected[..., -width:].reshape(
-            *projected.shape[:2], 3, self.sizes.n_heads, self.sizes.head_dim
-        )
+        heads = projected[..., -width:].unflatten(-1, (3, self.sizes.n_heads, self.sizes.head_dim))
         query, key, value = heads.unbind(2)
-        attended = local_attention(
-            rotate(query, rotation), rotate(key, rotation), value, span=self.span
-        )
-        return torch.as_tensor(
-            self.output_proj(
-                torch.cat((attended.flatten(2), self._activated(projected[..., :-width])), -1)
-            )
-        )
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        attended = local_attention(query, key, value, span=self.span)
+        activated = self._activated(projected[..., :-width])
+        return torch.as_tensor(self.output_proj(torch.cat((attended.flatten(2), activated), -1)))
 
     def _activated(self, values: Tensor) -> Tensor:
         if self.sizes.hidden_act == "swiglu":

@@ -21,6 +21,7 @@ from concordant.encoders.code_terms import Ontology
 
 _SECONDS_PER_DAY = 86_400.0
 _TYPES = ("code", "numeric", "text", "unused")
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, OSError, msgpack.UnpackException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +78,10 @@ def read_dictionary(path: Path) -> Dictionary:
             content = msgpack.load(stream)
         entries = content["vocab"]
         unknown = {entry["type"] for entry in entries}.difference(_TYPES)
-        dictionary = Dictionary(
-            entries,
-            bool(content.get("is_hierarchical", False)),
-            _age_scale(content.get("age_stats")),
-        )
+        is_hierarchical = bool(content.get("is_hierarchical", False))
+        dictionary = Dictionary(entries, is_hierarchical, _age_scale(content.get("age_stats")))
         _touch(dictionary)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OSError,
-        msgpack.UnpackException,
-    ) as error:
+    except _BROKEN as error:
         raise WeightsError(
             f"{path}: no readable vocabulary of CLMBR or MOTOR ({type(error).__name__}: {error}); "
             "restore the file that came with the weights"
