@@ -100,7 +100,7 @@ def write_run_folder(
     candidates = [_candidate(rng, one, cohorts, folds) for one in members]
     for one, candidate in zip(members, candidates, strict=True):
         for cohort, predictions in candidate.predictions.items():
-            predictions.write(run.member(str(one["folder"])).predictions(cohort))
+            predictions.write(run.strategy(str(one["folder"])).predictions(cohort))
     foreign = {
         name: {
             one.label: _predictions(one, *_factors(one, weights), noise=0.0, rng=rng)

@@ -22,7 +22,7 @@ from concordant.core.embedding import (
     pack_tokens,
 )
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.core.tokens import Pair
 from concordant.training.batches import Batch, Samples
 from concordant.training.options import TrainOptions
@@ -64,7 +64,7 @@ def make_samples(
     ct = pack_tokens(scans, dim=CT_DIM, pooled_dim=POOLED_DIM if pooled else None)
     time = rng.exponential(200 * np.exp(-severity.sum(1))) + 1
     censored = rng.exponential(600, n) + 1
-    target = SurvivalTarget(np.minimum(time, censored), (time <= censored).astype(np.int64))
+    target = Outcomes(np.minimum(time, censored), (time <= censored).astype(np.int64))
     return Samples(
         {Modality.CT: ct, Modality.EHR: _records(rng, severity[:, 1], there[:, 1], ehr)},
         target,

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from concordant.core.embedding import EmbeddingTable, TokenTable
 from concordant.core.errors import ConcordantError, FeatureError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.fusion import FUSIONS
 from concordant.heads import HEADS
 from concordant.metrics import concordance_index
@@ -159,7 +159,7 @@ def _parts(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _samples(ct: Array | None, ehr: Array | None, time: Any, event: Any, subject: Any) -> Samples:
-    target = SurvivalTarget(np.asarray(time, dtype=np.float64), np.asarray(event).astype(np.int64))
+    target = Outcomes(np.asarray(time, dtype=np.float64), np.asarray(event).astype(np.int64))
     inputs = _inputs(ct, ehr)
     lengths = {len(table) for table in inputs.values()} | {len(target.time), len(target.event)}
     if len(lengths) > 1:

@@ -15,7 +15,7 @@ from fusion_cases import CASES, DIMS, IDS, PRESENCE, WIDTH, make_model, make_pai
 from concordant.core.embedding import CodeTable, TokenTable
 from concordant.core.errors import NotApplicableError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.core.tokens import CodeTokens, Pair
 from concordant.fusion import BOTH, FUSIONS, Phase, modalities_used
 from concordant.metrics import concordance_index
@@ -119,7 +119,7 @@ def _samples(n, tokens, features=40):
         for one in BOTH
     }
     return Samples(
-        tables, SurvivalTarget(rng.exponential(100, n) + 1, (rng.random(n) < 0.8).astype(np.int64))
+        tables, Outcomes(rng.exponential(100, n) + 1, (rng.random(n) < 0.8).astype(np.int64))
     )
 
 

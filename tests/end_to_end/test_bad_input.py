@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Fault, list[str]]] = {
     "no event with a scan in tuning": (
         no_event_with_a_scan,
         [
-            "unimodal-modality=ct__scan__cox__seed0: tuning has no observed event",
+            "unimodal-modality=ct__scan__cox: tuning has no observed event",
             "samples with ct",
             "Check the events",
         ],

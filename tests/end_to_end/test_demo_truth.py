@@ -95,7 +95,7 @@ def _model_and_oracle(
         for member in read_json(run.record)["strategies"]
         if member["fusion"] == strategy
     )
-    model = read_predictions(run.member(name).predictions("held_out")).filter(
+    model = read_predictions(run.strategy(name).predictions("held_out")).filter(
         pl.col("available").is_in(["both", modality])
     )
     oracle = read_predictions(cohort.oracle(modality)).table.select("sample_id", "risk")

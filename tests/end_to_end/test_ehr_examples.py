@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from concordant.study.cohorts import read_data
 from typer.testing import CliRunner
 
 from concordant.cli import app
@@ -25,6 +24,7 @@ from concordant.data.cohort import read_cohort
 from concordant.data.meds import read_events
 from concordant.encoders.code_counts import Count, OneHot
 from concordant.study import run_study
+from concordant.study.data import read_data
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("CONCORDANT_DATA", ROOT.parent / "shared" / "data"))

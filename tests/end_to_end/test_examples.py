@@ -114,7 +114,7 @@ def test_study_of_the_docs_is_valid(page: str, tmp_path: Path) -> None:
         (tmp_path / folder / "meds").mkdir(parents=True)
         (tmp_path / folder / "cohort.parquet").touch()
     (tmp_path / "study.yaml").write_text(fenced(page, "yaml")[0])
-    assert read_study(tmp_path / "study.yaml").members()
+    assert read_study(tmp_path / "study.yaml").strategies()
 
 
 def test_every_command_is_in_the_readme_and_in_the_reference() -> None:
@@ -263,8 +263,8 @@ def test_kits_studies_are_valid_and_hold_every_strategy(
     kits: Path, name: str, external: list[str]
 ) -> None:
     study = read_study(kits / name)
-    assert {member.fusion.name for member in study.members()} == set(FUSIONS)
-    assert len(study.members()) == 16
+    assert {strategy.fusion.name for strategy in study.strategies()} == set(FUSIONS)
+    assert len(study.strategies()) == 16
     assert study.cross_validation is not None
     assert [cohort.name for cohort in study.cohorts.external] == external
 
@@ -350,7 +350,7 @@ def test_nsclc_study_reads_its_feature_files_one_token_per_patient(
     (choice,) = study.encoder_choices(modality)
     features = read_features(FeatureOptions(**choice.options))
     assert choice.label == {Modality.CT: "radiomics", Modality.EHR: "clinical"}[modality]
-    assert len(study.members()) == 16
+    assert len(study.strategies()) == 16
     assert len(features.sample_ids) == 338
     assert features.embeddings.values.shape == (338, width)
     assert (features.embeddings.lengths == 1).all()

@@ -124,7 +124,7 @@ def encoded_and_fitted(study: Study) -> dict[str, tuple[int, int]]:
     fitted = {
         name: state
         for name, state in files_of(study.run_folder.path).items()
-        if name.endswith(("unit.json", "model.safetensors"))
+        if name.endswith(("fit.json", "model.safetensors"))
     }
     assert len(fitted) == 2
     return encoded | fitted

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.heads.cox import Cox, cox_negative_log_likelihood
 from concordant.metrics.cox import solve_cox
 from concordant.metrics.partial_likelihood import PartialLikelihood
@@ -61,7 +61,7 @@ def outcome_of(table):
     event = next(
         table[name] for name in ("status", "event", "death", "rel") if name in table.columns
     )
-    return SurvivalTarget(time.cast(pl.Float64).to_numpy(), event.cast(pl.Int64).to_numpy())
+    return Outcomes(time.cast(pl.Float64).to_numpy(), event.cast(pl.Int64).to_numpy())
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -122,7 +122,7 @@ def test_ridge_equals_scikit_survival():
         .fit(design, Surv.from_arrays(event, time))
         .coef_
     )
-    target = SurvivalTarget(time, event.astype(np.int64))
+    target = Outcomes(time, event.astype(np.int64))
     ours = solve_cox(design, target, penalty=alpha / event.sum())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -143,7 +143,7 @@ def plain_likelihood(design, target, beta):
 def test_closed_form_derivatives_equal_those_of_autograd(ties):
     rng = np.random.default_rng(3)
     design = rng.normal(size=(60, 4))
-    target = SurvivalTarget(
+    target = Outcomes(
         np.ceil(rng.exponential(30, 60) / ties), (rng.random(60) < 0.6).astype(np.int64)
     )
     point = rng.normal(size=4)
@@ -179,7 +179,7 @@ def test_weighted_ties_equal_lifelines():
 def test_nonnegative_coefficients_stay_in_their_bounds():
     rng = np.random.default_rng(4)
     risk = rng.normal(size=80)
-    target = SurvivalTarget(np.exp(-risk) * 10, np.ones(80, np.int64))
+    target = Outcomes(np.exp(-risk) * 10, np.ones(80, np.int64))
     found = solve_cox(np.stack([risk, -risk], 1), target, nonnegative=True)
     assert found[0] == pytest.approx(10.0)
     assert found[1] == 0.0
@@ -254,7 +254,5 @@ def test_ridge_equals_lifelines(penalizer):
         .fit(frame, "t", "e", fit_options={"precision": 1e-10})
         .params_.to_numpy()
     )
-    ours = solve_cox(
-        design, SurvivalTarget(time, event), penalty=penalizer * len(time) / event.sum()
-    )
+    ours = solve_cox(design, Outcomes(time, event), penalty=penalizer * len(time) / event.sum())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from concordant.core.errors import ConcordantError
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics.cox import LARGEST_COEFFICIENT, cox_path, solve_cox
 from concordant.metrics.partial_likelihood import PartialLikelihood
 from training_fixture import slow_cox
@@ -19,7 +19,7 @@ def draw(n=60, columns=3, seed=0, ties=5.0):
     rng = np.random.default_rng(seed)
     design = rng.normal(size=(n, columns))
     time = np.ceil(rng.exponential(np.exp(-design[:, 0])) * ties) + 1
-    return design, SurvivalTarget(time, rng.choice([0, 1, 1, 2], n))
+    return design, Outcomes(time, rng.choice([0, 1, 1, 2], n))
 
 
 @settings(deadline=None, max_examples=25)
@@ -91,7 +91,7 @@ def test_columns_without_spread_or_twice_the_same_are_no_obstacle():
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_without_an_event_nothing_is_learned(nonnegative):
     design, target = draw()
-    censored = SurvivalTarget(target.time, np.zeros(len(design), np.int64))
+    censored = Outcomes(target.time, np.zeros(len(design), np.int64))
     np.testing.assert_array_equal(
         solve_cox(design, censored, penalty=0.1, nonnegative=nonnegative), np.zeros(3)
     )
@@ -99,7 +99,7 @@ def test_without_an_event_nothing_is_learned(nonnegative):
 
 def test_other_events_count_as_censored():
     design, target = draw()
-    as_censored = SurvivalTarget(target.time, (target.event == 1).astype(np.int64))
+    as_censored = Outcomes(target.time, (target.event == 1).astype(np.int64))
     np.testing.assert_array_equal(solve_cox(design, target), solve_cox(design, as_censored))
 
 
@@ -121,7 +121,7 @@ def test_a_perfect_order_without_a_penalty_ends_and_keeps_the_order():
     The solver says so, or stops where the likelihood cannot be told from its limit.
     """
     risk = np.linspace(-2, 2, 20)
-    target = SurvivalTarget(np.exp(-risk), np.ones(20, np.int64))
+    target = Outcomes(np.exp(-risk), np.ones(20, np.int64))
     try:
         found = solve_cox(risk[:, None], target)[0]
     except ConcordantError as error:
@@ -231,7 +231,7 @@ def embedding(n, columns, seed=0):
     design = (rng.normal(size=(n, columns)) * np.arange(1, columns + 1) ** -0.7) @ turned
     design /= design.std(0)
     time = np.ceil(rng.exponential(np.exp(-0.5 * design[:, :3].sum(1))) * 100) + 1
-    return design, SurvivalTarget(time, rng.choice([0, 1], n))
+    return design, Outcomes(time, rng.choice([0, 1], n))
 
 
 @pytest.mark.parametrize(("n", "columns"), [(300, 3), (300, 120), (60, 200)])
@@ -260,6 +260,6 @@ def test_a_path_in_any_order_is_the_same_and_without_an_event_it_is_zero():
     np.testing.assert_allclose(
         cox_path(design, target, PENALTIES[::-1])[::-1], found, rtol=0, atol=1e-6 * found.max()
     )
-    censored = SurvivalTarget(target.time, np.zeros(100, np.int64))
+    censored = Outcomes(target.time, np.zeros(100, np.int64))
     assert not cox_path(design, censored, PENALTIES).any()
     assert cox_path(design, target, ()).shape == (0, 40)

@@ -247,7 +247,7 @@ def test_the_summary_states_the_oracles(small):
 
 def test_the_study_can_be_read_as_it_is(small):
     study = read_study(small.study)
-    assert len(study.members()) == 14
+    assert len(study.strategies()) == 14
 
 
 def digests(folder):

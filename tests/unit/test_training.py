@@ -17,7 +17,7 @@ from concordant.core.embedding import CodeEmbedding as Codes
 from concordant.core.embedding import CodeTable, TokenTable, pack_codes
 from concordant.core.errors import ConcordantError, FeatureError, StoreError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.fusion import FUSIONS, Phase
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples
@@ -50,7 +50,7 @@ def make_samples(n=60, seed=0, *, codes=True, missing=True):
     time = rng.exponential(np.exp(-hazard)) * 100 + 0.1
     return Samples(
         {Modality.CT: ct, Modality.EHR: ehr},
-        SurvivalTarget(time, (rng.random(n) < 0.7).astype(np.int64)),
+        Outcomes(time, (rng.random(n) < 0.7).astype(np.int64)),
         np.arange(n),
     )
 
@@ -241,9 +241,7 @@ def test_view_weights_are_not_negative_and_a_missing_view_adds_nothing(combine):
 
 def test_no_event_in_a_part_is_said():
     train, tuning = halves(make_samples())
-    censored = Samples(
-        tuning.inputs, SurvivalTarget(tuning.target.time, np.zeros(len(tuning), np.int64))
-    )
+    censored = Samples(tuning.inputs, Outcomes(tuning.target.time, np.zeros(len(tuning), np.int64)))
     with pytest.raises(ConcordantError, match="tuning has no observed event"):
         fit(train, censored, ModelSpec("concat", {}), QUICK)
 

@@ -9,7 +9,7 @@ import torch
 from concordant.core.embedding import TokenEmbedding, pack_tokens
 from concordant.core.errors import NotApplicableError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.model import ModelSpec
 from concordant.training.attention import scan_attention
 from concordant.training.batches import Samples
@@ -38,7 +38,7 @@ def samples():
 
     inputs = {Modality.CT: table(4, 1), Modality.EHR: table(3, 2)}
     return Samples(
-        inputs, SurvivalTarget(rng.exponential(10, N) + 1, rng.integers(0, 2, N)), np.arange(N)
+        inputs, Outcomes(rng.exponential(10, N) + 1, rng.integers(0, 2, N)), np.arange(N)
     )
 
 

@@ -18,7 +18,7 @@ from concordant.core.embedding import (
 )
 from concordant.core.errors import ConcordantError, ConfigError, NotApplicableError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics import concordance_index
 from concordant.model import ModelSpec, TTEModel
 from concordant.training.batches import Samples
@@ -96,7 +96,7 @@ def test_the_outcome_of_those_who_are_predicted_changes_nothing(name, options):
     whole = make_samples(110)
     rows = np.random.default_rng(4).permutation(110)
     train, tuning, test = rows[:50], rows[50:80], rows[80:]
-    other = SurvivalTarget(whole.target.time.copy(), whole.target.event.copy())
+    other = Outcomes(whole.target.time.copy(), whole.target.event.copy())
     other.time[test], other.event[test] = 1.5, 1
     risks = []
     for target in (whole.target, other):
@@ -356,7 +356,7 @@ def test_a_part_without_events_among_those_who_count_is_refused(part, name):
     pieces = dict(zip(("train", "tuning"), parts(missing=0.4), strict=False))
     one = pieces[part]
     event = one.target.event * ~(one.present(CT) if name == "unimodal" else np.ones(len(one), bool))
-    pieces[part] = Samples(one.inputs, SurvivalTarget(one.target.time, event), one.subject)
+    pieces[part] = Samples(one.inputs, Outcomes(one.target.time, event), one.subject)
     spec = ModelSpec(name, {"modality": "ct"} if name == "unimodal" else {})
     with pytest.raises(ConcordantError, match=f"{part} has no observed event"):
         fit(pieces["train"], pieces["tuning"], spec, quick())
@@ -398,7 +398,7 @@ def test_records_without_a_known_code_are_missing_records_everywhere():
         np.testing.assert_allclose(
             found.risk[~found.known], found.risk[found.known].mean(), rtol=1e-5, atol=1e-7
         )
-        other = SurvivalTarget(train.target.time.copy(), train.target.event.copy())
+        other = Outcomes(train.target.time.copy(), train.target.event.copy())
         other.time[~there[:70]], other.event[~there[:70]] = 1.5, 1
         again = fit(Samples(train.inputs, other), tuning, spec, quick())
         np.testing.assert_array_equal(

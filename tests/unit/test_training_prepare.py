@@ -11,7 +11,7 @@ import concordant.training.prepare as preparing
 from concordant.core.embedding import CodeTable, TokenTable
 from concordant.core.errors import StoreError
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.core.tokens import CodeTokens
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples
@@ -189,7 +189,7 @@ def test_the_tuning_loss_is_that_of_the_final_risk(name):
     fitted = fit(parts["train"], parts["tuning"], ModelSpec(name, {}), quick())
     found, target = fitted.predict(parts["tuning"].inputs), parts["tuning"].target
     rows = np.flatnonzero(found.known)
-    known = Samples({}, SurvivalTarget(target.time[rows], target.event[rows])).target
+    known = Samples({}, Outcomes(target.time[rows], target.event[rows])).target
     loss = fitted.model.head.loss(
         torch.from_numpy(found.risk[rows]),
         torch.from_numpy(known.time),

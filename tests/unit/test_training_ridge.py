@@ -8,7 +8,7 @@ import torch
 
 from concordant.core.embedding import TokenTable
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics.cox import solve_cox
 from concordant.model import ModelSpec
 from concordant.training.batches import Samples
@@ -92,7 +92,7 @@ def wide(n=40, features=300, seed=0):
     values = rng.normal(size=(n, features)).astype(np.float32)
     time = rng.exponential(np.exp(-values[:, :3].sum(1))) * 100 + 1
     ct = TokenTable(values, np.arange(n + 1))
-    return Samples({Modality.CT: ct}, SurvivalTarget(time, (rng.random(n) < 0.8).astype(np.int64)))
+    return Samples({Modality.CT: ct}, Outcomes(time, (rng.random(n) < 0.8).astype(np.int64)))
 
 
 def test_more_features_than_samples_give_the_solution_of_the_whole_design():

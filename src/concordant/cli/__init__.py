@@ -234,7 +234,7 @@ def report(
 ) -> None:
     """Write the report of a run again, from its tables: one HTML file that needs no network."""
     from concordant.core.artifacts import RunFolder
-    from concordant.report.html import write_report
+    from concordant.report.page import write_report
 
     typer.echo(f"report: {write_report(RunFolder(folder))}")
 

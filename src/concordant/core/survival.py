@@ -77,9 +77,6 @@ class Outcomes:
         return Outcomes(self.time[rows], self.event[rows], self.weights[rows], cluster, self.cause)
 
 
-SurvivalTarget = Outcomes  # what the modules that are not yet renamed call it
-
-
 def event_code(cause: int | None) -> int:
     """Return the code of the event of interest: 1 unless a cause is named."""
     return 1 if cause is None else cause

@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Int
 
 from concordant.core.errors import CohortError, did_you_mean
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.data.frames import read_parquet
 
 SPLITS = ("train", "tuning", "held_out")
@@ -43,9 +43,9 @@ class Cohort:
         return self.table.height
 
     @property
-    def target(self) -> SurvivalTarget:
+    def target(self) -> Outcomes:
         """Time and event of every sample, in table order."""
-        return SurvivalTarget(
+        return Outcomes(
             self.table["time_days"].to_numpy(), self.table["event"].cast(pl.Int64).to_numpy()
         )
 

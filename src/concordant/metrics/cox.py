@@ -18,7 +18,6 @@ from concordant.metrics.partial_likelihood import (
     LikelihoodPoint,
     PartialLikelihood,
     RiskSets,
-    Target,
     Ties,
     risk_sets,
     running,
@@ -48,7 +47,7 @@ _FREE, _NONNEGATIVE = (-np.inf, np.inf), (0.0, LARGEST_COEFFICIENT)
 
 def solve_cox(
     design: Float[np.ndarray, "sample column"],
-    target: Target,
+    target: Outcomes,
     *,
     penalty: float | Coefficients = 0.0,
     start: Coefficients | None = None,
@@ -80,7 +79,7 @@ def solve_cox(
 
 def cox_path(
     design: Float[np.ndarray, "sample column"],
-    target: Target,
+    target: Outcomes,
     penalties: Sequence[float],
     *,
     ties: Ties = "efron",

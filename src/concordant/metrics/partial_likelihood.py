@@ -8,12 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-from concordant.core.survival import SurvivalTarget
-from concordant.metrics.inputs import Codes
+from concordant.core.survival import Outcomes
 
 Ties = Literal["efron", "breslow"]
-Target = SurvivalTarget | tuple[Real[np.ndarray, " sample"], Codes, Real[np.ndarray, " sample"]]
-"""Outcomes of a Cox model: a SurvivalTarget, or (time, event, weights); event 1 = observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +130,13 @@ class PartialLikelihood:
     def of(
         cls,
         design: Float[np.ndarray, "sample column"],
-        target: Target,
+        target: Outcomes,
         *,
         penalty: float | Float[np.ndarray, " column"] = 0.0,
         ties: Ties = "efron",
     ) -> PartialLikelihood:
         """Sort a design by its outcomes."""
-        if isinstance(target, SurvivalTarget):
-            target = target.time, target.event, np.ones(len(target))
-        time, event, weights = map(np.asarray, target)
-        sets = risk_sets(time, event == 1, weights, ties)
+        sets = risk_sets(target.time, target.observed, np.asarray(target.weights), ties)
         columns = np.asarray(design, dtype=np.float64)[sets.rows]
         return cls(sets, columns, np.broadcast_to(np.float64(penalty), columns.shape[1:]))
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from concordant.config import CohortSource, CrossValidation, Study
 from concordant.core.errors import CohortError, did_you_mean
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.data.cohort import Cohort, read_cohort
 from concordant.training.folds import assign_folds
 
@@ -65,7 +65,7 @@ class StudyData:
         rows = table.join(self.assignment, on="sample_id", how="semi")["row"]
         return rows.cast(pl.Int64).to_numpy()
 
-    def train_target(self) -> SurvivalTarget:
+    def train_target(self) -> Outcomes:
         """Return the outcomes from which a censoring curve "train" comes."""
         return self.development.target.take(self.learned_from())
 

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from concordant.core.embedding import EmbeddingTable
 from concordant.core.files import atomic_folder, read_json
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.embeddings.store import EmbeddingStore
 from concordant.model import ModelSpec
 from concordant.study.data import StudyData
@@ -205,7 +205,7 @@ def _fold_data(
     space = open_workspace(folder)
     rows = space.rows(fold)
     table = space.cohorts[0]
-    target = SurvivalTarget(table["time_days"].to_numpy(), table["event"].cast(pl.Int64).to_numpy())
+    target = Outcomes(table["time_days"].to_numpy(), table["event"].cast(pl.Int64).to_numpy())
     subjects = table["subject_id"].to_numpy()
     return FoldData(
         {modality: _prepared(folder, fold, places, least) for modality, places in stores},

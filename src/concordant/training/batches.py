@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from concordant.core.embedding import EmbeddingTable, TokenTable
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.core.tokens import Pair
+from concordant.heads import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Samples:
     """
 
     inputs: Mapping[Modality, EmbeddingTable]
-    target: SurvivalTarget
+    target: Outcomes
     subject: Int[np.ndarray, " sample"] | None = None
 
     def __len__(self) -> int:
@@ -67,6 +69,24 @@ class Batch:
     pair: Pair
     time: Float[Tensor, " batch"]
     event: Int[Tensor, " batch"]
+    _orders: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def view_losses(
+        self, head: Head, log_hazard: Float[Tensor, "batch view"], valid: Bool[Tensor, "batch view"]
+    ) -> list[Float[Tensor, ""]]:
+        """Return the loss of each view over the samples that have it, per observed event.
+
+        What a head needs of the outcomes is made at the first call: who has a view is the same in
+        every epoch.
+        """
+        losses = []
+        for view in range(log_hazard.shape[1]):
+            there = valid[:, view]
+            if view not in self._orders:
+                self._orders[view] = head.prepare(self.time, self.event, there)
+            order = self._orders[view]
+            losses.append(head.loss(log_hazard[:, view], self.time, self.event, there, order=order))
+        return losses
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.metrics.cox import solve_cox
 from concordant.model import ModelOutput, TTEModel
 from concordant.training.batches import Batch
@@ -40,7 +40,7 @@ def calibrate(
     scale = np.where(scale > 0, scale, 1.0)
     tuning_hazard, tuning_valid = _arrays(tuning)
     views = np.where(tuning_valid, (tuning_hazard - mean) / scale, 0.0)
-    target = SurvivalTarget(tuning_batch.time.cpu().numpy(), tuning_batch.event.cpu().numpy())
+    target = Outcomes(tuning_batch.time.cpu().numpy(), tuning_batch.event.cpu().numpy())
     known = tuning_valid.any(1)
     if model.fusion.combine == "mean":
         average = views.sum(1, keepdims=True) / np.maximum(tuning_valid.sum(1, keepdims=True), 1)

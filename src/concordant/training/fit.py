@@ -249,11 +249,8 @@ def _tuning_losses(
     samples that have it.
     """
     output = evaluate(model, tuning.pair, options.chunk_size)
-    hazard, valid = output.log_hazard, output.view_valid
-    losses = [
-        float(model.head.loss(hazard[:, view], tuning.time, tuning.event, valid[:, view]))
-        for view in range(hazard.shape[1])
-    ]
+    found = tuning.view_losses(model.head, output.log_hazard, output.view_valid)
+    losses = [float(loss) for loss in found]
     _refuse_divergence(losses, f"the tuning loss before epoch {epoch}", options)
     return losses
 

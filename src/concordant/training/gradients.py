@@ -20,11 +20,7 @@ def survival_loss(
     batch: Batch,
 ) -> Float[Tensor, ""]:
     """Return the sum of the views' losses, each over the samples that have the view."""
-    losses = [
-        model.head.loss(log_hazard[:, view], batch.time, batch.event, valid[:, view])
-        for view in range(log_hazard.shape[1])
-    ]
-    return torch.stack(losses).sum()
+    return torch.stack(batch.view_losses(model.head, log_hazard, valid)).sum()
 
 
 def backward(model: TTEModel, batch: Batch, phase: Phase, chunk_size: int | None) -> float:

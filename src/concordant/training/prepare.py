@@ -16,7 +16,7 @@ from concordant.core.embedding import EmbeddingTable, concatenate
 from concordant.core.errors import ConcordantError, StoreError
 from concordant.core.files import read_json, write_json
 from concordant.core.modality import Modality
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.core.tokens import CodeTokens, Pair, Tokens
 from concordant.fusion import BOTH, Fusion
 from concordant.training.batches import Batch, absent_table
@@ -121,7 +121,7 @@ class FoldData:
     """
 
     modalities: Mapping[Modality, PreparedModality]
-    targets: Mapping[str, SurvivalTarget]
+    targets: Mapping[str, Outcomes]
     subjects: Mapping[str, Int[np.ndarray, " sample"]]
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from concordant.core.survival import SurvivalTarget
+from concordant.core.survival import Outcomes
 from concordant.fusion.linear import Linear
 from concordant.metrics.cox import cox_path
 from concordant.model import TTEModel
@@ -44,11 +44,12 @@ def solve_ridge(model: TTEModel, train: Batch, tuning: Batch) -> list[RidgeChoic
     fusion = model.fusion
     if not isinstance(fusion, Linear):
         raise TypeError("a ridge solution needs linear terms")
-    target = SurvivalTarget(train.time.cpu().numpy(), train.event.cpu().numpy())
+    target = Outcomes(train.time.cpu().numpy(), train.event.cpu().numpy())
     path = torch.from_numpy(cox_path(fusion.design(train.pair).cpu().numpy(), target, PENALTIES))
     time, event = tuning.time.cpu(), tuning.event.cpu()
     hazards = path @ fusion.design(tuning.pair).cpu().T
-    losses = [float(model.head.loss(hazard, time, event)) for hazard in hazards]
+    order = model.head.prepare(time, event)
+    losses = [float(model.head.loss(hazard, time, event, order=order)) for hazard in hazards]
     fusion.set_coefficients(path[int(np.argmin(losses))])
     model.head.as_identity()
     return [RidgeChoice(*choice) for choice in zip(PENALTIES, losses, strict=True)]
