@@ -54,7 +54,7 @@ _PIXELS_PER_POINT = 2
 """Of a picture in PNG: sharp in print at the width of a column."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Display(ABC):
     """A figure: a tidy frame and how it is drawn.
 
@@ -170,6 +170,7 @@ class _Drawing(NamedTuple):
     inside: str
 
 
+@lru_cache(maxsize=32)  # the page and the files show the same figures
 def _drawing(display: Display) -> _Drawing:
     start, _, body = _svg(_spec(display)).partition(">")
     body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
@@ -184,12 +185,13 @@ def _drawing(display: Display) -> _Drawing:
 
 def _spec(display: Display) -> str:
     import altair as alt
+    from altair.utils.schemapi import debug_mode
 
-    with alt.data_transformers.enable("default", max_rows=None):  # the library refuses 5,001 rows
-        return json.dumps(display.draw().to_dict())
+    # the library refuses 5,001 rows, and checks each part of each chart against its schema: tests do
+    with alt.data_transformers.enable("default", max_rows=None), debug_mode(False):
+        return json.dumps(display.draw().to_dict(validate=False))
 
 
-@lru_cache(maxsize=128)  # the page and the files show the same drawings
 def _svg(spec: str) -> str:
     import vl_convert
 

@@ -138,7 +138,7 @@ class ForestPanel:
     size: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ForestDisplay(Display):
     """All cohorts side by side behind one column of labels.
 
