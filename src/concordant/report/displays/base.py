@@ -54,7 +54,7 @@ _PIXELS_PER_POINT = 2
 """Of a picture in PNG: sharp in print at the width of a column."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Display(ABC):
     """A figure: a tidy frame and how it is drawn.
 
@@ -170,8 +170,27 @@ class _Drawing(NamedTuple):
     inside: str
 
 
-@lru_cache(maxsize=32)  # the page and the files show the same figures
 def _drawing(display: Display) -> _Drawing:
+    """Draw a figure, once for the page and the files."""
+    return _drawn(_Identity(display))
+
+
+class _Identity:
+    """A figure as a key: a frame has no hash, and equal figures need not be found equal."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.display is other.display
+
+    def __hash__(self) -> int:
+        return id(self.display)
+
+
+@lru_cache(maxsize=32)
+def _drawn(key: _Identity) -> _Drawing:
+    display = key.display
     start, _, body = _svg(_spec(display)).partition(">")
     body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', start))
@@ -187,7 +206,7 @@ def _spec(display: Display) -> str:
     import altair as alt
     from altair.utils.schemapi import debug_mode
 
-    # the library refuses 5,001 rows, and checks each part of each chart against its schema: tests do
+    # the library refuses 5,001 rows, and checks every part against its schema, as tests do
     with alt.data_transformers.enable("default", max_rows=None), debug_mode(False):
         return json.dumps(display.draw().to_dict(validate=False))
 

@@ -25,7 +25,7 @@ _LEAST_RANGE = 0.1
 _AS_PREDICTED, _RECALIBRATED = "as predicted", "recalibrated"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationDisplay(Display):
     """One model on one cohort; `frame` has rows of `GROUP_SCHEMA` that hold an observation."""
 

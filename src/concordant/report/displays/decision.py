@@ -56,7 +56,7 @@ _STYLES = {
 """By kind of model, in the order of the legend; the first lies on top."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionDisplay(Display):
     """All curves of one cohort at one horizon.
 

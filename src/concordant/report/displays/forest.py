@@ -138,7 +138,7 @@ class ForestPanel:
     size: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForestDisplay(Display):
     """All cohorts side by side behind one column of labels.
 

@@ -19,7 +19,7 @@ _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross
 """Colour and shape of the series; the one after the last is drawn as the first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GainAgainstGapDisplay(Display):
     """One mark per fusion, cohort and pair of encoders.
 

@@ -64,7 +64,7 @@ def time_axis(last_day: float) -> TimeAxis:
     return TimeAxis(unit, length, tuple(step * one for one in range(last + 1)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SurvivalCurvesDisplay(Display):
     """The curves of one model on one cohort; `frame` has rows of `SURVIVAL_CURVES_SCHEMA`."""
 
