@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 
 from concordant.core.embedding import TokenEmbedding
 from concordant.data.volumes import open_volume
-from concordant.embeddings.encoding import ShardTask, layout_of
-from concordant.embeddings.scans import ScanEncoding
+from concordant.embeddings.encoding import ShardTask
+from concordant.embeddings.scans import encode_scans
 from concordant.encoders.network import Prepared
 from concordant.encoders.tiny_ct import TinyCT, TinyCTNetwork, TinyCTSizes
 
@@ -102,9 +102,8 @@ def shard_of(paths: list[Path]) -> ShardTask:
 
 def measure(case: str, encoder: Timed, paths: list[Path], read_ms: float) -> dict[str, object]:
     """Embed all scans and return a row."""
-    encoding = ScanEncoding(layout_of(encoder.card), encoder)
     tasks = [shard_of(paths[:8]), shard_of(paths[8:])]
-    shards = encoding.encode(tasks, processes=PROCESSES, count=lambda n: None)
+    shards = encode_scans(encoder, tasks, PROCESSES, lambda n: None)
     next(shards)  # processes start, the network is loaded
     encoder.seconds, before, start = 0.0, processor_seconds(), time.perf_counter()
     next(shards)

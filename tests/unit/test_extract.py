@@ -662,8 +662,8 @@ def test_digests_are_kept_on_the_way(cohort, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sources.ScanSource(cohort, Moody(tmp_path)).digests(
-            DigestCache(tmp_path / "digests.json"), stop, threads=1
+        sources.source_of(cohort, Modality.CT, Moody(tmp_path)).digests(
+            DigestCache(tmp_path / "digests.json"), stop, 1
         )
     assert len(json.loads((tmp_path / "digests.json").read_text())) >= 3
 
@@ -672,7 +672,7 @@ def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(
     cohort, tmp_path, monkeypatch
 ):
     origin, meeting, lock = (
-        sources.ScanSource(cohort, Moody(tmp_path)),
+        sources.source_of(cohort, Modality.CT, Moody(tmp_path)),
         threading.Barrier(2),
         threading.Lock(),
     )
@@ -685,9 +685,9 @@ def test_several_threads_give_the_same_digests_of_a_few_files_at_a_time(
         meeting.wait(60)  # nobody comes here alone: two files are read at once
         return file_digest(file)
 
-    alone = origin.digests(DigestCache(), lambda *_: None, threads=1)
+    alone = origin.digests(DigestCache(), lambda *_: None, 1)
     monkeypatch.setattr(files, "file_digest", digest)
-    assert origin.digests(DigestCache(), lambda *now: done.append(now), threads=2) == alone
+    assert origin.digests(DigestCache(), lambda *now: done.append(now), 2) == alone
     assert done == [(n, N) for n in range(1, N + 1)]
     assert (
         max(ahead) <= 5

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,7 +15,7 @@ from concordant.core.errors import RecordError
 from concordant.core.events import Events, pack_events
 from concordant.embeddings.shards import Encoded, EncodedShard, Layout
 from concordant.embeddings.store import Place
-from concordant.encoders.base import EncoderCard, RecordEncoder
+from concordant.encoders.base import Encoder, EncoderCard, RecordEncoder
 
 Value = TypeVar("Value")
 
@@ -52,74 +51,49 @@ class ShardTask:
         return len(self.sample_ids)
 
 
-@dataclass(frozen=True)
-class Encoding(ABC):
-    """Turns the inputs of shards into embeddings; it can be sent to another process.
+Shards = Generator[tuple[ShardTask, EncodedShard]]
+"""Shards in order, each with what became of its samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the inputs of shards become embeddings; it can be sent to another process.
 
     Attributes:
         layout: What the embeddings keep to.
-        reads_ahead: Whether processes beside this one help with a shard, and with the next ones; if
-            not, whole shards are made in several processes.
+        encode: Takes shards as it needs them, the number of processes that may help (0 = none but
+            this one), and whom to tell of samples that are done.
+        encoder: The encoder; None where embeddings are given.
+        reads_ahead: Whether the processes that help read ahead, also for the next shards; if not,
+            whole shards are made in several processes.
     """
 
     layout: Layout
-    reads_ahead: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def device(self) -> str:
-        """Where it works in this process, "cpu" or "cuda": their digits differ."""
-
-    @abstractmethod
-    def encode(
-        self, tasks: Iterable[ShardTask], *, processes: int, count: Count
-    ) -> Generator[tuple[ShardTask, EncodedShard]]:
-        """Yield every shard with what became of its samples, in order.
-
-        Args:
-            tasks: The shards; taken as they are needed.
-            processes: Processes that may help; 0 = none but this one.
-            count: Told how many samples were done, as they are.
-        """
-
-
-@dataclass(frozen=True)
-class FeatureEncoding(Encoding):
-    """Takes embeddings as they were given."""
+    encode: Callable[[Iterable[ShardTask], int, Count], Shards]
+    encoder: Encoder | None = None
+    reads_ahead: bool = False
 
     @property
     def device(self) -> str:
-        """No encoder's."""
-        return "cpu"
-
-    def encode(
-        self, tasks: Iterable[ShardTask], *, processes: int, count: Count
-    ) -> Generator[tuple[ShardTask, EncodedShard]]:
-        """Yield every shard with its embeddings."""
-        for task in tasks:
-            count(len(task))
-            yield task, EncodedShard.of(map(Encoded, task.inputs))
+        """Where the encoder works in this process, "cpu" or "cuda": their digits differ."""
+        return "cpu" if self.encoder is None else self.encoder.device
 
 
-@dataclass(frozen=True)
-class RecordEncoding(Encoding):
-    """Encodes the records of a shard together."""
+def take_features(tasks: Iterable[ShardTask], processes: int, count: Count) -> Shards:
+    """Take embeddings as they were given."""
+    for task in tasks:
+        count(len(task))
+        yield task, EncodedShard.of(map(Encoded, task.inputs))
 
-    encoder: RecordEncoder
 
-    @property
-    def device(self) -> str:
-        """Where the encoder works in this process."""
-        return self.encoder.device
-
-    def encode(
-        self, tasks: Iterable[ShardTask], *, processes: int, count: Count
-    ) -> Generator[tuple[ShardTask, EncodedShard]]:
-        """Yield every shard with what became of its records."""
-        for task in tasks:
-            encoded = _encode_records(self.encoder, task.inputs)
-            count(len(task))
-            yield task, encoded
+def encode_records(
+    encoder: RecordEncoder, tasks: Iterable[ShardTask], processes: int, count: Count
+) -> Shards:
+    """Encode the records of each shard together."""
+    for task in tasks:
+        encoded = _encode_records(encoder, task.inputs)
+        count(len(task))
+        yield task, encoded
 
 
 def layout_of(card: EncoderCard) -> Layout:

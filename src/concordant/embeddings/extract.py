@@ -254,7 +254,7 @@ def _fill(
 
 def make_here(tasks: Iterable[ShardTask], encoding: Encoding, processes: int, count: Count) -> None:
     """Make shards in this process, with others that may help; each is written whole."""
-    with closing(encoding.encode(tasks, processes=processes, count=count)) as shards:
+    with closing(encoding.encode(tasks, processes, count)) as shards:
         for task, encoded in shards:
             given = (task.folder, task.shard, task.sample_ids, encoded, encoding.layout)
             write_shard(*given, task.keys, encoding.device)

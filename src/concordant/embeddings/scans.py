@@ -14,17 +14,15 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from concordant.core.errors import ConcordantError, StoreError, VolumeError
 from concordant.data.volumes import open_volume, read_volume
-from concordant.embeddings.encoding import Count, Encoding, ShardTask, sound
+from concordant.embeddings.encoding import Count, Shards, ShardTask, layout_of, sound
 from concordant.embeddings.shards import Encoded, EncodedShard
 from concordant.encoders.base import VolumeEncoder
 from concordant.encoders.network import Prepared, VolumeNetwork
@@ -46,6 +44,7 @@ Want of memory, or a fault of the program.
 """
 
 _ATTEMPTS = 2
+_MISSING = Encoded(None)
 
 
 def scans_per_batch(encoder: VolumeEncoder) -> int:
@@ -61,60 +60,50 @@ def is_of_the_bytes(reason: str) -> bool:
     return not reason.startswith((TOO_LARGE, CRASHED, _UNEXPECTED))
 
 
-@dataclass(frozen=True)
-class ScanEncoding(Encoding):
-    """Encodes scans in batches that never cross a shard, whose bytes would depend on the others."""
+def encode_scans(
+    encoder: VolumeEncoder, tasks: Iterable[ShardTask], processes: int, count: Count
+) -> Shards:
+    """Encode scans in batches that never cross a shard, whose bytes would depend on the others;
+    `processes` read them, 0 = this one.
+    """
+    shards = list(tasks)
+    size = scans_per_batch(encoder)
+    given = chain.from_iterable(_to_read(encoder, task) for task in shards)
+    with closing(_read_all(encoder, given, processes, size)) as scans:
+        for task in shards:
+            encoded: list[Encoded] = []
+            while batch := list(islice(scans, min(size, len(task) - len(encoded)))):
+                encoded += _encode_batch(encoder, batch)
+                count(len(batch))
+            yield task, EncodedShard.of(encoded)
 
-    encoder: VolumeEncoder
-    reads_ahead: ClassVar[bool] = True
 
-    @property
-    def device(self) -> str:
-        """Where the encoder works in this process."""
-        return self.encoder.device
+def _to_read(encoder: VolumeEncoder, task: ShardTask) -> list[Path | Encoded]:
+    """Return the scans of a shard; in place of those that were encoded before, their embeddings, by
+    whole batches, or what is left would have other company.
+    """
+    taken = _taken_over(encoder, task)
+    size = scans_per_batch(encoder)
+    for start in range(0, len(task), size):
+        batch = slice(start, start + size)
+        if None in taken[batch]:
+            taken[batch] = [_MISSING if path is None else None for path in task.inputs[batch]]
+    return [own or path for own, path in zip(taken, task.inputs, strict=True)]
 
-    def encode(
-        self, tasks: Iterable[ShardTask], *, processes: int, count: Count
-    ) -> Generator[tuple[ShardTask, EncodedShard]]:
-        """Yield every shard with what became of its scans; `processes` read, 0 = this one."""
-        shards = list(tasks)
-        size = scans_per_batch(self.encoder)
-        given = chain.from_iterable(map(self._to_read, shards))
-        with closing(_read_all(self.encoder, given, processes, size)) as scans:
-            for task in shards:
-                encoded: list[Encoded] = []
-                while batch := list(islice(scans, min(size, len(task) - len(encoded)))):
-                    encoded += _encode_batch(self.encoder, batch)
-                    count(len(batch))
-                yield task, EncodedShard.of(encoded)
 
-    def _to_read(self, task: ShardTask) -> list[Path | Encoded]:
-        """Return the scans of a shard; in place of those that were encoded before, their
-        embeddings, by whole batches, or what is left would have other company.
-        """
-        taken = self._taken_over(task)
-        size = scans_per_batch(self.encoder)
-        for start in range(0, len(task), size):
-            batch = slice(start, start + size)
-            if None in taken[batch]:
-                given = task.inputs[batch]
-                taken[batch] = [Encoded(None) if path is None else None for path in given]
-        return [own or path for own, path in zip(taken, task.inputs, strict=True)]
-
-    def _taken_over(self, task: ShardTask) -> list[Encoded | None]:
-        """Return what stores made before hold of a shard's scans, as far as it can be used."""
-        missing = Encoded(None)
-        taken = [missing if path is None else None for path in task.inputs]
-        said = set()
-        for row, place in enumerate(task.places):
-            if place is not None:
-                try:
-                    taken[row] = place.read(self.layout, self.device)
-                except StoreError as error:
-                    said.add(str(error))
-        for sentence in sorted(said):
-            _LOG.warning("%s; what it held is encoded again", sentence)
-        return taken
+def _taken_over(encoder: VolumeEncoder, task: ShardTask) -> list[Encoded | None]:
+    """Return what stores made before hold of a shard's scans, as far as it can be used."""
+    layout, device, said = layout_of(encoder.card), encoder.device, set()
+    taken = [_MISSING if path is None else None for path in task.inputs]
+    for row, place in enumerate(task.places):
+        if place is not None:
+            try:
+                taken[row] = place.read(layout, device)
+            except StoreError as error:
+                said.add(str(error))
+    for sentence in sorted(said):
+        _LOG.warning("%s; what it held is encoded again", sentence)
+    return taken
 
 
 def _encode_batch(encoder: VolumeEncoder, batch: Sequence[Prepared | Encoded]) -> list[Encoded]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from concordant.data.cohort import Cohort
 from concordant.data.features import FeatureOptions, read_features
 from concordant.data.meds import RecordCounts, read_events, shard_paths
 from concordant.data.volumes import INDEX_SUFFIX, source_files
-from concordant.embeddings.encoding import Encoding, FeatureEncoding, RecordEncoding, layout_of
-from concordant.embeddings.scans import ScanEncoding, scans_per_batch
+from concordant.embeddings.encoding import Encoding, encode_records, layout_of, take_features
+from concordant.embeddings.scans import encode_scans, scans_per_batch
 from concordant.embeddings.shards import Layout
 from concordant.encoders.base import Encoder, RecordEncoder, VolumeEncoder
 
@@ -51,28 +50,23 @@ class Inputs:
     records: RecordCounts | None = None
 
 
-class Source(ABC):
+@dataclass(frozen=True, slots=True)
+class Source:
     """What a store is made from.
 
     Attributes:
         version: Raised when the same input gives other embeddings than before.
+        digests: Returns the digest of every input file, that many read at a time; None for a scan
+            that is not there.
+        open: Makes the inputs ready.
         batch_size: Samples that are encoded together, where the digests of these inputs decide
             their embeddings; None where more does.
     """
 
     version: int
+    digests: Callable[[DigestCache, Report, int], list[str | None]]
+    open: Callable[[], Inputs]
     batch_size: int | None = None
-
-    @abstractmethod
-    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every input file, several read at a time.
-
-        None for a scan that is not there.
-        """
-
-    @abstractmethod
-    def open(self) -> Inputs:
-        """Make the inputs ready."""
 
 
 def source_of(cohort: Cohort, modality: Modality, given: Encoder | FeatureOptions) -> Source:
@@ -82,100 +76,69 @@ def source_of(cohort: Cohort, modality: Modality, given: Encoder | FeatureOption
         StoreError: An encoder of the other modality.
     """
     if isinstance(given, FeatureOptions):
-        return FeatureSource(cohort, given)
+        return _features(cohort, given)
     if given.modality is not modality:
         raise StoreError(
             f"{type(given).__name__} encodes {given.modality}, it was given for {modality}; "
             f"choose an encoder of {modality}"
         )
     if isinstance(given, VolumeEncoder):
-        return ScanSource(cohort, given)
+        return _scans(cohort, given)
     if isinstance(given, RecordEncoder):
-        return RecordSource(cohort, given)
+        return _records(cohort, given)
     raise TypeError(f"{type(given).__name__} is neither a VolumeEncoder nor a RecordEncoder")
 
 
-class ScanSource(Source):
-    """The scans of a cohort and an encoder of scans."""
-
-    def __init__(self, cohort: Cohort, encoder: VolumeEncoder) -> None:
-        self.version = encoder.version
-        self.batch_size = scans_per_batch(encoder) if encoder.card.kind == "tokens" else None
-        self._encoder = encoder
-        self._paths = [cohort.ct_path(row) for row in range(len(cohort))]
-
-    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every sample's scan."""
-        return _digests(self._paths, partial(_digest_or_none, cache=cache), cache, report, threads)
-
-    def open(self) -> Inputs:
-        """Return the paths; the workers read the scans."""
-        n_inputs = sum(path is not None for path in self._paths)
-        encoding = ScanEncoding(layout_of(self._encoder.card), self._encoder)
-        return Inputs(encoding, n_inputs, lambda start, end: self._paths[start:end])
+def _scans(cohort: Cohort, encoder: VolumeEncoder) -> Source:
+    """Return the paths of a cohort's scans; workers read them."""
+    paths = [cohort.ct_path(row) for row in range(len(cohort))]
+    n_inputs = sum(path is not None for path in paths)
+    encode = partial(encode_scans, encoder)
+    encoding = Encoding(layout_of(encoder.card), encode, encoder, reads_ahead=True)
+    return Source(
+        encoder.version,
+        lambda cache, *how: _digests(paths, partial(_digest_or_none, cache=cache), cache, *how),
+        lambda: Inputs(encoding, n_inputs, lambda start, end: paths[start:end]),
+        scans_per_batch(encoder) if encoder.card.kind == "tokens" else None,
+    )
 
 
-class RecordSource(Source):
-    """The MEDS records of a cohort and an encoder of records."""
-
-    def __init__(self, cohort: Cohort, encoder: RecordEncoder) -> None:
-        if cohort.meds is None:
-            raise RecordError(
-                f"cohort {cohort.label}: {type(encoder).__name__} reads records, but the cohort "
-                "has no `meds`; give its MEDS dataset"
-            )
-        self.version = encoder.version
-        self._encoder = encoder
-        self._cohort = cohort
-        self._meds = cohort.meds
-
-    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every MEDS shard, and of the names of its columns where they are
-        not those of MEDS.
-        """
-        renamed = self._cohort.meds_columns
-        digests = _digests(shard_paths(self._meds), cache.digest, cache, report, threads)
-        return [*digests, *([fingerprint(renamed)] if renamed else [])]
-
-    def open(self) -> Inputs:
-        """Read all records, cut at their prediction times."""
-        records = read_events(
-            self._meds,
-            self._cohort.table,
-            columns=self._cohort.meds_columns,
-            text=self._encoder.reads_text,
+def _records(cohort: Cohort, encoder: RecordEncoder) -> Source:
+    """Return the MEDS records of a cohort, cut at their prediction times."""
+    meds, renamed = cohort.meds, cohort.meds_columns
+    if meds is None:
+        raise RecordError(
+            f"cohort {cohort.label}: {type(encoder).__name__} reads records, but the cohort has no "
+            "`meds`; give its MEDS dataset"
         )
-        encoding = RecordEncoding(layout_of(self._encoder.card), self._encoder)
+
+    def digests(cache: DigestCache, report: Report, threads: int) -> list[str | None]:
+        found = _digests(shard_paths(meds), cache.digest, cache, report, threads)
+        return [*found, *([fingerprint(renamed)] if renamed else [])]
+
+    def read() -> Inputs:
+        records = read_events(meds, cohort.table, columns=renamed, text=encoder.reads_text)
+        encode = partial(encode_records, encoder)
+        encoding = Encoding(layout_of(encoder.card), encode, encoder)
         n_inputs = int((records.n_events > 0).sum())
         return Inputs(encoding, n_inputs, records.packed, records.counts)
 
+    return Source(encoder.version, digests, read)
 
-class FeatureSource(Source):
-    """A feature file."""
 
-    version = 1
+def _features(cohort: Cohort, options: FeatureOptions) -> Source:
+    """Return what a feature file holds of a cohort."""
 
-    def __init__(self, cohort: Cohort, options: FeatureOptions) -> None:
-        self._cohort = cohort
-        self._options = options
-
-    def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the file's digest."""
-        return [path_digest(self._options.path, cache)]
-
-    def open(self) -> Inputs:
-        """Read the file."""
-        features = read_features(self._options)
-        layout = Layout(
-            "tokens",
-            features.token_dim,
-            features.pooled_dim,
-            features.max_tokens,
-            missing=self._options.missing,
-        )
-        found = [features.embedding(sample_id) for sample_id in self._cohort.sample_ids]
+    def read() -> Inputs:
+        features = read_features(options)
+        widths = (features.token_dim, features.pooled_dim, features.max_tokens)
+        layout = Layout("tokens", *widths, missing=options.missing)
+        found = [features.embedding(sample_id) for sample_id in cohort.sample_ids]
         n_inputs = sum(one is not None for one in found)
-        return Inputs(FeatureEncoding(layout), n_inputs, lambda start, end: found[start:end])
+        encoding = Encoding(layout, take_features)
+        return Inputs(encoding, n_inputs, lambda start, end: found[start:end])
+
+    return Source(1, lambda cache, *_: [path_digest(options.path, cache)], read)
 
 
 def path_digest(path: Path, cache: DigestCache) -> str | None:

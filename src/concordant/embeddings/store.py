@@ -241,8 +241,7 @@ def read_parts(folder: Path, n_shards: int) -> pl.DataFrame:
     Raises:
         StoreError: A shard is not whole.
     """
-    parts = [read_index_part(folder, shard) for shard in range(n_shards)]
-    whole = [part for part in parts if part is not None]
+    whole = [part for _, part in _parts(folder, range(n_shards))]
     if len(whole) < n_shards:
         raise StoreError(
             f"{folder}: {n_shards - len(whole)} of {n_shards} shards are not whole; run again to "
@@ -256,9 +255,8 @@ def reopen(folder: Path, n_shards: int) -> None:
     that they are made again.
     """
     (folder / "manifest.json").unlink(missing_ok=True)
-    for shard in range(n_shards):
-        part = read_index_part(folder, shard)
-        if part is not None and part["reason"].is_not_null().any():
+    for shard, part in _parts(folder, range(n_shards)):
+        if part["reason"].is_not_null().any():
             shard_path(folder, "index", shard).unlink()
 
 
@@ -270,31 +268,34 @@ def discard_damaged(folder: Path, n_shards: int, digests: DigestCache) -> None:
         n_shards: Number of its shards.
         digests: Remembers what was read before and has not changed since.
     """
-    damaged = [shard_path(folder, "index", shard) for shard in _damaged(folder, n_shards, digests)]
+    damaged = [
+        shard_path(folder, "index", shard)
+        for shard, part in _parts(folder, range(n_shards))
+        if "files" in part.columns  # not of a version that knew no digests
+        and part["files"][0] != content_digest(folder, shard, digests)
+    ]
     try:
-        manifest = read_manifest(folder) or {}
-        tables = {folder / name: digest for name, digest in manifest.get("tables", {}).items()}
-        damaged += [path for path, digest in tables.items() if not _is(path, digest, digests)]
+        tables = (read_manifest(folder) or {}).get("tables", {})
+        files = {folder / name: digest for name, digest in tables.items()}
+        damaged += [
+            path
+            for path, digest in files.items()
+            if not path.is_file() or digests.digest(path) != digest
+        ]
     except StoreError:
         damaged.append(folder / "manifest.json")
     for path in damaged:
         _LOG.warning("%s: %s is missing or damaged, it is made again", folder, path.name)
         path.unlink(missing_ok=True)
-    if damaged:
         (folder / "manifest.json").unlink(missing_ok=True)
 
 
-def _damaged(folder: Path, n_shards: int, digests: DigestCache) -> Iterator[int]:
-    for shard in range(n_shards):
+def _parts(folder: Path, shards: Iterable[int]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield the indices of the shards that are whole."""
+    for shard in shards:
         part = read_index_part(folder, shard)
-        if part is None or "files" not in part.columns:  # of a version that knew no digests
-            continue
-        if part["files"][0] != content_digest(folder, shard, digests):
-            yield shard
-
-
-def _is(path: Path, digest: str, digests: DigestCache) -> bool:
-    return path.is_file() and digests.digest(path) == digest
+        if part is not None:
+            yield shard, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,10 +386,9 @@ def find_embeddings(
 
 
 def _places(store: Path) -> Iterator[tuple[str, Place]]:
-    for path in sorted(store.glob("index-*.parquet")):
-        part = read_index_part(store, int(path.stem.removeprefix("index-")))
-        if part is None or "device" not in part.columns:  # of a version that knew no keys
-            continue
-        columns = ("key", "shard", "offset", "n_tokens", "reason", "digest", "device")
-        for row, (key, shard, *place) in enumerate(part.select(columns).iter_rows()):
-            yield key, Place(store, shard, row, *place)
+    shards = sorted(int(path.stem.removeprefix("index-")) for path in store.glob("index-*.parquet"))
+    columns = ("key", "offset", "n_tokens", "reason", "digest", "device")
+    for shard, part in _parts(store, shards):
+        if "device" in part.columns:  # not of a version that knew no keys
+            for row, (key, *place) in enumerate(part.select(columns).iter_rows()):
+                yield key, Place(store, shard, row, *place)
