@@ -37,8 +37,8 @@ def test_finite_forward_and_backward_whatever_is_missing(name, options, kind, pr
     assert (
         output.log_hazard.shape == output.view_valid.shape == (6, len(model.fusion.view_modalities))
     )
-    target = torch.arange(1.0, 7.0, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])
-    batch = type("Batch", (), {"time": target[0], "event": target[1]})
+    time, event = torch.arange(1.0, 7.0, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1])
+    batch = Batch(pair, time, event)
     loss = survival_loss(model, output.log_hazard, output.view_valid, batch)
     if output.alignment_loss is not None:
         loss = loss + output.alignment_loss

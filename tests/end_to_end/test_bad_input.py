@@ -274,7 +274,7 @@ FAULTS: dict[str, tuple[Fault, list[str]]] = {
     ),
     "attention over nothing": (
         in_study(grid={"fusion": [{"name": "cross_attention", "query": "ct"}]}),
-        ["no member of the grid can be fitted"],
+        ["no strategy of the grid can be fitted"],
     ),
 }
 

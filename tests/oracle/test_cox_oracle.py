@@ -172,7 +172,7 @@ def test_weighted_ties_equal_lifelines():
     fitter = CoxPHFitter().fit(
         frame, "t", "e", weights_col="w", robust=True, fit_options={"precision": 1e-12}
     )
-    ours = solve_cox(design, (time, event.astype(int), weights))
+    ours = solve_cox(design, Outcomes(time, event.astype(int), weights))
     np.testing.assert_allclose(ours, fitter.params_.to_numpy(), atol=1e-7)
 
 

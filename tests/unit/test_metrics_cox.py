@@ -170,7 +170,7 @@ def test_a_weight_of_zero_takes_a_row_out_and_equal_weights_change_nothing(ties)
     design, target = draw()
     kept = np.arange(len(design)) % 4 != 0
     plain = solve_cox(design[kept], target.take(np.flatnonzero(kept)), penalty=0.1, ties=ties)
-    weighted = (target.time, target.event, 2.5 * kept)
+    weighted = Outcomes(target.time, target.event, 2.5 * kept)
     np.testing.assert_allclose(solve_cox(design, weighted, penalty=0.1, ties=ties), plain)
 
 
@@ -179,7 +179,7 @@ def test_a_weight_of_two_equals_two_copies_under_breslow():
     copies = np.arange(len(design)) % 3 + 1
     rows = np.repeat(np.arange(len(design)), copies)
     twice = solve_cox(design[rows], target.take(rows), penalty=0.1, ties="breslow")
-    weighted = (target.time, target.event, copies)
+    weighted = Outcomes(target.time, target.event, copies)
     np.testing.assert_allclose(
         solve_cox(design, weighted, penalty=0.1, ties="breslow"), twice, atol=1e-9
     )
@@ -191,7 +191,9 @@ def test_gradient_and_hessian_are_the_derivatives_under_weights_and_ties(seed, t
     design, target = draw(30, 2, seed)
     assume(target.observed.any())
     rng = np.random.default_rng(seed)
-    outcomes = (target.time, target.event, rng.integers(0, 4, 30) + 0.5 * (target.event == 1))
+    outcomes = Outcomes(
+        target.time, target.event, rng.integers(0, 4, 30) + 0.5 * (target.event == 1)
+    )
     likelihood, step = PartialLikelihood.of(design, outcomes, penalty=0.2, ties=ties), 1e-5
     point = rng.normal(size=2)
     around = [[likelihood.at(point + sign * step * axis) for sign in (1, -1)] for axis in np.eye(2)]

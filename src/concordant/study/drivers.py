@@ -151,9 +151,10 @@ def driving(folder: Path, *, join: bool) -> Iterator[Lease]:
                     yield lease
     finally:
         (folder / f"{me.name}.driver").unlink(missing_ok=True)
+        _remove_dead(folder)
         with contextlib.suppress(OSError):  # others are still there, or something was written
-            folder.rmdir()
-            folder.parent.rmdir()
+            for empty in (folder, folder.parent, folder.parent.parent):
+                empty.rmdir()
 
 
 def _refuse(folder: Path, name: str | None) -> None:
@@ -170,8 +171,13 @@ def _bury_the_dead(folder: Path, me: Driver) -> None:
     for other in _others(folder, me):
         while is_alive(folder, other.name) and not _beats(folder, other):
             time.sleep(BEAT_SECONDS / 4)
-        if not is_alive(folder, other.name):
-            (folder / f"{other.name}.driver").unlink(missing_ok=True)
+    _remove_dead(folder)
+
+
+def _remove_dead(folder: Path) -> None:
+    for path in folder.glob("*.driver"):
+        if not is_alive(folder, path.stem):
+            path.unlink(missing_ok=True)
     for path in folder.glob("*.lease"):
         owner = _text(path)
         if owner is not None and _driver(folder / f"{owner}.driver") is None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from concordant.core.errors import DiskFullError
 from concordant.core.files import write_json
 from concordant.embeddings.extract import Progress
 from concordant.engines import Engine, Failure, Outcome, run_tasks
@@ -133,6 +134,8 @@ class _Fitting:
     def _settled(self, space: Path, number: int, outcome: Outcome[str | None]) -> None:
         fit = self.plan.fits[number]
         if outcome.failure is not None:
+            if outcome.failure.kind == DiskFullError.__name__:  # no other fit would fare better
+                raise DiskFullError(outcome.failure.message)
             again = outcome.failure.kind == CRASH and self.attempts[number] < ATTEMPTS
             if again:
                 return

@@ -115,9 +115,19 @@ def run_study(
     refuse_earlier_layout(run)
     for trial in study.trials():
         torch_device(trial.options.device)
+    data, sources = read_data(study), Sources.of(study)
+    _refuse_leaks(audit_data(sources, data, {}))
+    check_inputs(sources, data)
+    foreign = read_foreign(study.foreign, data)
     with driving(run.drivers, join=join) as lease:
         crew = Crew(engine or LocalEngine(), study.imports, lease if join else None)
-        inputs = _prepared(study, crew, progress)
+        with _turn(crew, "embeddings"):
+            stores = embed_all(
+                sources, data, engine=crew.engine, retry_quarantined=False, progress=progress
+            )
+        audit = audit_data(sources, data, records_of(stores))
+        _refuse_leaks(audit)
+        inputs = _Inputs(data, stores, audit, foreign)
         plan = make_plan(study, inputs.data, inputs.stores)
         refuse_without_events(plan, inputs.data.development.target.observed)
         _refuse_nothing_to_fit(plan)
@@ -141,20 +151,6 @@ class _Inputs:
     stores: Stores
     audit: Audit
     foreign: ForeignPredictions
-
-
-def _prepared(study: Study, crew: Crew, progress: Progress | None) -> _Inputs:
-    data, sources = read_data(study), Sources.of(study)
-    _refuse_leaks(audit_data(sources, data, {}))
-    check_inputs(sources, data)
-    foreign = read_foreign(study.foreign, data)
-    with _turn(crew, "embeddings"):
-        stores = embed_all(
-            sources, data, engine=crew.engine, retry_quarantined=False, progress=progress
-        )
-    audit = audit_data(sources, data, records_of(stores))
-    _refuse_leaks(audit)
-    return _Inputs(data, stores, audit, foreign)
 
 
 def _turn(crew: Crew, work: str) -> AbstractContextManager[None]:
