@@ -19,7 +19,7 @@ from concordant.encoders.base import ENCODERS
 from concordant.encoders.label_volume import LabelVolume, find_parts
 
 DATA = (
-    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
     / "kits23"
 )
 UNIT = (1.0, 1.0, 1.0)

@@ -24,7 +24,7 @@ from concordant.data.meds import (
     shard_paths,
 )
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 INDEX = datetime(2020, 1, 10)
 
 

@@ -18,7 +18,7 @@ from concordant.data.omop import convert_omop
 from concordant.data.tasks import SplitDraw, build_cohort
 from meds_tasks_fixture import day, index_table, write_meds
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 NAMES = {"a": {"codes": ["A"]}, "b": {"codes": ["B"]}, "start": {"codes": ["START"]}}
 CONTROL = [(99, day(1), "A")]  # a cohort of nobody is refused
 

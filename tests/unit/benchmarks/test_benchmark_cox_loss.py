@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cox_loss.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "cox_loss.py"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from concordant.data.volumes import VolumeError, open_volume, read_volume
 from concordant.data.volumes.grid import trilinear
 
 DATA = (
-    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
     / "ct_volumes"
     / "totalseg"
 )

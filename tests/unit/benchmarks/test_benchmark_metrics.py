@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "metrics.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "metrics.py"
 ABSENT = "peer-that-is-not-installed"
 
 

@@ -382,7 +382,7 @@ embed_records(cohort, folder / "e", progress=die)
 
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(cohort, tmp_path):
     script = KILLED.format(
-        tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path)
+        tests=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(tmp_path)
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     (folder,) = (tmp_path / "e" / "site-A").iterdir()

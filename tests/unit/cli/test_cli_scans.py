@@ -17,7 +17,7 @@ from concordant.engines import Failure, Outcome
 from dicom_fixture import Geometry, set_pixels, write_series
 
 DATA = (
-    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
     / "ct_volumes"
 )
 GEOMETRY = Geometry(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from concordant.core.errors import FeatureError
 from concordant.data.features import FeatureOptions, read_features
 
-DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @pytest.fixture

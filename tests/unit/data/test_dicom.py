@@ -31,7 +31,7 @@ from dicom_fixture import (
 )
 
 DATA = (
-    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
     / "ct_volumes"
 )
 real_data = pytest.mark.skipif(

@@ -300,7 +300,7 @@ embed_noting(cohort_of(folder, 9, *range(9), 10), folder / "e", progress=die)
 def test_a_run_that_is_killed_while_it_takes_over_comes_to_the_same_bytes(scans):
     embed_noting(cohort_of(scans, *range(N)), scans / "e")
     tests = Path(__file__).parent
-    script = KILLED.format(paths=[str(tests), str(tests.parent)], folder=str(scans))
+    script = KILLED.format(paths=[str(tests), str(tests.parents[1])], folder=str(scans))
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     encoded(scans)
     grown = cohort_of(scans, 9, *range(9), 10)

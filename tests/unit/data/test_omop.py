@@ -39,7 +39,7 @@ from omop_fixture import (
 )
 
 ZIP = (
-    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+    Path(os.environ.get("CONCORDANT_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
     / "synthea27nj_omop"
     / "Synthea27Nj_5.4.zip"
 )
