@@ -14,6 +14,7 @@ import yaml
 from candidates_fixture import CT, EHR, candidates
 from concordant.analysis import ANALYSES, Judged
 from concordant.analysis.candidates import Candidate
+from concordant.core.files import read_json
 from concordant.evaluation import EvaluationProtocol
 from study_fixture import FUSIONS, study_text, write_tables
 
@@ -141,13 +142,47 @@ class HeadCount(Analysis):
 '''
 
 
-def test_a_metric_and_an_analysis_are_one_file_and_one_import_each(tmp_path):
+HEAD = '''
+import torch
+from concordant.heads import HEADS, Head
+
+
+@HEADS.register("exponential")
+class Exponential(Head):
+    """A constant baseline hazard."""
+
+    def __init__(self, dim, views):
+        super().__init__(dim, views)
+        self.register_buffer("log_rate", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, views):
+        return torch.cat([layer(views[:, k]) for k, layer in enumerate(self.layers)], 1)
+
+    def loss(self, log_hazard, time, event, valid=None, *, order=None):
+        there = torch.ones_like(event, dtype=torch.bool) if valid is None else valid
+        hazard = torch.where(there, log_hazard.double(), 0.0)
+        observed = ((event == 1) & there).double()
+        total = (torch.exp(hazard) * time / time.mean() * there - observed * hazard).sum()
+        return total / observed.sum().clamp(min=1)
+
+    def fit_baseline(self, risk, time, event):
+        self.log_rate.copy_(torch.log((event == 1).sum() / (torch.exp(risk) * time).sum()))
+
+    def survival(self, risk, times):
+        rate = torch.exp(risk.double() + self.log_rate)
+        return torch.exp(-rate[:, None] * times.double()[None, :])
+'''
+
+
+def test_a_metric_an_analysis_and_a_head_are_one_file_and_one_import_each(tmp_path):
     folder = write_tables(tmp_path)
-    plugins = {"my_metric": METRIC, "my_analysis": ANALYSIS}
+    plugins = {"my_metric": METRIC, "my_analysis": ANALYSIS, "my_head": HEAD}
     for name, text in plugins.items():
         (tmp_path / f"{name}.py").write_text(text)
     study = study_text(
-        evaluate={"metrics": ["concordance_index", "mean_risk"]}, grid={"fusion": FUSIONS[:2]}
+        evaluate={"metrics": ["concordance_index", "mean_risk"]},
+        grid={"fusion": FUSIONS[:2]},
+        head="exponential",
     )
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     imports = [word for name in plugins for word in ("--import", name)]
@@ -163,5 +198,7 @@ def test_a_metric_and_an_analysis_are_one_file_and_one_import_each(tmp_path):
     assert results["value"].null_count() == results["standard_error"].null_count() == 0
     counted = pl.read_parquet(run / "head_count.parquet")
     assert sorted(counted["n"].to_list()) == [20, 20, 40, 40]
+    assert "How many samples each model predicts." in (run / "report.html").read_text()
+    assert {one["head"] for one in read_json(run / "run.json")["strategies"]} == {"exponential"}
     tables = {one.stem for one in Path(run).glob("*.parquet")}
     assert tables == {*ANALYSES, "head_count", "trials"}
