@@ -195,6 +195,15 @@ class Plan:
             for fold in self.folds
         )
 
+    @property
+    def _longest_first(self) -> list[int]:
+        """Applicable strategies, those that read every token first: no worker waits for them."""
+        applicable = [k for k, one in enumerate(self.strategies) if one.reason is None]
+        return sorted(
+            applicable,
+            key=lambda k: not FUSIONS.get(self.strategies[k].strategy.fusion.name).reads_tokens,
+        )
+
     def _listed(self) -> Iterator[Fit]:
         shared = fingerprint(self.shared_facts)
         digests = [fingerprint(one.facts) for one in self.strategies]
@@ -204,9 +213,8 @@ class Plan:
             for trial in one.trials
         }
         for place, fold in enumerate(self.folds):
-            for number, planned in enumerate(self.strategies):
-                if planned.reason is not None:
-                    continue
+            for number in self._longest_first:
+                planned = self.strategies[number]
                 for tried, trial in enumerate(planned.trials):
                     for seed in self.seeds:
                         parts = (
