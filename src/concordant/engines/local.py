@@ -123,8 +123,10 @@ class Pool:
         with self._lock:
             if self._closed:
                 return None
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.process.is_alive():  # it may have been killed while it had nothing to do
+                    return worker
             worker = Worker(self._imports)
             self._all.append(worker)
             return worker

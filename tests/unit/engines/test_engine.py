@@ -281,6 +281,20 @@ def test_a_closed_pool_tries_nothing_again(tmp_path):
     assert (tmp_path / "attempts").read_text() == "x"
 
 
+def test_a_process_that_is_killed_while_it_has_nothing_to_do_costs_no_task():
+    with open_pool(1) as pool:
+        first = pool.submit(process_of, 0).result().value
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{first}/stat").exists() and time.monotonic() < deadline:
+            if ") Z " in Path(f"/proc/{first}/stat").read_text():
+                break
+            time.sleep(0.01)
+        second = pool.submit(process_of, 0).result()
+        assert second.failure is None
+        assert second.value != first
+
+
 def test_the_overhead_of_a_task_is_small():
     run_tasks(square, range(2), engine=LocalEngine(2))
     began = time.monotonic()
