@@ -35,7 +35,8 @@ OUTCOMES = ("sample_id", "subject_id", "site", "time_days", "event")
 
 def make_plan(study: Study, data: StudyData, stores: Stores) -> Plan:
     """Lay out every fit; a strategy that attends over a single key stands with its reason."""
-    trials, cohorts = study.trials(), _Cohorts(study, data, stores)
+    default = {one: next(iter(study.encoder_choices(one)), None) for one in Modality}
+    trials, cohorts = study.trials(), _Cohorts(default, data, stores)
     strategies = tuple(
         StrategyPlan(
             strategy,
@@ -59,12 +60,12 @@ def make_plan(study: Study, data: StudyData, stores: Stores) -> Plan:
 class _Cohorts:
     """What strategies with the same encoders share, computed once."""
 
-    def __init__(self, study: Study, data: StudyData, stores: Stores) -> None:
+    def __init__(
+        self, default: Mapping[Modality, Component | None], data: StudyData, stores: Stores
+    ) -> None:
         self._data = data
         self._stores = stores
-        self._default = {
-            modality: next(iter(study.encoder_choices(modality)), None) for modality in Modality
-        }
+        self._default = default
         self._outcomes = [
             fingerprint({"rows": one.table.select(OUTCOMES).rows()}) for one in data.cohorts
         ]
