@@ -113,10 +113,7 @@ def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
         group[0]
         if len(group) == 1
         else replace(
-            group[0],
-            seed=None,
-            predictions=_mean_predictions(group),
-            tuning=_mean_tuning(group),
+            group[0], seed=None, predictions=_mean_predictions(group), tuning=_mean_tuning(group)
         )
         for group in by_model(candidates)
     ]

@@ -8,13 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import PredictionsError, did_you_mean
-from concordant.core.survival import (
-    AS_IS,
-    WEIGHT,
-    Predictions,
-    read_predictions,
-    split_predictions,
-)
+from concordant.core.survival import AS_IS, WEIGHT, Predictions, read_predictions, split_predictions
 from concordant.evaluation.averages import average_seeds
 
 CLUSTER = "cluster"

@@ -23,12 +23,7 @@ from concordant.core.errors import MetricError, did_you_mean
 from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import ranking_within
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_curves,
-    checked_outcomes,
-    followed_for_ever,
-)
+from concordant.metrics.inputs import Codes, checked_curves, checked_outcomes, followed_for_ever
 from concordant.metrics.pairs import pair_sums
 
 Method = Literal["harrell", "antolini", "adj_antolini"]
@@ -370,10 +365,9 @@ def _tied_time_sums(subjects: Outcomes, curves: _Reading) -> _Sums:
     counted = (weights > 0).astype(np.float64)
     one_event = ranking.sums(subjects.observed, weights)
     two_events = events_beside(weights)
+    # twice: 1/2, and 1/2 more if equal
     return _Sums(
-        credit=one_event.credit
-        + two_events
-        + events_beside(weights, curves.own),  # twice: 1/2, and 1/2 more if equal
+        credit=one_event.credit + two_events + events_beside(weights, curves.own),
         total=one_event.total + 2 * two_events,
         n_pairs=int(
             counted

@@ -12,12 +12,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import Ranking, ranking
-from concordant.metrics.censoring import (
-    CensoringCurve,
-    Convention,
-    EventWeights,
-    censoring_curve,
-)
+from concordant.metrics.censoring import CensoringCurve, Convention, EventWeights, censoring_curve
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.inference import Band, Estimate, wald_band
 from concordant.metrics.inputs import (
@@ -211,10 +206,7 @@ def auc_at(
 
 
 def area_at(
-    subjects: Outcomes,
-    curve: CensoringCurve,
-    risk: Real[np.ndarray, " subject"],
-    horizon: float,
+    subjects: Outcomes, curve: CensoringCurve, risk: Real[np.ndarray, " subject"], horizon: float
 ) -> TimeDependentAUC:
     """Compute `auc_at` of checked outcomes and their censoring curve."""
     values, end = checked_risk(risk, len(subjects)), checked_horizon(horizon)

@@ -14,12 +14,7 @@ from numba import njit
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
-from concordant.metrics.censoring import (
-    CensoringCurve,
-    Convention,
-    EventWeights,
-    censoring_curve,
-)
+from concordant.metrics.censoring import CensoringCurve, Convention, EventWeights, censoring_curve
 from concordant.metrics.inference import (
     Band,
     Estimate,
@@ -27,18 +22,11 @@ from concordant.metrics.inference import (
     standard_error,
     wald_band,
 )
-from concordant.metrics.inputs import (
-    Codes,
-    OtherCohort,
-    checked_curves,
-    checked_outcomes,
-    numbers,
-)
+from concordant.metrics.inputs import Codes, OtherCohort, checked_curves, checked_outcomes, numbers
 from concordant.metrics.ordering import ascending
 
-_TIMES_AT_ONCE = (
-    16  # of the given curves, one subject's values at so many times are two cache lines
-)
+# of the given curves, one subject's values at so many times are two cache lines
+_TIMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,10 +352,9 @@ def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, plac
     order, times, observed, censored = outcome
     place_of_event, event_weight = reading
     time, place_now, weight_now = now
+    # the event, or a competing one, by this time
     for row in range(times.size):
-        known = (
-            times[row] <= time and not censored[row]
-        )  # the event, or a competing one, by this time
+        known = times[row] <= time and not censored[row]
         place[row] = place_of_event[row] if known else place_now
         weight = event_weight[row] if known else weight_now if times[row] > time else 0.0
         predicted = survival[order[row]]

@@ -401,9 +401,8 @@ def _spread(
     edges = _edges(bins)
     own = np.clip(np.searchsorted(edges, chance, side="right") - 1, 0, bins - 1)
     column = np.arange(bins)
-    with np.errstate(
-        divide="ignore", invalid="ignore", over="ignore"
-    ):  # S = 0: all of it is in bin 0, set below
+    # S = 0: all of it is in bin 0, set below
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         below = np.where(column < own[:, None], 1 / (bins * chance[:, None]), 0.0)
         rest = (chance - edges[own]) / chance
     rest = np.where(is_event | (chance == 0), 1.0, rest)
@@ -421,9 +420,8 @@ def _tested(
     The contributions are taken about 1 / bins too, as if the model were calibrated.
     """
     bins = len(excess)
-    variance = np.full(
-        bins, 1 / (bins * len(subjects))
-    )  # Pearson's: n times it is the expected share
+    # Pearson's: n times it is the expected share
+    variance = np.full(bins, 1 / (bins * len(subjects)))
     if test == "pearson":
         return ChiSquare(float((excess**2 / variance).sum()), bins - 1)
     return rao_scott(excess, variance, contribution.T, subjects.cluster)

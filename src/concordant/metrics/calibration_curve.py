@@ -16,12 +16,7 @@ from concordant.core.survival import Outcomes
 from concordant.metrics.calibration import ChiSquare, checked_test, rao_scott
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_outcomes,
-    checked_predicted,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_outcomes, checked_predicted
 from concordant.metrics.weak_calibration import (
     log_log,
     observed_by,
@@ -350,9 +345,8 @@ def grouped(
     limits = weighted_quantile(chance, subjects.weights, np.arange(1, count) / count)
     labels = np.searchsorted(limits, chance, side="left")
     present = np.unique(labels[subjects.weights > 0])
-    group = np.minimum(
-        np.searchsorted(present, labels), len(present) - 1
-    )  # a row of weight 0 may lie above all
+    # a row of weight 0 may lie above all
+    group = np.minimum(np.searchsorted(present, labels), len(present) - 1)
     members = group == np.arange(len(present))[:, None]
     parts = [replace(subjects, weights=np.where(member, subjects.weights, 0)) for member in members]
     observed = [observed_by(part, end) for part in parts]
@@ -443,9 +437,8 @@ def _spline(x: Float[np.ndarray, " subject"], weights: Real[np.ndarray, " subjec
 @dataclass(frozen=True, slots=True)
 class _Curve:
     observed: Float[np.ndarray, " subject"]
-    by_baseline: Float[
-        np.ndarray, " subject"
-    ]  # derivative of each observed probability by the baseline hazard
+    # derivative of each observed probability by the baseline hazard
+    by_baseline: Float[np.ndarray, " subject"]
     by_coefficient: Float[np.ndarray, "subject column"]
     baseline_influence: Float[np.ndarray, " subject"]
     coefficient_influence: Float[np.ndarray, "subject column"]

@@ -14,12 +14,7 @@ from numba import njit
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.core.survival import Outcomes
 from concordant.metrics.inference import Band, critical_value
-from concordant.metrics.inputs import (
-    Codes,
-    OtherCohort,
-    checked_outcomes,
-    other_cohort,
-)
+from concordant.metrics.inputs import Codes, OtherCohort, checked_outcomes, other_cohort
 from concordant.metrics.ordering import ascending
 
 Convention = Literal["default", "sksurv"]
@@ -147,9 +142,8 @@ def _influence_of_rows(
         beyond[place[number]] += sensitivity[number]
     for number in range(drift.size, 0, -1):
         beyond[number - 1] += beyond[number]
-    by_place = np.zeros(
-        2 * places
-    )  # of who stays beyond a place's censoring time, then of who is censored there
+    # of who stays beyond a place's censoring time, then of who is censored there
+    by_place = np.zeros(2 * places)
     for number in range(drift.size):
         by_place[number + 1] = by_place[number] + drift[number] * beyond[number + 1]
         by_place[places + number] = by_place[number] - beyond[number + 1] / at_risk[number]
@@ -316,7 +310,6 @@ def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
 def _first_time_at_half(
     times: Float[np.ndarray, " time"], survival: Float[np.ndarray, " time"]
 ) -> float:
-    reached = np.flatnonzero(
-        survival <= 0.5 + 1e-12
-    )  # a product of fractions may miss 1/2 by rounding
+    # a product of fractions may miss 1/2 by rounding
+    reached = np.flatnonzero(survival <= 0.5 + 1e-12)
     return float(times[reached[0]]) if reached.size else float("nan")

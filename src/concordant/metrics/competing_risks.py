@@ -87,9 +87,8 @@ class Incidence:
     def steps(self) -> Float[np.ndarray, " place"]:
         """F before the first event time, then after each."""
         summed = np.append(0.0, np.cumsum(self.increments))
-        return np.asarray(
-            np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0))
-        )  # a sum of fractions may miss 1 by rounding
+        # a sum of fractions may miss 1 by rounding
+        return np.asarray(np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0)))
 
     @property
     def complement(self) -> Float[np.ndarray, " place"]:

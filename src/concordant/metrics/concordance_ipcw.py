@@ -11,25 +11,14 @@ from jaxtyping import Float, Real, Shaped
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
-from concordant.metrics.censoring import (
-    CensoringCurve,
-    Convention,
-    EventWeights,
-    censoring_curve,
-)
+from concordant.metrics.censoring import CensoringCurve, Convention, EventWeights, censoring_curve
 from concordant.metrics.concordance import (
     Concordance,
     ConcordanceDifference,
     concordance_of,
     paired_difference,
 )
-from concordant.metrics.inputs import (
-    Codes,
-    OtherCohort,
-    checked_outcomes,
-    checked_risk,
-    numbers,
-)
+from concordant.metrics.inputs import Codes, OtherCohort, checked_outcomes, checked_risk, numbers
 from concordant.metrics.pair_share import Pairs, pair_share
 from concordant.metrics.pairs import PairSums, pair_sums
 

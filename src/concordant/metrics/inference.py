@@ -193,9 +193,7 @@ def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -
     return (rows if cluster is None else len(np.unique(cluster))) - 1
 
 
-def joint_covariance(
-    results: Sequence[Estimate],
-) -> Float[np.ndarray, "result result"]:
+def joint_covariance(results: Sequence[Estimate]) -> Float[np.ndarray, "result result"]:
     """Return the covariance matrix of results on the same subjects.
 
     The roots of its diagonal are their standard errors.

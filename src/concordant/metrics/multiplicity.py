@@ -24,9 +24,8 @@ from concordant.metrics.inference import (
 )
 
 _BLOCK = 2**12  # directions in memory at once
-_ROUNDING = (
-    1e-10  # eigenvalues of a correlation matrix below this, relative to the largest, are zeros
-)
+# eigenvalues of a correlation matrix below this, relative to the largest, are zeros
+_ROUNDING = 1e-10
 
 
 def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
@@ -236,11 +235,7 @@ def simultaneous(
 
 
 def simultaneous_differences(
-    differences: Sequence[Estimate],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-    draws: int = 2**16,
+    differences: Sequence[Estimate], *, level: float = 0.95, seed: int = 0, draws: int = 2**16
 ) -> Simultaneous:
     """Compute simultaneous intervals and adjusted p-values of differences (or other results) on the
     same subjects.
@@ -319,10 +314,7 @@ class GainOverBoth:
 
 
 def gain_over_both(
-    difference_to_a: Estimate,
-    difference_to_b: Estimate,
-    *,
-    higher_is_better: bool = True,
+    difference_to_a: Estimate, difference_to_b: Estimate, *, higher_is_better: bool = True
 ) -> GainOverBoth:
     """Test whether a model is better than both of two references, whichever of them is the better
     one.

@@ -24,9 +24,8 @@ def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
         values: Any but NaN.
     """
     number_bits = max(_LEAST_NUMBER_BITS, (len(values) - 1).bit_length())
-    space = np.empty(
-        (2, len(values)), np.uint64
-    )  # made here, as compiled code does not ask for large pages of memory
+    # made here, as compiled code does not ask for large pages of memory
+    space = np.empty((2, len(values)), np.uint64)
     rows = np.empty(len(values), np.int64)
     words = _sorted_by_leading_bits(
         np.ascontiguousarray(values).view(np.uint64), number_bits, space

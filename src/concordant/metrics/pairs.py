@@ -83,9 +83,8 @@ def _sweep_groups(
     rows = _sorted_rows(risk, group)
     _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
     rows = _sorted_rows(subjects.time, group)
-    in_order, sums = np.zeros(
-        (2, 5, len(rows))
-    )  # one array, so that it takes large pages of memory early
+    # one array, so that it takes large pages of memory early
+    in_order, sums = np.zeros((2, 5, len(rows)))
     ordered = (
         subjects.time[rows],
         subjects.observed[rows],
@@ -192,10 +191,8 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
         stop = start + 1
         while stop < time.size and time[stop] == time[start]:
             stop += 1
-        for observed_now in (
-            True,
-            False,
-        ):  # events are met before, censorings after the events of the same time are in
+        # events are met before, censorings after the events of the same time are in
+        for observed_now in (True, False):
             for row in range(start, stop):
                 if observed[row] == observed_now:
                     sums[0, row] = total - _below(tree, rank[row]) - _half_tied(tied, rank[row])

@@ -77,9 +77,8 @@ class Recalibration:
         baseline = np.append(0.0, self.cumulative_hazard)[
             np.searchsorted(self.times, grid, side="right")
         ]
-        with np.errstate(
-            divide="ignore", over="ignore"
-        ):  # no hazard yet: log 0, and S = 1; a hazard beyond all bounds: S = 0
+        # no hazard yet: log 0, and S = 1; a hazard beyond all bounds: S = 0
+        with np.errstate(divide="ignore", over="ignore"):
             return np.asarray(np.exp(-np.exp(log_hazard[:, None] + np.log(baseline))))
 
 

@@ -107,9 +107,8 @@ def nadeau_bengio(
             f"test_train_ratio is {test_train_ratio}; expected test rows over training rows, 0.25 "
             "for five folds"
         )
-    spread = (
-        0.0 if np.ptp(values) == 0 else float(values.var(ddof=1))
-    )  # the variance of equal numbers may round to above 0
+    # the variance of equal numbers may round to above 0
+    spread = 0.0 if np.ptp(values) == 0 else float(values.var(ddof=1))
     variance = spread * (1 / values.size + test_train_ratio)
     return FoldDifference(
         estimate=float(values.mean()),

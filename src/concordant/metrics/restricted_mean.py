@@ -15,12 +15,7 @@ from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_labels,
-    checked_outcomes,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_labels, checked_outcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +169,8 @@ def _shared_tau(tables: Sequence[Incidence], tau: float | None) -> float:
 def _mean(
     subjects: Outcomes, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float
 ) -> RestrictedMean:
-    lost = np.maximum(
-        tau - table.timeline.times, 0.0
-    )  # by someone with the event at each of these times
+    # by someone with the event at each of these times
+    lost = np.maximum(tau - table.timeline.times, 0.0)
     return RestrictedMean(
         estimate=tau - float(lost @ table.increments),
         influence=-table.influence(lost),

@@ -14,13 +14,7 @@ from scipy.special import chdtrc
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
-from concordant.metrics.inputs import (
-    Codes,
-    checked_labels,
-    checked_outcomes,
-    checked_risk,
-    numbers,
-)
+from concordant.metrics.inputs import Codes, checked_labels, checked_outcomes, checked_risk, numbers
 from concordant.metrics.restricted_mean import (
     RestrictedMean,
     RestrictedMeanDifference,

@@ -15,12 +15,7 @@ from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_outcomes,
-    checked_predicted,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_outcomes, checked_predicted
 
 CLIP = 1e-8
 """A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken
