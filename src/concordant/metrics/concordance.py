@@ -135,13 +135,10 @@ def compare_concordance(
     """Compare two models' Harrell concordance on the same subjects, a minus b.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risk_a: First model, higher = earlier event.
         risk_b: Second model, higher = earlier event.
-        weights: As in `concordance_index`.
-        cluster: As in `concordance_index`.
-        cause: As in `concordance_index`.
+        weights, cluster, cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`.
@@ -165,12 +162,9 @@ def concordance_covariance(
     them.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risks: One column per model, higher = earlier event.
-        weights: As in `concordance_index`.
-        cluster: As in `concordance_index`.
-        cause: As in `concordance_index`.
+        weights, cluster, cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`, or no model.
