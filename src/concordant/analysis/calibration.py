@@ -1,6 +1,4 @@
-"""Are the predicted probabilities right? Predicted against observed, and the metrics of
-calibration, before and after recalibration.
-"""
+"""Are the predicted probabilities right? Metrics and groups, before and after recalibration."""
 
 from __future__ import annotations
 

@@ -217,9 +217,7 @@ def _folds(predictions: Predictions) -> list[Fold | None]:
 def _chosen_per_fold(
     unimodal: Sequence[Candidate], cohort: str, folds: Sequence[Fold | None]
 ) -> Predictions:
-    """Return a table whose rows come, fold by fold, from the unimodal model that is better on
-    the fold's tuning part.
-    """
+    """Return, fold by fold, the rows of the unimodal model that is better on the tuning part."""
     parts = []
     for fold in folds:
         best = max(unimodal, key=partial(_tuning, fold=fold)).predictions[cohort]
@@ -231,10 +229,7 @@ def _chosen_per_fold(
 
 
 def _tuning(model: Candidate, fold: Fold | None) -> float:
-    """Return the tuning concordance of a fold.
-
-    A tuning part without an event recommends nothing.
-    """
+    """Return the tuning concordance of a fold, -inf where it had no event."""
     if fold not in model.tuning:
         raise MetricError(
             f"{model.fusion} has no tuning concordance for repeat and fold {fold}; the reference "

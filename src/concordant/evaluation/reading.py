@@ -81,10 +81,7 @@ def _refuse_absent_cause(predictions: Predictions, cause: int | None, path: Path
 
 
 def column_names(path: Path) -> frozenset[str]:
-    """Return the columns of a parquet file.
-
-    None where it cannot be read, which `read_judged` says in words.
-    """
+    """Return the columns of a parquet file, none where it cannot be read."""
     try:
         return frozenset(pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError):

@@ -1,6 +1,4 @@
-"""The cumulative/dynamic area under the ROC curve at a time, and its mean over time, with
-influence-function standard errors.
-"""
+"""The cumulative/dynamic AUC at a time, and its mean over time, with influence functions."""
 
 from __future__ import annotations
 
@@ -271,10 +269,7 @@ def _split(cohort: _Cohort, horizon: float) -> _Split:
 
 
 def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> TimeDependentAUC:
-    """Compute the area at one time.
-
-    Its influence is the row's own pairs and, through the censoring curve, everybody's.
-    """
+    """Compute the area at a time; the influence is through own pairs and the censoring curve."""
     subjects = cohort.subjects
     sums = ranks.sums(split.is_case, split.amount)
     as_case = split.amount * split.is_case
@@ -332,9 +327,7 @@ class _RunningMean:
         self.standard_errors.append(area.standard_error)
 
     def result(self) -> MeanAUC:
-        """Return the mean; its influence is that of the areas and, through their shares, that of
-        the incidence.
-        """
+        """Return the mean, with its influence through the areas and through the incidence."""
         value = self._value / self._reached
         event_times = self._incidence.timeline.times
         counted = event_times[event_times <= self.times[-1]]

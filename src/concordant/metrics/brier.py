@@ -1,6 +1,4 @@
-"""The Brier score of survival curves and its integral over time, with influence-function
-standard errors.
-"""
+"""The Brier score of survival curves and its integral, with influence functions."""
 
 from __future__ import annotations
 
@@ -215,19 +213,14 @@ def integrated_score(
 
 
 def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
-    """Return the weights of the trapezoid rule, divided by the length of the range.
-
-    They sum to 1.
-    """
+    """Return the weights of the trapezoid rule over the length of the range; they sum to 1."""
     steps = np.diff(times)
     return np.asarray((np.append(steps, 0) + np.append(0, steps)) / 2 / (times[-1] - times[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighting:
-    """The evaluated cohort in order of time, so that every step through the censoring curve is a
-    step through memory.
-    """
+    """The cohort in order of time: a step along the censoring curve is a step through memory."""
 
     order: Int[np.ndarray, " subject"]  # the given rows in order of time
     subjects: Outcomes
@@ -246,10 +239,7 @@ class _Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Supported:
-    """What a score is computed from, at the times that the follow-up supports.
-
-    Few scores at a time are in memory.
-    """
+    """What a score is computed from, at the supported times; few scores are in memory at a time."""
 
     weighting: _Weighting
     cluster: Int[np.ndarray, " subject"] | None  # as given
@@ -301,10 +291,7 @@ def _supported(
 
 
 def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> _Score:
-    """Compute the score at one time.
-
-    Its influence is the row's own loss and, through the censoring curve, everybody's.
-    """
+    """Compute the score at a time; the influence is through own loss and the censoring curve."""
     subjects, curve = weighting.subjects, weighting.curve
     place_now = int(curve.up_to(np.array([time]))[0])
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
@@ -325,9 +312,7 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
 
 @njit(cache=True)
 def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, place: Any) -> None:
-    """Fill every subject's weighted loss at a time, and the place at which it reads the
-    censoring curve, in order of time.
-    """
+    """Fill, in order of time, subjects' weighted losses and their places on the censoring curve."""
     order, times, observed, censored = outcome
     place_of_event, event_weight = reading
     time, place_now, weight_now = now

@@ -1,7 +1,4 @@
-"""Predicted against observed probability at a horizon.
-
-By groups of the prediction, and as a smooth curve.
-"""
+"""Predicted against observed probability at a horizon, by groups and as a smooth curve."""
 
 from __future__ import annotations
 
@@ -38,8 +35,7 @@ _CERTAIN = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationGroups:
-    """Predicted and observed probability of the event by a horizon, per group of the prediction,
-    lowest first.
+    """Predicted and observed probability of the event per group of the prediction, lowest first.
 
     Attributes:
         predicted: Mean prediction per group.
@@ -163,8 +159,7 @@ def kaplan_meier_calibration(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationGroups:
-    """Compare predicted and observed probability in groups of about equal size, cut at quantiles of
-    the prediction.
+    """Compare predicted and observed probability in groups cut at quantiles of the prediction.
 
     Args:
         time, event, weights, cluster: See `concordant.metrics`.
@@ -254,8 +249,7 @@ def integrated_calibration_index(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> IntegratedCalibrationIndex:
-    """Compute the mean absolute difference between predictions and a smooth curve of observed
-    probability.
+    """Compute the mean absolute difference of predictions from a smooth observed curve.
 
     The curve is a Cox model of the outcomes (over the whole follow-up) on a restricted cubic spline
     of log(-log(1 - predicted)) with knots at its 10, 50 and 90 % quantiles, read at the horizon.

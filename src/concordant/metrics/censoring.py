@@ -1,6 +1,4 @@
-"""Kaplan-Meier curves: of the event, and of censoring with its influence on every metric that
-weighs by it.
-"""
+"""Kaplan-Meier curves: of the event, and of censoring with its influence on metrics."""
 
 from __future__ import annotations
 
@@ -116,8 +114,7 @@ class CensoringCurve:
     def row_influence(
         self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]
     ) -> Float[np.ndarray, " subject"]:
-        """Return how a functional of the curve changes with the weight of every row of the curve's
-        sample.
+        """Return how a functional of the curve changes with the weight of each row of its sample.
 
         Args:
             place: Where the functional reads the curve.

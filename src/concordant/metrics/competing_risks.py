@@ -1,6 +1,4 @@
-"""The probability of an event by a time, with and without competing events, and how much every
-subject moves it.
-"""
+"""The probability of an event by a time, competing events or not, with its influence."""
 
 from __future__ import annotations
 
@@ -335,8 +333,7 @@ def _moments(
     cluster: Int[np.ndarray, " subject"],
     places: int,
 ) -> Float[np.ndarray, "place sum sum"]:
-    """Return the products of the clusters' sums, summed over clusters, at every place, as rows
-    leave one after the other.
+    """Return the summed products of the clusters' sums at every place, as rows leave.
 
     Args:
         change: What a row adds to its cluster's sums as it leaves; the last of them starts at the

@@ -1,6 +1,4 @@
-"""Harrell's concordance with influence-function standard errors, and paired comparisons of
-models by it.
-"""
+"""Harrell's concordance with its influence function, and paired comparisons by it."""
 
 from __future__ import annotations
 
@@ -158,8 +156,7 @@ def concordance_covariance(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> ConcordanceCovariance:
-    """Compute several models' Harrell concordance on the same subjects and the covariance of all of
-    them.
+    """Compute several models' Harrell concordance on the same subjects, and its covariance.
 
     Args:
         time, event: See `concordant.metrics`.

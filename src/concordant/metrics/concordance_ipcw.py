@@ -1,6 +1,4 @@
-"""Uno's concordance, weighted by the inverse probability of censoring, with its whole influence
-function; paired comparisons by it.
-"""
+"""Uno's concordance (IPCW) with its whole influence function, and paired comparisons by it."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ def concordance_index_ipcw(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> Concordance:
-    """Compute Uno's concordance index, which does not depend on the censoring, with its whole
-    influence function.
+    """Compute Uno's concordance index, free of the censoring, with its whole influence function.
 
     Cases that the censoring curve does not reach are left out; the result's `tau` and `pairs_kept`
     say so.

@@ -110,10 +110,7 @@ def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " s
 
 
 def followed_for_ever(subjects: Outcomes) -> Outcomes:
-    """Return the subjects as a rank statistic sees them.
-
-    Who had a competing event stays under observation for ever.
-    """
+    """Return subjects as ranks see them: followed for ever after a competing event."""
     competing = subjects.competing
     return (
         subjects

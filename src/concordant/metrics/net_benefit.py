@@ -1,6 +1,4 @@
-"""Decision curves: the net benefit of treating those whose predicted probability reaches a
-threshold.
-"""
+"""Decision curves: the net benefit of treating from a predicted probability on."""
 
 from __future__ import annotations
 
@@ -65,10 +63,7 @@ class DecisionCurve:
         return np.array([point.standard_error for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the confidence interval at each threshold by itself.
-
-        Too narrow where only a few are treated.
-        """
+        """Return each threshold's interval, too narrow where only a few are treated."""
         return _band(self.points, level)
 
 
@@ -100,10 +95,7 @@ class NetBenefitDifference:
 
     @property
     def p_value(self) -> Float[np.ndarray, " threshold"]:
-        """Two-sided p-value of "no difference" at each threshold by itself.
-
-        The thresholds are many tests.
-        """
+        """Two-sided p-value of "no difference" at each threshold: these are many tests."""
         return np.array([point.p_value for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
@@ -247,10 +239,7 @@ def _point(
     threshold: float,
     horizon: float,
 ) -> Estimate | None:
-    """Compute the net benefit of treating some.
-
-    None where their follow-up ends before the horizon.
-    """
+    """Compute the net benefit of treating some, None where they are not followed long enough."""
     weights = subjects.weights * treated
     if not weights.any():
         return _estimate(subjects, 0.0, np.zeros(len(subjects)), threshold)

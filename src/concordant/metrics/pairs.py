@@ -124,10 +124,7 @@ def _fill_ranks(starts: Any, rows: Any, values: Any, rank: Any) -> None:
 
 @njit(cache=True)
 def _put_back(rows: Any, in_order: Any, sums: Any) -> None:
-    """Fill the sums in the order of the rows, one sum after the other.
-
-    They do not compete for the cache.
-    """
+    """Fill the sums in the order of the rows, one after the other: they share no cache."""
     for number in range(in_order.shape[0]):
         for place in range(rows.size):
             sums[number, rows[place]] = in_order[number, place]
@@ -206,9 +203,7 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
 
 @njit(cache=True)
 def _empty_trees(rank: Any, weight: Any) -> Any:
-    """Return a tree over the ranks and the weight at each rank, the latter empty where no two
-    risks are equal.
-    """
+    """Return a tree over the ranks and the weight at each, empty where no risks are equal."""
     highest = rank.max()
     return np.zeros(highest + 1, weight.dtype), np.zeros(
         highest + 1 if highest < rank.size else 0, weight.dtype

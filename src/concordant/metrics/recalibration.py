@@ -1,7 +1,4 @@
-"""Post-hoc recalibration of survival curves on a tuning cohort.
-
-A new baseline, and how far subjects spread about it.
-"""
+"""Post-hoc recalibration of survival curves: a new baseline and a slope."""
 
 from __future__ import annotations
 
@@ -92,8 +89,7 @@ def fit_recalibration(
     reference_time: float | None = None,
     weights: Real[np.ndarray, " subject"] | None = None,
 ) -> Recalibration:
-    """Fit a recalibration on a tuning cohort, which the model was not trained on and is not
-    evaluated on.
+    """Fit a recalibration on a tuning cohort, neither trained nor evaluated on.
 
     Args:
         time, event: See `concordant.metrics`.

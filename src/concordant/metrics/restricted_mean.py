@@ -1,7 +1,4 @@
-"""Restricted mean survival time.
-
-The area under the Kaplan-Meier curve until tau, of one group and between two.
-"""
+"""Restricted mean survival time: the area under Kaplan-Meier until tau, and differences."""
 
 from __future__ import annotations
 

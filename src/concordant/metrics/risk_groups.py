@@ -1,6 +1,4 @@
-"""Groups of risk: their Kaplan-Meier curves, the log-rank test between them and their restricted
-mean survival times.
-"""
+"""Groups of risk: Kaplan-Meier curves, the log-rank test, restricted mean survival."""
 
 from __future__ import annotations
 
@@ -197,10 +195,7 @@ def _covariance(
     at_risk: Float[np.ndarray, " event_time"],
     events: Float[np.ndarray, " event_time"],
 ) -> Float[np.ndarray, "group group"]:
-    """Return the covariance of observed minus expected events.
-
-    It is singular, since the excesses sum to 0.
-    """
+    """Return the covariance of observed minus expected events; singular, as these sum to 0."""
     spread = events * np.divide(
         at_risk - events, at_risk - 1, out=np.zeros_like(at_risk), where=at_risk > 1
     )

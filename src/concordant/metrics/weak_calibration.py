@@ -1,7 +1,4 @@
-"""Calibration at a horizon in two numbers.
-
-Observed over expected (in the large), and the slope of the log-log predictions.
-"""
+"""Calibration at a horizon: observed over expected, and the slope of the log-log."""
 
 from __future__ import annotations
 
@@ -120,8 +117,7 @@ def calibration_slope(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationSlope:
-    """Fit the coefficient of log(-log(1 - predicted)) in a Cox model whose follow-up ends at the
-    horizon.
+    """Fit the slope of log(-log(1 - predicted)) in a Cox model of the time to the horizon.
 
     Args:
         time, event, weights: See `concordant.metrics`.
@@ -201,9 +197,7 @@ def weighted_quantile(
     weights: Real[np.ndarray, " subject"],
     levels: Float[np.ndarray, " level"],
 ) -> Float[np.ndarray, " level"]:
-    """Return the smallest values that at least these shares of the weight do not exceed (a copy
-    counts like a weight of 2).
-    """
+    """Return weighted quantiles: the smallest values that these shares do not exceed."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[order], dtype=np.float64)
     place = np.searchsorted(below / below[-1], levels, side="left")
