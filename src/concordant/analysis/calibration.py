@@ -1,6 +1,4 @@
-"""Are the predicted probabilities right? Predicted against observed, and the metrics of
-calibration, before and after recalibration.
-"""
+"""Are the predicted probabilities right? Metrics and groups, before and after recalibration."""
 
 from __future__ import annotations
 
@@ -90,11 +88,7 @@ def calibration_groups(
         for model in shown_models(models, cohort)
         for horizon in judged.horizons_days
         for row in _group_rows(
-            {
-                **model.names(cohort),
-                "recalibrated": recalibrated,
-                "horizon_days": float(horizon),
-            },
+            {**model.names(cohort), "recalibrated": recalibrated, "horizon_days": float(horizon)},
             model.predictions[cohort],
             judged.cause,
         )
@@ -199,9 +193,8 @@ def _groups(predictions: Predictions, horizon: float, cause: int | None) -> Cali
     time, event = samples["time_days"].to_numpy(), samples["event"].cast(pl.Int64).to_numpy()
     predicted, cluster = samples["probability"].to_numpy(), samples["subject_id"].to_numpy()
     most = int(np.clip(samples.height // LEAST_IN_GROUP, 1, MOST_GROUPS))
-    for groups in range(
-        most, 0, -1
-    ):  # a group whose follow-up ends before the horizon is joined with others
+    # a group whose follow-up ends before the horizon is joined with others
+    for groups in range(most, 0, -1):
         try:
             return kaplan_meier_calibration(
                 time, event, predicted, horizon, groups=groups, cluster=cluster, cause=cause

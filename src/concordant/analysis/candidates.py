@@ -113,10 +113,7 @@ def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
         group[0]
         if len(group) == 1
         else replace(
-            group[0],
-            seed=None,
-            predictions=_mean_predictions(group),
-            tuning=_mean_tuning(group),
+            group[0], seed=None, predictions=_mean_predictions(group), tuning=_mean_tuning(group)
         )
         for group in by_model(candidates)
     ]
@@ -220,9 +217,7 @@ def _folds(predictions: Predictions) -> list[Fold | None]:
 def _chosen_per_fold(
     unimodal: Sequence[Candidate], cohort: str, folds: Sequence[Fold | None]
 ) -> Predictions:
-    """Return a table whose rows come, fold by fold, from the unimodal model that is better on
-    the fold's tuning part.
-    """
+    """Return, fold by fold, the rows of the unimodal model that is better on the tuning part."""
     parts = []
     for fold in folds:
         best = max(unimodal, key=partial(_tuning, fold=fold)).predictions[cohort]
@@ -234,10 +229,7 @@ def _chosen_per_fold(
 
 
 def _tuning(model: Candidate, fold: Fold | None) -> float:
-    """Return the tuning concordance of a fold.
-
-    A tuning part without an event recommends nothing.
-    """
+    """Return the tuning concordance of a fold, -inf where it had no event."""
     if fold not in model.tuning:
         raise MetricError(
             f"{model.fusion} has no tuning concordance for repeat and fold {fold}; the reference "

@@ -1,6 +1,4 @@
-"""Does fusing help? Paired differences to the better unimodal model, and between any predictions
-files.
-"""
+"""Does fusing help? Paired differences to the better unimodal model, and between files."""
 
 from __future__ import annotations
 
@@ -74,8 +72,7 @@ def contrasts(
     protocol: EvaluationProtocol | None = None,
     **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
-    """Compare every fusion with the unimodal models of the same encoders, paired, on risks averaged
-    over seeds.
+    """Compare every fusion with the unimodal models of its encoders, paired, seeds averaged.
 
     The declared family, per cohort, record encoder and metric, is every fusion against the unimodal
     model that is better on tuning; p-values are adjusted within it. Under cross-validation the
@@ -248,8 +245,7 @@ def _reference_label(labels: Sequence[str], paths: Sequence[Path], reference: st
 def _on_shared_samples(
     given: Mapping[str, Predictions], clustered: Sequence[str]
 ) -> dict[str, Predictions]:
-    """Reduce all tables to the rows they share, in one order, with one set of subjects and of
-    weights.
+    """Reduce tables to the rows they share, in one order, with one set of subjects and weights.
 
     Args:
         given: The tables by label.

@@ -1,6 +1,4 @@
-"""Decision curves: what acting on a model would be worth, beside acting on one modality, on
-everybody, on nobody.
-"""
+"""Decision curves: what acting on a model is worth, beside one modality, everybody, nobody."""
 
 from __future__ import annotations
 
@@ -85,8 +83,7 @@ def decision_curves(
     thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
     **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
-    """Compute the net benefit of the best fusion, its unimodal models and models of others, and of
-    treating everybody or nobody.
+    """Compute the net benefit of the best fusion, unimodal models, models of others, all and none.
 
     The best fusion is the one with the best tuning concordance. Under cross-validation the folds of
     a repeat are taken together, since a probability means the same in all of them, and the curves
@@ -168,10 +165,7 @@ def _rows(
     certain: float | None = None,
     reference: Predictions | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row per threshold.
-
-    `certain` puts one probability in the place of the predicted ones.
-    """
+    """Yield a row per threshold, with the probability `certain` for those predicted, if given."""
     horizon = names["horizon_days"]
     try:
         points = _points(predictions, horizon, acting, certain)

@@ -1,7 +1,4 @@
-"""Families of paired tests.
-
-Each difference with its tests, and what correcting for their number makes of them.
-"""
+"""Families of paired tests: each difference, and what their number makes of the p-values."""
 
 from __future__ import annotations
 
@@ -131,10 +128,7 @@ def known(value: float) -> float | None:
 
 
 def _over_folds(paired: MetricEstimate, test_train_ratio: float | None) -> float | None:
-    """Return the p-value of the corrected resampled t test over folds.
-
-    None without folds or with a single one.
-    """
+    """Return the p-value of the corrected resampled t test, None for fewer than two folds."""
     if test_train_ratio is None or len(paired.by_fold) < 2:
         return None
     return known(nadeau_bengio(paired.by_fold[None, :], test_train_ratio).p_value)

@@ -47,8 +47,7 @@ def gains_over_both(
     protocol: EvaluationProtocol | None = None,
     **options: Unpack[ProtocolOptions],
 ) -> pl.DataFrame:
-    """Test every fusion for being better than both of its unimodal models at once
-    (intersection-union), seeds averaged.
+    """Test, seeds averaged, whether each fusion beats both unimodal models (intersection-union).
 
     Nothing is chosen, on tuning or on the test cohort, so nothing can be chosen wrongly: a fusion
     wins where it beats CT alone and the record alone.

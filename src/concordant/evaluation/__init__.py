@@ -1,6 +1,4 @@
-"""From a predictions table to a table of metrics with standard errors, with or without
-cross-validation. No torch.
-"""
+"""From predictions to tables of metrics with standard errors, with or without folds. No torch."""
 
 from __future__ import annotations
 

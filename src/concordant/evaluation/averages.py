@@ -166,11 +166,7 @@ def align(predictions: Predictions, to: Predictions) -> Predictions:
 
 
 def on_shared_samples(results: Sequence[MetricEstimate]) -> list[Estimate]:
-    """Return results of one cohort with their influences in one order, 0 where a sample has no part
-    in a result.
-
-    Then their covariance, and tests of several at once, can be read off them.
-    """
+    """Return results of one cohort with influences in one order (0 where a sample has no part)."""
     names = ("sample_id", "subject_id", "influence")
     frames = [pl.DataFrame({name: getattr(one, name) for name in names}) for one in results]
     people = pl.concat([frame.select(names[:2]) for frame in frames]).unique(
@@ -279,9 +275,7 @@ def _average(
 
 
 def _note(notes: Sequence[str], reasons: Sequence[str], *remarks: str) -> str:
-    """Join the remarks, what all folds' notes agree on, and how many folds were left out with the
-    reason of the first.
-    """
+    """Join the remarks, the note that all folds share, and why how many folds were left out."""
     agreed = notes[0] if len(set(notes)) == 1 else ""
     total = len(reasons) + len(notes)
     left_out = f"{len(reasons)} of {total} folds left out: {reasons[0]}" if reasons else ""

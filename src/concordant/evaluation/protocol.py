@@ -1,6 +1,4 @@
-"""How predictions are judged: one value, checked once, that everything from a metric to a family of
-tests takes.
-"""
+"""How predictions are judged: one value, checked once, that all of an evaluation takes."""
 
 from __future__ import annotations
 
@@ -118,9 +116,7 @@ class EvaluationProtocol:
 
 
 class ProtocolOptions(TypedDict, total=False):
-    """The attributes of `EvaluationProtocol`, as keyword arguments of the functions that take
-    one.
-    """
+    """The attributes of `EvaluationProtocol`, as keyword arguments."""
 
     metrics: Sequence[str]
     horizons_days: Sequence[float]

@@ -8,13 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from concordant.core.errors import PredictionsError, did_you_mean
-from concordant.core.survival import (
-    AS_IS,
-    WEIGHT,
-    Predictions,
-    read_predictions,
-    split_predictions,
-)
+from concordant.core.survival import AS_IS, WEIGHT, Predictions, read_predictions, split_predictions
 from concordant.evaluation.averages import average_seeds
 
 CLUSTER = "cluster"
@@ -87,10 +81,7 @@ def _refuse_absent_cause(predictions: Predictions, cause: int | None, path: Path
 
 
 def column_names(path: Path) -> frozenset[str]:
-    """Return the columns of a parquet file.
-
-    None where it cannot be read, which `read_judged` says in words.
-    """
+    """Return the columns of a parquet file, none where it cannot be read."""
     try:
         return frozenset(pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError):

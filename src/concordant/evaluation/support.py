@@ -61,10 +61,7 @@ def tau_days(
 
 
 def incidence_remark(predictions: Predictions, cause: int | None) -> str:
-    """Say what 1 - survival is taken for where other events compete with the cause.
-
-    Empty where none does.
-    """
+    """Say what 1 - survival stands for if other events compete; else ""."""
     if cause is None or predictions.table["event"].cast(pl.Int64).is_in([0, cause]).all():
         return ""
     return (

@@ -1,5 +1,4 @@
-"""Antolini's time-dependent concordance of survival curves, with influence-function standard
-errors.
+"""Antolini's time-dependent concordance of survival curves, with its influence function.
 
 The curves of a pair are compared where the case's time falls on their grid, so the ranks of the
 subjects change from interval to interval of the grid. Pairs within an interval and pairs across
@@ -23,12 +22,7 @@ from concordant.core.errors import MetricError, did_you_mean
 from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import ranking_within
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_curves,
-    checked_outcomes,
-    followed_for_ever,
-)
+from concordant.metrics.inputs import Codes, checked_curves, checked_outcomes, followed_for_ever
 from concordant.metrics.pairs import pair_sums
 
 Method = Literal["harrell", "antolini", "adj_antolini"]
@@ -73,16 +67,14 @@ def concordance_index_antolini(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> AntoliniConcordance:
-    """Compute Antolini's time-dependent concordance index of survival curves, in O(K n log n) for K
-    times.
+    """Compute Antolini's time-dependent concordance of survival curves, O(K n log n) for K times.
 
     A pair earns 1 where the case's curve is below the other one at the case's time, whatever it is
     elsewhere. A coarse grid makes many curves equal there, or compares them long before: use the
     times at which the model's curves step.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, weights, cluster: See `concordant.metrics`.
         survival: Probability of no event until each of `times`, between 0 and 1. A first column of
             ones throughout (time 0) is not read, unless it is the only one.
         times: Ascending, in the unit of `time`.
@@ -93,9 +85,6 @@ def concordance_index_antolini(
         steps: "post": an event at T reads S at the last of `times` <= T, the first one before that.
             "pre": at the first of `times` >= T, the last one after that; for discrete-time models,
             whose S(times) holds the events of the interval before.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them
-            do not count.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence: a subject with another event
             is a control of every case, whenever it came.
@@ -212,9 +201,7 @@ def _harrell_sums(subjects: Outcomes, curves: _Reading, *, tied_credit: float) -
 
 
 def _numbered(*keys: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
-    """Number the distinct combinations of the keys in ascending order, the first key being the
-    most significant.
-    """
+    """Number the distinct combinations of the keys, ascending, the first key most significant."""
     order = np.lexsort(keys[::-1])
     changes = np.zeros(len(order), np.int64)
     for key in keys:
@@ -253,9 +240,7 @@ def _cells(subjects: Outcomes, curves: _Reading, group: Int[np.ndarray, " subjec
 def _lost_across(
     subjects: Outcomes, curves: _Reading, group: Int[np.ndarray, " subject"], tied_credit: float
 ) -> Float[np.ndarray, " subject"]:
-    """Return for every row the weights, times the credit lost, of its pairs across intervals
-    within its group.
-    """
+    """Sum for every row weight times credit lost over its pairs across intervals of its group."""
     if subjects.n_events == 0:
         return np.zeros(len(subjects))
     cells = _cells(subjects, curves, group)
@@ -322,9 +307,7 @@ def _first_not_below(values: Any, start: Any, stop: Any, value: Any) -> Any:
 
 @njit(cache=True)
 def _first_above(values: Any, start: Any, stop: Any, value: Any) -> Any:
-    """Return the first place in an ascending stretch that holds nothing below the value given,
-    where it no longer holds it, or its end.
-    """
+    """Return the end of the run of a value that an ascending stretch starts with, if it does."""
     if start == stop or values[start] != value:
         return start
     while start < stop:
@@ -337,10 +320,7 @@ def _first_above(values: Any, start: Any, stop: Any, value: Any) -> Any:
 
 
 def _tied_time_sums(subjects: Outcomes, curves: _Reading) -> _Sums:
-    """Sum over what "adj_antolini" adds.
-
-    Pairs at a tied time with one event once more, those with two events in both orders.
-    """
+    """Sum what "adj_antolini" adds: tied times with one event again, with two in both orders."""
     moment = _numbered(subjects.time)
     within = _numbered(
         moment, np.arange(len(subjects)) if subjects.cluster is None else subjects.cluster
@@ -354,9 +334,7 @@ def _tied_time_sums(subjects: Outcomes, curves: _Reading) -> _Sums:
     def events_beside(
         weights: Float[np.ndarray, " subject"], *curve: Float[np.ndarray, " subject"]
     ) -> Float[np.ndarray, " subject"]:
-        """Return for every event what the other clusters' events at its time weigh (those with
-        an equal curve).
-        """
+        """Sum other clusters' events at each event's time (those with an equal curve)."""
         events = subjects.observed * weights
         return np.asarray(
             subjects.observed
@@ -370,10 +348,9 @@ def _tied_time_sums(subjects: Outcomes, curves: _Reading) -> _Sums:
     counted = (weights > 0).astype(np.float64)
     one_event = ranking.sums(subjects.observed, weights)
     two_events = events_beside(weights)
+    # twice: 1/2, and 1/2 more if equal
     return _Sums(
-        credit=one_event.credit
-        + two_events
-        + events_beside(weights, curves.own),  # twice: 1/2, and 1/2 more if equal
+        credit=one_event.credit + two_events + events_beside(weights, curves.own),
         total=one_event.total + 2 * two_events,
         n_pairs=int(
             counted

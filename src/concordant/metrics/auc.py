@@ -1,6 +1,4 @@
-"""The cumulative/dynamic area under the ROC curve at a time, and its mean over time, with
-influence-function standard errors.
-"""
+"""The cumulative/dynamic AUC at a time, and its mean over time, with influence functions."""
 
 from __future__ import annotations
 
@@ -12,12 +10,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.case_control import Ranking, ranking
-from concordant.metrics.censoring import (
-    CensoringCurve,
-    Convention,
-    EventWeights,
-    censoring_curve,
-)
+from concordant.metrics.censoring import CensoringCurve, Convention, EventWeights, censoring_curve
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.inference import Band, Estimate, wald_band
 from concordant.metrics.inputs import (
@@ -109,21 +102,13 @@ def cumulative_dynamic_auc(
     numbers.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, censoring, pooled, weights, cluster: See `concordant.metrics`.
         risk: Higher = earlier event; one per subject, or one per subject and time. Risks are tied
             only where they are equal.
         times: Ascending, in the unit of `time`. Left out, and listed in the result with the reason:
             times by which nobody had the event, beyond which nobody is followed, or which the
             cohort that gives the censoring curve does not reach.
-        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
-            independent of each other and of this cohort; None = this cohort's own. The curve's
-            uncertainty is in the standard error.
-        pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed, pairs among them
-            do not count.
         cause: None = event 1 is the event and every other code is censored. Else the code of the
             event: only code 0 is censored, and who had another event at T <= t is a control with
             weight 1 / G(T-), who is followed beyond t one with weight 1 / G(t). The mean then
@@ -190,16 +175,10 @@ def auc_at(
     Two of them can be subtracted.
 
     Args:
-        time: As in `cumulative_dynamic_auc`.
-        event: As in `cumulative_dynamic_auc`.
+        time, event, censoring, pooled, convention, weights, cluster, cause: As in
+            `cumulative_dynamic_auc`.
         risk: Higher = earlier event.
         horizon: The time, in the unit of `time`.
-        censoring: As in `cumulative_dynamic_auc`.
-        pooled: As in `cumulative_dynamic_auc`.
-        convention: As in `cumulative_dynamic_auc`.
-        weights: As in `cumulative_dynamic_auc`.
-        cluster: As in `cumulative_dynamic_auc`.
-        cause: As in `cumulative_dynamic_auc`.
 
     Raises:
         MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or
@@ -211,10 +190,7 @@ def auc_at(
 
 
 def area_at(
-    subjects: Outcomes,
-    curve: CensoringCurve,
-    risk: Real[np.ndarray, " subject"],
-    horizon: float,
+    subjects: Outcomes, curve: CensoringCurve, risk: Real[np.ndarray, " subject"], horizon: float
 ) -> TimeDependentAUC:
     """Compute `auc_at` of checked outcomes and their censoring curve."""
     values, end = checked_risk(risk, len(subjects)), checked_horizon(horizon)
@@ -293,10 +269,7 @@ def _split(cohort: _Cohort, horizon: float) -> _Split:
 
 
 def _area(cohort: _Cohort, split: _Split, ranks: Ranking, horizon: float) -> TimeDependentAUC:
-    """Compute the area at one time.
-
-    Its influence is the row's own pairs and, through the censoring curve, everybody's.
-    """
+    """Compute the area at a time; the influence is through own pairs and the censoring curve."""
     subjects = cohort.subjects
     sums = ranks.sums(split.is_case, split.amount)
     as_case = split.amount * split.is_case
@@ -354,9 +327,7 @@ class _RunningMean:
         self.standard_errors.append(area.standard_error)
 
     def result(self) -> MeanAUC:
-        """Return the mean; its influence is that of the areas and, through their shares, that of
-        the incidence.
-        """
+        """Return the mean, with its influence through the areas and through the incidence."""
         value = self._value / self._reached
         event_times = self._incidence.timeline.times
         counted = event_times[event_times <= self.times[-1]]

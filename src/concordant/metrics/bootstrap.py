@@ -1,7 +1,4 @@
-"""The bootstrap by weights.
-
-A resample is a vector of multiplicities, never a table of gathered rows.
-"""
+"""The bootstrap by weights: a resample is a vector of multiplicities, no gathered rows."""
 
 from __future__ import annotations
 
@@ -96,8 +93,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointBootstrap:
-    """Several numbers and their values in the same resamples, so that differences between them are
-    paired.
+    """Several numbers and their values in the same resamples: differences are paired.
 
     Attributes:
         estimate: The numbers on the subjects themselves.
@@ -255,10 +251,7 @@ def _left_out(
     n: int,
     cluster: Shaped[np.ndarray, " subject"] | None,
 ) -> Float[np.ndarray, "unit ..."]:
-    """Return the mean of the statistic without each row (cluster) in turn, minus each.
-
-    Its influence, but for a constant.
-    """
+    """Return the influence of each row (cluster), but for a constant, by leaving it out."""
     numbers = np.arange(n) if cluster is None else cluster_numbers(cluster, n)
     without = [
         np.asarray(statistic((numbers != unit).astype(np.float64)), dtype=np.float64)
@@ -279,16 +272,14 @@ def bootstrap_concordance(
     max_failed: float = 0.05,
     cause: int | None = None,
 ) -> JointBootstrap:
-    """Bootstrap Harrell's concordance of one or more models on the same subjects, all in the same
-    resamples.
+    """Bootstrap Harrell's concordance of models on the same subjects, in the same resamples.
 
     Each replicate is exactly `concordance_index` with the resample's multiplicities as weights:
     copies of one subject, or of rows of one cluster, are not compared with each other. The rows are
     sorted once; O(n log n) per resample.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risks: One column per model, higher = earlier event. Equal risks count one half.
         replicates: Number of resamples.
         cluster: Rows with one label are one subject and are resampled together; pairs among them do
@@ -423,9 +414,7 @@ def _limits(
 def _bias(
     estimate: Float[np.ndarray, " statistic"], replicates: Float[np.ndarray, "replicate statistic"]
 ) -> Float[np.ndarray, " statistic"]:
-    """Return the normal quantile of the share of replicates below the estimate, at least half of
-    one and at most all but half.
-    """
+    """Return the normal quantile of the share of replicates below the estimate, never 0 or 1."""
     below = (replicates < estimate).sum(axis=0) + 0.5 * (replicates == estimate).sum(axis=0)
     return np.asarray(ndtri(np.clip(below, 0.5, len(replicates) - 0.5) / len(replicates)))
 
@@ -433,9 +422,7 @@ def _bias(
 def _acceleration(
     influence: Float[np.ndarray, "unit statistic"],
 ) -> Float[np.ndarray, " statistic"]:
-    """Return the sixth of the skewness of the sum of influences, 0 where nothing has any
-    influence.
-    """
+    """Return a sixth of the skewness of the summed influences, 0 where there is no influence."""
     square = np.square(influence).sum(axis=0)
     return np.asarray(
         np.divide(

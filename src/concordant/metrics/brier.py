@@ -1,6 +1,4 @@
-"""The Brier score of survival curves and its integral over time, with influence-function
-standard errors.
-"""
+"""The Brier score of survival curves and its integral, with influence functions."""
 
 from __future__ import annotations
 
@@ -14,12 +12,7 @@ from numba import njit
 
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
-from concordant.metrics.censoring import (
-    CensoringCurve,
-    Convention,
-    EventWeights,
-    censoring_curve,
-)
+from concordant.metrics.censoring import CensoringCurve, Convention, EventWeights, censoring_curve
 from concordant.metrics.inference import (
     Band,
     Estimate,
@@ -27,18 +20,11 @@ from concordant.metrics.inference import (
     standard_error,
     wald_band,
 )
-from concordant.metrics.inputs import (
-    Codes,
-    OtherCohort,
-    checked_curves,
-    checked_outcomes,
-    numbers,
-)
+from concordant.metrics.inputs import Codes, OtherCohort, checked_curves, checked_outcomes, numbers
 from concordant.metrics.ordering import ascending
 
-_TIMES_AT_ONCE = (
-    16  # of the given curves, one subject's values at so many times are two cache lines
-)
+# of the given curves, one subject's values at so many times are two cache lines
+_TIMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +83,12 @@ def brier_score(
     / G(t), one censored by t adds 0; the mean runs over all.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event, censoring, pooled, weights, cluster: See `concordant.metrics`.
         survival: Probability of no event until each of `times`, between 0 and 1.
         times: Ascending, in the unit of `time`. Those at or beyond the last follow-up (of this
             cohort, or of the one that gives the censoring curve) are left out and listed in the
             result.
-        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
-            independent of each other and of this cohort; None = this cohort's own. The curve's
-            uncertainty is in the standard error.
-        pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence: a subject with another event
             at T <= t adds (1 - S(t))^2 / G(T-), and only code 0 is censored.
@@ -154,16 +133,9 @@ def brier_score_at(
     Two of them can be subtracted.
 
     Args:
-        time: As in `brier_score`.
-        event: As in `brier_score`.
+        time, event, censoring, pooled, convention, weights, cluster, cause: As in `brier_score`.
         survival: Probability of no event until the horizon.
         horizon: The time, in the unit of `time`.
-        censoring: As in `brier_score`.
-        pooled: As in `brier_score`.
-        convention: As in `brier_score`.
-        weights: As in `brier_score`.
-        cluster: As in `brier_score`.
-        cause: As in `brier_score`.
 
     Raises:
         MetricError: As `brier_score`.
@@ -202,16 +174,9 @@ def integrated_brier_score(
     """Compute the mean of the Brier score over the supported range of `times` (trapezoid rule).
 
     Args:
-        time: As in `brier_score`.
-        event: As in `brier_score`.
-        survival: As in `brier_score`.
+        time, event, survival, censoring, pooled, convention, weights, cluster, cause: As in
+            `brier_score`.
         times: As in `brier_score`; at least two of them supported.
-        censoring: As in `brier_score`.
-        pooled: As in `brier_score`.
-        convention: As in `brier_score`.
-        weights: As in `brier_score`.
-        cluster: As in `brier_score`.
-        cause: As in `brier_score`.
 
     Raises:
         MetricError: As `brier_score`, or fewer than two supported times.
@@ -248,19 +213,14 @@ def integrated_score(
 
 
 def _trapezoid(times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
-    """Return the weights of the trapezoid rule, divided by the length of the range.
-
-    They sum to 1.
-    """
+    """Return the weights of the trapezoid rule over the length of the range; they sum to 1."""
     steps = np.diff(times)
     return np.asarray((np.append(steps, 0) + np.append(0, steps)) / 2 / (times[-1] - times[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighting:
-    """The evaluated cohort in order of time, so that every step through the censoring curve is a
-    step through memory.
-    """
+    """The cohort in order of time: a step along the censoring curve is a step through memory."""
 
     order: Int[np.ndarray, " subject"]  # the given rows in order of time
     subjects: Outcomes
@@ -279,10 +239,7 @@ class _Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Supported:
-    """What a score is computed from, at the times that the follow-up supports.
-
-    Few scores at a time are in memory.
-    """
+    """What a score is computed from, at the supported times; few scores are in memory at a time."""
 
     weighting: _Weighting
     cluster: Int[np.ndarray, " subject"] | None  # as given
@@ -334,10 +291,7 @@ def _supported(
 
 
 def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time: float) -> _Score:
-    """Compute the score at one time.
-
-    Its influence is the row's own loss and, through the censoring curve, everybody's.
-    """
+    """Compute the score at a time; the influence is through own loss and the censoring curve."""
     subjects, curve = weighting.subjects, weighting.curve
     place_now = int(curve.up_to(np.array([time]))[0])
     loss, place = np.empty(len(subjects)), np.empty(len(subjects), np.int64)
@@ -358,16 +312,13 @@ def _score(weighting: _Weighting, survival: Float[np.ndarray, " subject"], time:
 
 @njit(cache=True)
 def _losses(outcome: Any, reading: Any, now: Any, survival: Any, loss: Any, place: Any) -> None:
-    """Fill every subject's weighted loss at a time, and the place at which it reads the
-    censoring curve, in order of time.
-    """
+    """Fill, in order of time, subjects' weighted losses and their places on the censoring curve."""
     order, times, observed, censored = outcome
     place_of_event, event_weight = reading
     time, place_now, weight_now = now
+    # the event, or a competing one, by this time
     for row in range(times.size):
-        known = (
-            times[row] <= time and not censored[row]
-        )  # the event, or a competing one, by this time
+        known = times[row] <= time and not censored[row]
         place[row] = place_of_event[row] if known else place_now
         weight = event_weight[row] if known else weight_now if times[row] > time else 0.0
         predicted = survival[order[row]]

@@ -110,8 +110,7 @@ def d_calibration(
     test: DCalibrationTest | None = None,
     cause: int | None = None,
 ) -> DCalibration:
-    """Count in which bin of its predicted survival probability each subject's event came, and test
-    that the bins are equally full.
+    """Count in which bin of predicted survival each event came, and test whether all are as full.
 
     An event at T counts in the bin of S(T). A subject censored at C has its event somewhere below
     S(C): it counts with (S(C) - lower limit) / S(C) in the bin of S(C) and with 1 / (bins S(C)) in
@@ -124,13 +123,10 @@ def d_calibration(
     censored on). The robust test corrects that (3.5 to 5.5 %).
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event, weights, cluster: See `concordant.metrics`.
         survival: Probability of no event until each of `times`, in [0, 1], not rising.
         times: Ascending, >= 0, the last one > 0. At a time of 0 the given S(0) replaces the 1.
         bins: How many bins of equal width, 2 or more.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         test: "pearson" as published, or "robust"; None = "pearson", with weights or clusters
             "robust".
         cause: None = event 1 is the event and every other code is censored; else the code of the
@@ -201,13 +197,10 @@ def log_score(
     last time.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event, weights, cluster: See `concordant.metrics`.
         survival: Probability of no event until each of `times`, in [0, 1], not rising.
         times: Ascending, >= 0, the last one > 0.
         floor: Smaller probabilities are raised to it, in (0, 1); the result counts them.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence. Who had another event adds
             -log of that interval's probability of another event, who was censored -log
@@ -282,9 +275,7 @@ def _probability_of_what_was_seen(
 def _without_other_event(
     curves: SurvivalCurves, free: SurvivalCurves
 ) -> Float[np.ndarray, "subject time"]:
-    """Return one minus the incidence of all other causes, which is the part of `survival` that
-    is not event-free.
-    """
+    """Return one minus the incidence of all other causes."""
     if bool((free.survival > curves.survival + _RISE).any()):
         raise MetricError(
             "event_free is above survival in some row(s); expected it to be at most one minus the "
@@ -305,9 +296,7 @@ class SurvivalCurves(NamedTuple):
     survival: Float[np.ndarray, "subject time"]
 
     def at(self, time: Float[np.ndarray, " subject"]) -> Float[np.ndarray, " subject"]:
-        """Read every subject's curve at its own time, linear between the times, S(last) beyond
-        the last.
-        """
+        """Read each subject's curve at its time, linear between times, S(last) beyond the last."""
         upper = self._interval(time)
         start, stop = self.times[upper - 1], self.times[upper]
         step = np.minimum((time - start) / (stop - start), 1.0)
@@ -319,9 +308,7 @@ class SurvivalCurves(NamedTuple):
     def interval_probability(
         self, time: Float[np.ndarray, " subject"]
     ) -> Float[np.ndarray, " subject"]:
-        """Return the probability of an event in the interval (from, to] that holds each
-        subject's time.
-        """
+        """Return the probability of an event in each subject's interval (from, to]."""
         upper, row = self._interval(time), np.arange(len(time))
         within = self.survival[row, upper - 1] - self.survival[row, upper]
         return np.asarray(np.where(time > self.times[-1], self.survival[:, -1], within))
@@ -357,9 +344,7 @@ def checked_survival(
 def checked_test(
     test: str | None, published: str, known: Sequence[str], *, plain: bool, name: str
 ) -> str:
-    """Return the test asked for.
-
-    By default the published one, but "robust" where rows are not independent and alike.
+    """Return the test asked for; None: the published one, or "robust" where rows are not alike.
 
     Args:
         test: The one asked for, or None.
@@ -401,9 +386,8 @@ def _spread(
     edges = _edges(bins)
     own = np.clip(np.searchsorted(edges, chance, side="right") - 1, 0, bins - 1)
     column = np.arange(bins)
-    with np.errstate(
-        divide="ignore", invalid="ignore", over="ignore"
-    ):  # S = 0: all of it is in bin 0, set below
+    # S = 0: all of it is in bin 0, set below
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         below = np.where(column < own[:, None], 1 / (bins * chance[:, None]), 0.0)
         rest = (chance - edges[own]) / chance
     rest = np.where(is_event | (chance == 0), 1.0, rest)
@@ -416,14 +400,10 @@ def _tested(
     contribution: Float[np.ndarray, "subject bin"],
     subjects: Outcomes,
 ) -> ChiSquare:
-    """Test the excess of the shares over 1 / bins.
-
-    The contributions are taken about 1 / bins too, as if the model were calibrated.
-    """
+    """Test the excess of the shares over 1 / bins, with contributions about 1 / bins too."""
     bins = len(excess)
-    variance = np.full(
-        bins, 1 / (bins * len(subjects))
-    )  # Pearson's: n times it is the expected share
+    # Pearson's: n times it is the expected share
+    variance = np.full(bins, 1 / (bins * len(subjects)))
     if test == "pearson":
         return ChiSquare(float((excess**2 / variance).sum()), bins - 1)
     return rao_scott(excess, variance, contribution.T, subjects.cluster)
@@ -447,8 +427,7 @@ def rao_scott(
     influence: Float[np.ndarray, "part subject"],
     cluster: Int[np.ndarray, " subject"] | None,
 ) -> ChiSquare:
-    """Correct the chi-square sum of difference^2 / variance for the covariance that the differences
-    really have.
+    """Correct the chi-square sum of difference^2 / variance for the differences' real covariance.
 
     The sum is distributed as a sum of chi-squares of 1 degree, each times an eigenvalue of that
     covariance in units of `variance`; scale and degrees are chosen to give its mean and its

@@ -1,7 +1,4 @@
-"""Predicted against observed probability at a horizon.
-
-By groups of the prediction, and as a smooth curve.
-"""
+"""Predicted against observed probability at a horizon, by groups and as a smooth curve."""
 
 from __future__ import annotations
 
@@ -16,12 +13,7 @@ from concordant.core.survival import Outcomes
 from concordant.metrics.calibration import ChiSquare, checked_test, rao_scott
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Band, Estimate, critical_value, standard_error
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_outcomes,
-    checked_predicted,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_outcomes, checked_predicted
 from concordant.metrics.weak_calibration import (
     log_log,
     observed_by,
@@ -43,8 +35,7 @@ _CERTAIN = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationGroups:
-    """Predicted and observed probability of the event by a horizon, per group of the prediction,
-    lowest first.
+    """Predicted and observed probability of the event per group of the prediction, lowest first.
 
     Attributes:
         predicted: Mean prediction per group.
@@ -168,18 +159,14 @@ def kaplan_meier_calibration(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationGroups:
-    """Compare predicted and observed probability in groups of about equal size, cut at quantiles of
-    the prediction.
+    """Compare predicted and observed probability in groups cut at quantiles of the prediction.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, weights, cluster: See `concordant.metrics`.
         predicted: Probability of the event by the horizon, in [0, 1]. Equal predictions are in one
             group, so that there may be fewer groups than asked for.
         horizon: In the unit of `time`, within every group's follow-up.
         groups: Number of groups, 1 or more.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored, any other a competing event; observed is then
             the Aalen-Johansen estimate.
 
@@ -212,14 +199,8 @@ def one_calibration(
     wherever follow-up is censored.
 
     Args:
-        time: As in `kaplan_meier_calibration`.
-        event: As in `kaplan_meier_calibration`.
-        predicted: As in `kaplan_meier_calibration`.
-        horizon: As in `kaplan_meier_calibration`.
+        time, event, predicted, horizon, weights, cluster, cause: As in `kaplan_meier_calibration`.
         groups: Number of groups, 2 or more.
-        weights: As in `kaplan_meier_calibration`.
-        cluster: As in `kaplan_meier_calibration`.
-        cause: As in `kaplan_meier_calibration`.
         test: "dagostino_nam" or "robust"; None = "dagostino_nam", with weights or clusters
             "robust".
 
@@ -268,8 +249,7 @@ def integrated_calibration_index(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> IntegratedCalibrationIndex:
-    """Compute the mean absolute difference between predictions and a smooth curve of observed
-    probability.
+    """Compute the mean absolute difference of predictions from a smooth observed curve.
 
     The curve is a Cox model of the outcomes (over the whole follow-up) on a restricted cubic spline
     of log(-log(1 - predicted)) with knots at its 10, 50 and 90 % quantiles, read at the horizon.
@@ -283,13 +263,10 @@ def integrated_calibration_index(
     as fixed.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, weights, cluster: See `concordant.metrics`.
         predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
             `CLIP` within the log-log only.
         horizon: In the unit of `time`, within the follow-up.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored. Competing events are refused.
 
     Raises:
@@ -350,9 +327,8 @@ def grouped(
     limits = weighted_quantile(chance, subjects.weights, np.arange(1, count) / count)
     labels = np.searchsorted(limits, chance, side="left")
     present = np.unique(labels[subjects.weights > 0])
-    group = np.minimum(
-        np.searchsorted(present, labels), len(present) - 1
-    )  # a row of weight 0 may lie above all
+    # a row of weight 0 may lie above all
+    group = np.minimum(np.searchsorted(present, labels), len(present) - 1)
     members = group == np.arange(len(present))[:, None]
     parts = [replace(subjects, weights=np.where(member, subjects.weights, 0)) for member in members]
     observed = [observed_by(part, end) for part in parts]
@@ -443,9 +419,8 @@ def _spline(x: Float[np.ndarray, " subject"], weights: Real[np.ndarray, " subjec
 @dataclass(frozen=True, slots=True)
 class _Curve:
     observed: Float[np.ndarray, " subject"]
-    by_baseline: Float[
-        np.ndarray, " subject"
-    ]  # derivative of each observed probability by the baseline hazard
+    # derivative of each observed probability by the baseline hazard
+    by_baseline: Float[np.ndarray, " subject"]
     by_coefficient: Float[np.ndarray, "subject column"]
     baseline_influence: Float[np.ndarray, " subject"]
     coefficient_influence: Float[np.ndarray, "subject column"]

@@ -42,8 +42,7 @@ class Ranking:
     def sums(
         self, is_case: Bool[np.ndarray, " subject"], amount: Float[np.ndarray, " subject"]
     ) -> CaseControlSums:
-        """Sum over the pairs of a case and a control in one group, credit 1 where the case has the
-        higher risk, 1/2 for equal ones.
+        """Sum over the pairs of a case and a control in one group; equal risks earn 1/2.
 
         Args:
             is_case: True for a case, False for a control.

@@ -1,6 +1,4 @@
-"""Kaplan-Meier curves: of the event, and of censoring with its influence on every metric that
-weighs by it.
-"""
+"""Kaplan-Meier curves: of the event, and of censoring with its influence on metrics."""
 
 from __future__ import annotations
 
@@ -14,12 +12,7 @@ from numba import njit
 from concordant.core.errors import MetricError, did_you_mean
 from concordant.core.survival import Outcomes
 from concordant.metrics.inference import Band, critical_value
-from concordant.metrics.inputs import (
-    Codes,
-    OtherCohort,
-    checked_outcomes,
-    other_cohort,
-)
+from concordant.metrics.inputs import Codes, OtherCohort, checked_outcomes, other_cohort
 from concordant.metrics.ordering import ascending
 
 Convention = Literal["default", "sksurv"]
@@ -121,8 +114,7 @@ class CensoringCurve:
     def row_influence(
         self, place: Int[np.ndarray, " read"], sensitivity: Float[np.ndarray, " read"]
     ) -> Float[np.ndarray, " subject"]:
-        """Return how a functional of the curve changes with the weight of every row of the curve's
-        sample.
+        """Return how a functional of the curve changes with the weight of each row of its sample.
 
         Args:
             place: Where the functional reads the curve.
@@ -147,9 +139,8 @@ def _influence_of_rows(
         beyond[place[number]] += sensitivity[number]
     for number in range(drift.size, 0, -1):
         beyond[number - 1] += beyond[number]
-    by_place = np.zeros(
-        2 * places
-    )  # of who stays beyond a place's censoring time, then of who is censored there
+    # of who stays beyond a place's censoring time, then of who is censored there
+    by_place = np.zeros(2 * places)
     for number in range(drift.size):
         by_place[number + 1] = by_place[number] + drift[number] * beyond[number + 1]
         by_place[places + number] = by_place[number] - beyond[number + 1] / at_risk[number]
@@ -316,7 +307,6 @@ def median_follow_up(time: Real[np.ndarray, " subject"], event: Codes) -> float:
 def _first_time_at_half(
     times: Float[np.ndarray, " time"], survival: Float[np.ndarray, " time"]
 ) -> float:
-    reached = np.flatnonzero(
-        survival <= 0.5 + 1e-12
-    )  # a product of fractions may miss 1/2 by rounding
+    # a product of fractions may miss 1/2 by rounding
+    reached = np.flatnonzero(survival <= 0.5 + 1e-12)
     return float(times[reached[0]]) if reached.size else float("nan")

@@ -1,6 +1,4 @@
-"""The probability of an event by a time, with and without competing events, and how much every
-subject moves it.
-"""
+"""The probability of an event by a time, competing events or not, with its influence."""
 
 from __future__ import annotations
 
@@ -87,9 +85,8 @@ class Incidence:
     def steps(self) -> Float[np.ndarray, " place"]:
         """F before the first event time, then after each."""
         summed = np.append(0.0, np.cumsum(self.increments))
-        return np.asarray(
-            np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0))
-        )  # a sum of fractions may miss 1 by rounding
+        # a sum of fractions may miss 1 by rounding
+        return np.asarray(np.where(self.complement == 0, 1.0, np.minimum(summed, 1.0)))
 
     @property
     def complement(self) -> Float[np.ndarray, " place"]:
@@ -247,12 +244,10 @@ def aalen_johansen(
     lies above. At a tied time events leave before censorings.
 
     Args:
-        time: Follow-up, > 0.
+        time, weights, cluster: See `concordant.metrics`.
         event: 0 = censored, `cause` = the event of interest, any other code = a competing event.
         cause: Code of the event of interest. A cause that nobody had has incidence 0, with standard
             error 0.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
         MetricError: Invalid outcomes, weights, clusters or cause.
@@ -285,13 +280,11 @@ def event_probability(
     """Estimate the probability of the event by one time, with its influence function.
 
     Args:
-        time: Follow-up, > 0.
+        time, weights, cluster: See `concordant.metrics`.
         event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the
             event, others compete with it.
         horizon: Time in the unit of `time`; an event at exactly this time counts. Nobody had the
             event by then: 0, standard error 0.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: None: 1 - Kaplan-Meier. A code: the Aalen-Johansen incidence of that cause.
 
     Raises:
@@ -340,8 +333,7 @@ def _moments(
     cluster: Int[np.ndarray, " subject"],
     places: int,
 ) -> Float[np.ndarray, "place sum sum"]:
-    """Return the products of the clusters' sums, summed over clusters, at every place, as rows
-    leave one after the other.
+    """Return the summed products of the clusters' sums at every place, as rows leave.
 
     Args:
         change: What a row adds to its cluster's sums as it leaves; the last of them starts at the

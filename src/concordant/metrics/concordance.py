@@ -1,6 +1,4 @@
-"""Harrell's concordance with influence-function standard errors, and paired comparisons of
-models by it.
-"""
+"""Harrell's concordance with its influence function, and paired comparisons by it."""
 
 from __future__ import annotations
 
@@ -135,13 +133,10 @@ def compare_concordance(
     """Compare two models' Harrell concordance on the same subjects, a minus b.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risk_a: First model, higher = earlier event.
         risk_b: Second model, higher = earlier event.
-        weights: As in `concordance_index`.
-        cluster: As in `concordance_index`.
-        cause: As in `concordance_index`.
+        weights, cluster, cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`.
@@ -161,16 +156,12 @@ def concordance_covariance(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> ConcordanceCovariance:
-    """Compute several models' Harrell concordance on the same subjects and the covariance of all of
-    them.
+    """Compute several models' Harrell concordance on the same subjects, and its covariance.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risks: One column per model, higher = earlier event.
-        weights: As in `concordance_index`.
-        cluster: As in `concordance_index`.
-        cause: As in `concordance_index`.
+        weights, cluster, cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`, or no model.

@@ -276,9 +276,8 @@ class _Curvature:
     hessian: Float[np.ndarray, "column column"] | None = None
     factor: Any = None
     ridge: Any = 1.0  # that the factorisation is of
-    steps: list[tuple[Any, Any]] = field(
-        default_factory=list
-    )  # each with the likelihood's change of gradient
+    # each with the likelihood's change of gradient
+    steps: list[tuple[Any, Any]] = field(default_factory=list)
     age: int = 0  # steps since the Hessian was computed
 
     def prepare(self, likelihood: PartialLikelihood, point: LikelihoodPoint) -> None:

@@ -1,6 +1,4 @@
-"""From influence functions to standard errors, intervals, paired tests, and tests against a
-margin.
-"""
+"""From influence functions to standard errors, intervals, paired tests and margin tests."""
 
 from __future__ import annotations
 
@@ -66,10 +64,7 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Infinitesimal-jackknife standard error, influences summed within clusters first.
-
-        NaN where these are too few to show any.
-        """
+        """Infinitesimal-jackknife standard error; NaN where clusters are too few to show any."""
         return standard_error(self.influence, self.cluster, self.censoring_influence)
 
     @property
@@ -78,10 +73,7 @@ class Estimate:
         return degrees_of_freedom(len(self.influence), self.cluster)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Return the confidence interval by a t quantile.
-
-        Near the end of a metric's range it may reach beyond it.
-        """
+        """Return the t interval, which may reach beyond a metric's range."""
         return wald_interval(self.estimate, self.standard_error, level=level, degrees=self.degrees)
 
 
@@ -116,9 +108,7 @@ def subtract(first: Estimate, second: Estimate) -> Difference:
 
 
 def contrast(results: Sequence[Estimate], coefficients: Float[np.ndarray, " result"]) -> Difference:
-    """Return a linear combination of estimates on the same subjects.
-
-    What is left of it by rounding alone is 0.
+    """Return a linear combination of paired estimates, 0 where only rounding is left.
 
     Raises:
         MetricError: See `check_paired`.
@@ -193,12 +183,8 @@ def degrees_of_freedom(rows: int, cluster: Int[np.ndarray, " subject"] | None) -
     return (rows if cluster is None else len(np.unique(cluster))) - 1
 
 
-def joint_covariance(
-    results: Sequence[Estimate],
-) -> Float[np.ndarray, "result result"]:
+def joint_covariance(results: Sequence[Estimate]) -> Float[np.ndarray, "result result"]:
     """Return the covariance matrix of results on the same subjects.
-
-    The roots of its diagonal are their standard errors.
 
     Raises:
         MetricError: See `check_paired`.
@@ -245,8 +231,7 @@ def standard_error(
 
 
 def critical_value(level: float, degrees: float | None = None) -> float:
-    """Return the two-sided quantile of the normal distribution, or of t with so many degrees of
-    freedom.
+    """Return the two-sided quantile of the normal distribution, or of t where `degrees` is given.
 
     Raises:
         MetricError: A level outside (0, 1).
@@ -280,8 +265,7 @@ def wald_band(
 
 
 def wald_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
-    """Return the two-sided p-value of "the true value is 0" (normal, or t where `degrees` is
-    given).
+    """Return the two-sided p-value of "the true value is 0" (normal, or t with `degrees`).
 
     With a standard error of 0 there is nothing to test with: 1 for an estimate of 0, else NaN.
     """
@@ -292,8 +276,7 @@ def wald_p_value(estimate: float, error: float, *, degrees: float | None = None)
 
 
 def one_sided_p_value(estimate: float, error: float, *, degrees: float | None = None) -> float:
-    """Return the one-sided p-value of "the true value is at most 0", small where the estimate is
-    large.
+    """Return the one-sided p-value of "the true value is at most 0", small for large estimates.
 
     Normal, or t where `degrees` is given.
 
@@ -306,8 +289,7 @@ def one_sided_p_value(estimate: float, error: float, *, degrees: float | None = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equivalence:
-    """Two one-sided tests of "the true difference is as large as the margin, in one direction or
-    the other".
+    """Two one-sided tests of "the true difference is as large as the margin", one per direction.
 
     Attributes:
         difference: The difference tested.
@@ -327,17 +309,11 @@ class Equivalence:
 
     @property
     def p_value(self) -> float:
-        """The larger of the two; small: the true difference lies within the margin.
-
-        NaN where there is no standard error.
-        """
+        """The larger of the two; small: within the margin. NaN without a standard error."""
         return float(np.maximum(self.p_below, self.p_above))
 
     def interval(self, level: float = 0.9) -> Interval:
-        """Return the interval that decides.
-
-        P < alpha exactly where the one of level 1 - 2 alpha lies within the margin.
-        """
+        """Return the interval: P < alpha where that of level 1 - 2 alpha is within the margin."""
         return wald_interval(
             self.difference, self.standard_error, level=level, degrees=self.degrees
         )
@@ -363,10 +339,7 @@ class NonInferiority:
     degrees: int
 
     def interval(self, level: float = 0.9) -> Interval:
-        """Return the interval whose lower limit decides.
-
-        P < alpha exactly where that of level 1 - 2 alpha is above -margin.
-        """
+        """Return the interval: P < alpha where that of level 1 - 2 alpha is above -margin."""
         return wald_interval(
             self.difference, self.standard_error, level=level, degrees=self.degrees
         )

@@ -96,9 +96,8 @@ def other_cohort(outcomes: OtherCohort, cause: int | None) -> Outcomes:
 
 
 def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " subject"]:
-    if codes.dtype.kind in "bi" and bool(
-        (codes >= 0).all()
-    ):  # what most callers give, without a detour
+    # what most callers give, without a detour
+    if codes.dtype.kind in "bi" and bool((codes >= 0).all()):
         return codes.astype(np.int64)
     values = numbers("event", codes)
     wrong = ~((values >= 0) & (values % 1 == 0) & (values < _LARGEST_CODE))  # NaN is wrong as well
@@ -111,10 +110,7 @@ def _checked_codes(codes: Shaped[np.ndarray, " subject"]) -> Int[np.ndarray, " s
 
 
 def followed_for_ever(subjects: Outcomes) -> Outcomes:
-    """Return the subjects as a rank statistic sees them.
-
-    Who had a competing event stays under observation for ever.
-    """
+    """Return subjects as ranks see them: followed for ever after a competing event."""
     competing = subjects.competing
     return (
         subjects
@@ -197,9 +193,8 @@ def checked_curves(
             f"survival has shape {curves.shape}; expected ({count}, {grid.size}): a row per "
             "subject, a column per time"
         )
-    if not (
-        curves.min() >= 0 and curves.max() <= 1
-    ):  # false for NaN; no table of flags beside the curves
+    # false for NaN; no table of flags beside the curves
+    if not (curves.min() >= 0 and curves.max() <= 1):
         raise MetricError(
             "survival holds values that are NaN or outside [0, 1]; expected probabilities of no "
             "event until each time"
@@ -296,9 +291,8 @@ def checked_labels(name: str, labels: Shaped[np.ndarray, " subject"], count: int
 def _has_missing(labels: Shaped[np.ndarray, " subject"]) -> bool:
     if labels.dtype.kind == "O":
         return any(label is None or label != label for label in labels.tolist())
-    return labels.dtype.kind in "fcmM" and bool(
-        (labels != labels).any()
-    )  # NaN and NaT differ from themselves
+    # NaN and NaT differ from themselves
+    return labels.dtype.kind in "fcmM" and bool((labels != labels).any())
 
 
 def numbers(name: str, given: Any) -> Float[np.ndarray, ...]:

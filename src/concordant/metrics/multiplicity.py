@@ -1,7 +1,4 @@
-"""Several tests at once.
-
-Adjusted p-values, simultaneous intervals, and a gain over two references.
-"""
+"""Several tests at once: adjusted p-values, simultaneous intervals, gains over two references."""
 
 from __future__ import annotations
 
@@ -24,14 +21,12 @@ from concordant.metrics.inference import (
 )
 
 _BLOCK = 2**12  # directions in memory at once
-_ROUNDING = (
-    1e-10  # eigenvalues of a correlation matrix below this, relative to the largest, are zeros
-)
+# eigenvalues of a correlation matrix below this, relative to the largest, are zeros
+_ROUNDING = 1e-10
 
 
 def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the family-wise error is controlled, whatever their
-    dependence.
+    """Adjust a family of p-values, however dependent, to control the family-wise error.
 
     A NaN (a test that could not be made) stays NaN and still counts as a member of the family.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
@@ -45,8 +40,7 @@ def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust a family of p-values so that the false discovery rate is controlled (independent or
-    positively dependent tests).
+    """Adjust independent or positively dependent p-values to control the false discovery rate.
 
     A NaN stays NaN and still counts as a member of the family.
     Source: Benjamini and Hochberg, Journal of the Royal Statistical Society B 57 (1995), 289-300.
@@ -63,8 +57,7 @@ def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class MaximumT:
-    """The distribution of max |T_j|, T multivariate t (or normal) around 0 with the correlations of
-    the estimates.
+    """The distribution of max |T_j|, T multivariate t (or normal) with the estimates' correlation.
 
     T is a direction times a radius. Only the direction is drawn: given it, the probability that the
     maximum exceeds a limit is known (radius^2 / rank has an F distribution, radius^2 chi-squared
@@ -88,9 +81,7 @@ class MaximumT:
         return float(self._given_direction(limit).mean())
 
     def quantile(self, level: float) -> float:
-        """Return the limit that the maximum does not exceed with this probability, between that
-        of one |T| and Bonferroni's.
-        """
+        """Return the limit that the maximum does not exceed with this probability."""
         low, high = (
             critical_value(level, self.degrees),
             critical_value(1 - (1 - level) / self.count, self.degrees),
@@ -121,10 +112,7 @@ class MaximumT:
         return float(np.log(self.exceedance(limit) / (1 - level)))
 
     def error(self, limit: float) -> float:
-        """Return the Monte Carlo standard error of a quantile.
-
-        That of the probability there, carried over by the slope.
-        """
+        """Return the Monte Carlo standard error of a quantile: the probability's, by the slope."""
         relative = (
             self._given_direction(limit).std() / np.sqrt(self.maxima.size) / self.exceedance(limit)
         )
@@ -146,8 +134,7 @@ class MaximumT:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simultaneous:
-    """Several estimates with intervals that all hold at once and p-values adjusted for all of them
-    (single-step max-T).
+    """Estimates with intervals that all hold at once and adjusted p-values (single-step max-T).
 
     Attributes:
         estimate: The estimates.
@@ -172,10 +159,7 @@ class Simultaneous:
     maximum: MaximumT = field(repr=False)
 
     def interval(self, level: float | None = None) -> Band:
-        """Return limits within which all true values lie at once, with this probability (None.
-
-        The one given at first).
-        """
+        """Return limits that hold all true values at once (None: with the first level)."""
         critical = self.critical_value if level is None else self.maximum.quantile(level)
         half = critical * self.standard_error
         return Band(self.estimate - half, self.estimate + half)
@@ -190,8 +174,7 @@ def simultaneous(
     seed: int = 0,
     draws: int = 2**16,
 ) -> Simultaneous:
-    """Compute simultaneous intervals and adjusted p-values of correlated estimates by the
-    distribution of max |t|.
+    """Compute simultaneous intervals and adjusted p-values by the distribution of max |t|.
 
     It is sharper than Holm where estimates share a reference or a cohort, and it gives intervals.
 
@@ -236,14 +219,9 @@ def simultaneous(
 
 
 def simultaneous_differences(
-    differences: Sequence[Estimate],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-    draws: int = 2**16,
+    differences: Sequence[Estimate], *, level: float = 0.95, seed: int = 0, draws: int = 2**16
 ) -> Simultaneous:
-    """Compute simultaneous intervals and adjusted p-values of differences (or other results) on the
-    same subjects.
+    """Compute simultaneous intervals and p-values of differences on the same subjects.
 
     Their covariance comes from their influences, clusters as a whole; the degrees of freedom are
     clusters - 1.
@@ -301,16 +279,11 @@ class GainOverBoth:
 
     @property
     def p_value(self) -> float:
-        """The larger of the two one-sided p-values; no further correction is needed.
-
-        NaN where one could not be tested.
-        """
+        """The larger of the two one-sided p-values, which needs no correction; NaN if one is."""
         return float(np.maximum(self.p_to_a, self.p_to_b))
 
     def lower_limit(self, level: float = 0.95) -> float:
-        """Return a one-sided limit that the true gain over the better reference exceeds with at
-        least this probability.
-        """
+        """Return a one-sided lower limit of the true gain over the better reference."""
         quantile = critical_value(2 * level - 1, self.degrees)
         return min(
             difference - quantile * error
@@ -319,13 +292,9 @@ class GainOverBoth:
 
 
 def gain_over_both(
-    difference_to_a: Estimate,
-    difference_to_b: Estimate,
-    *,
-    higher_is_better: bool = True,
+    difference_to_a: Estimate, difference_to_b: Estimate, *, higher_is_better: bool = True
 ) -> GainOverBoth:
-    """Test whether a model is better than both of two references, whichever of them is the better
-    one.
+    """Test whether a model is better than both of two references, whichever is the better.
 
     Choosing the better reference by the same data and testing against it alone is biased; this is
     not.
@@ -403,10 +372,7 @@ def _checked_joint(
 def _correlation_root(
     covariance: Float[np.ndarray, "contrast contrast"], errors: Float[np.ndarray, " contrast"]
 ) -> Float[np.ndarray, "contrast rank"]:
-    """Return A with A A' = correlation matrix of the contrasts that vary.
-
-    Its columns are as many as the rank.
-    """
+    """Return A of full column rank, A A' = correlation matrix of the contrasts that vary."""
     varying = errors > 0
     correlation = covariance[np.ix_(varying, varying)] / np.outer(errors[varying], errors[varying])
     eigenvalues, vectors = np.linalg.eigh(correlation)
@@ -443,9 +409,7 @@ def _adjusted(
     errors: Float[np.ndarray, " contrast"],
     maximum: MaximumT,
 ) -> Float[np.ndarray, " contrast"]:
-    """Return single-step p-values, kept between the single p-value and Bonferroni's, as the
-    exact ones are.
-    """
+    """Return single-step p-values, kept between the single one and Bonferroni's."""
     single = np.array(
         [
             wald_p_value(*pair, degrees=maximum.degrees)

@@ -1,6 +1,4 @@
-"""Decision curves: the net benefit of treating those whose predicted probability reaches a
-threshold.
-"""
+"""Decision curves: the net benefit of treating from a predicted probability on."""
 
 from __future__ import annotations
 
@@ -65,10 +63,7 @@ class DecisionCurve:
         return np.array([point.standard_error for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
-        """Return the confidence interval at each threshold by itself.
-
-        Too narrow where only a few are treated.
-        """
+        """Return each threshold's interval, too narrow where only a few are treated."""
         return _band(self.points, level)
 
 
@@ -100,10 +95,7 @@ class NetBenefitDifference:
 
     @property
     def p_value(self) -> Float[np.ndarray, " threshold"]:
-        """Two-sided p-value of "no difference" at each threshold by itself.
-
-        The thresholds are many tests.
-        """
+        """Two-sided p-value of "no difference" at each threshold: these are many tests."""
         return np.array([point.p_value for point in self.points])
 
     def interval(self, level: float = 0.95) -> Band:
@@ -134,7 +126,7 @@ def net_benefit(
     error 0.
 
     Args:
-        time: Follow-up, > 0.
+        time, weights, cluster: See `concordant.metrics`.
         event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the
             event, others compete with it.
         predicted: Probability of the event by the horizon, between 0 and 1. Equal to the threshold
@@ -143,8 +135,6 @@ def net_benefit(
         thresholds: Strictly ascending, 0 <= p < 1. Those at which follow-up of the treated ends
             before the horizon, with someone still without the event, are left out and listed in the
             result.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: None: F is 1 - Kaplan-Meier. A code: F is the Aalen-Johansen incidence of that cause.
 
     Raises:
@@ -201,16 +191,11 @@ def compare_net_benefit(
     "treat nobody".
 
     Args:
-        time: As in `net_benefit`.
-        event: As in `net_benefit`.
+        time, event, horizon, weights, cluster, cause: As in `net_benefit`.
         predicted_a: As `predicted` in `net_benefit`.
         predicted_b: As `predicted_a`; the difference is a minus b.
-        horizon: As in `net_benefit`.
         thresholds: As in `net_benefit`; those that either prediction does not support are left out
             and listed in the result.
-        weights: As in `net_benefit`.
-        cluster: As in `net_benefit`.
-        cause: As in `net_benefit`.
 
     Raises:
         MetricError: As `net_benefit`, or no threshold that both support.
@@ -254,10 +239,7 @@ def _point(
     threshold: float,
     horizon: float,
 ) -> Estimate | None:
-    """Compute the net benefit of treating some.
-
-    None where their follow-up ends before the horizon.
-    """
+    """Compute the net benefit of treating some, None where they are not followed long enough."""
     weights = subjects.weights * treated
     if not weights.any():
         return _estimate(subjects, 0.0, np.zeros(len(subjects)), threshold)

@@ -24,9 +24,8 @@ def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
         values: Any but NaN.
     """
     number_bits = max(_LEAST_NUMBER_BITS, (len(values) - 1).bit_length())
-    space = np.empty(
-        (2, len(values)), np.uint64
-    )  # made here, as compiled code does not ask for large pages of memory
+    # made here, as compiled code does not ask for large pages of memory
+    space = np.empty((2, len(values)), np.uint64)
     rows = np.empty(len(values), np.int64)
     words = _sorted_by_leading_bits(
         np.ascontiguousarray(values).view(np.uint64), number_bits, space
@@ -38,10 +37,7 @@ def ascending(values: Float[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
 
 @njit(cache=True)
 def _sorted_by_leading_bits(bits: Any, number_bits: int, space: Any) -> Any:
-    """Sort by all but the last bits of each number, which make room for its row.
-
-    A radix sort, least digit first.
-    """
+    """Radix sort by all but the last bits of each number, which make room for its row."""
     words, moved = space[0], space[1]
     counts = np.zeros((_DIGITS, 1 << _DIGIT_BITS), np.int64)
     sign, row_mask, digit_mask = (
@@ -69,10 +65,7 @@ def _sorted_by_leading_bits(bits: Any, number_bits: int, space: Any) -> Any:
 
 @njit(cache=True)
 def _settle(words: Any, number_bits: int, values: Any, rows: Any) -> bool:
-    """Fill the rows, those whose leading bits agree by insertion.
-
-    Give up, False, where that would take more than one move per row.
-    """
+    """Fill the rows, ties in leading bits by insertion; False where that takes many moves."""
     shift, row_mask = np.uint64(number_bits), np.uint64((1 << number_bits) - 1)
     moves = rows.size
     for number in range(rows.size):

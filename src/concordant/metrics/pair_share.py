@@ -1,6 +1,4 @@
-"""The share of credit in weighted pairs of a case and a control, and how much every subject
-moves it.
-"""
+"""The share of credit in weighted pairs of case and control, with its influence."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from concordant.metrics.pairs import PairSums
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of a case and a control, each weighing the product of two factors and of the two rows'
-    weights.
+    """Pairs of case and control, each weighing two factors times the two rows' weights.
 
     Attributes:
         sums: Per row its sums over the pairs: the other row's factor and weight are in them, its
@@ -46,9 +43,7 @@ class Pairs:
         )
 
     def count(self, as_cases: Bool[np.ndarray, " subject"]) -> int:
-        """Return the number of pairs with one of these rows as case and, as control, one of
-        weight above 0.
-        """
+        """Return the number of pairs of these cases and controls of weight above 0."""
         return int(self.sums.case_count @ as_cases)  # exact: whole numbers
 
 
@@ -119,10 +114,7 @@ def _beyond(
     total: Float[np.ndarray, " subject"],
     factor: Real[np.ndarray, " subject"] | int,
 ) -> Float[np.ndarray, " subject"]:
-    """Return factor * (credit - value * total), in one array.
-
-    At a million subjects a fresh one costs more than its arithmetic.
-    """
+    """Return factor * (credit - value * total), in one array, as a fresh one costs time."""
     beyond = total * -value
     beyond += credit
     beyond *= factor

@@ -83,9 +83,8 @@ def _sweep_groups(
     rows = _sorted_rows(risk, group)
     _fill_ranks(_starts(group, rows), rows, risk[rows], rank)
     rows = _sorted_rows(subjects.time, group)
-    in_order, sums = np.zeros(
-        (2, 5, len(rows))
-    )  # one array, so that it takes large pages of memory early
+    # one array, so that it takes large pages of memory early
+    in_order, sums = np.zeros((2, 5, len(rows)))
     ordered = (
         subjects.time[rows],
         subjects.observed[rows],
@@ -125,10 +124,7 @@ def _fill_ranks(starts: Any, rows: Any, values: Any, rank: Any) -> None:
 
 @njit(cache=True)
 def _put_back(rows: Any, in_order: Any, sums: Any) -> None:
-    """Fill the sums in the order of the rows, one sum after the other.
-
-    They do not compete for the cache.
-    """
+    """Fill the sums in the order of the rows, one after the other: they share no cache."""
     for number in range(in_order.shape[0]):
         for place in range(rows.size):
             sums[number, rows[place]] = in_order[number, place]
@@ -192,10 +188,8 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
         stop = start + 1
         while stop < time.size and time[stop] == time[start]:
             stop += 1
-        for observed_now in (
-            True,
-            False,
-        ):  # events are met before, censorings after the events of the same time are in
+        # events are met before, censorings after the events of the same time are in
+        for observed_now in (True, False):
             for row in range(start, stop):
                 if observed[row] == observed_now:
                     sums[0, row] = total - _below(tree, rank[row]) - _half_tied(tied, rank[row])
@@ -209,9 +203,7 @@ def _as_controls(time: Any, observed: Any, rank: Any, case_weight: Any, sums: An
 
 @njit(cache=True)
 def _empty_trees(rank: Any, weight: Any) -> Any:
-    """Return a tree over the ranks and the weight at each rank, the latter empty where no two
-    risks are equal.
-    """
+    """Return a tree over the ranks and the weight at each, empty where no risks are equal."""
     highest = rank.max()
     return np.zeros(highest + 1, weight.dtype), np.zeros(
         highest + 1 if highest < rank.size else 0, weight.dtype

@@ -1,7 +1,4 @@
-"""Post-hoc recalibration of survival curves on a tuning cohort.
-
-A new baseline, and how far subjects spread about it.
-"""
+"""Post-hoc recalibration of survival curves: a new baseline and a slope."""
 
 from __future__ import annotations
 
@@ -77,9 +74,8 @@ class Recalibration:
         baseline = np.append(0.0, self.cumulative_hazard)[
             np.searchsorted(self.times, grid, side="right")
         ]
-        with np.errstate(
-            divide="ignore", over="ignore"
-        ):  # no hazard yet: log 0, and S = 1; a hazard beyond all bounds: S = 0
+        # no hazard yet: log 0, and S = 1; a hazard beyond all bounds: S = 0
+        with np.errstate(divide="ignore", over="ignore"):
             return np.asarray(np.exp(-np.exp(log_hazard[:, None] + np.log(baseline))))
 
 
@@ -93,12 +89,10 @@ def fit_recalibration(
     reference_time: float | None = None,
     weights: Real[np.ndarray, " subject"] | None = None,
 ) -> Recalibration:
-    """Fit a recalibration on a tuning cohort, which the model was not trained on and is not
-    evaluated on.
+    """Fit a recalibration on a tuning cohort, neither trained nor evaluated on.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         survival: Probability of no event until each of `times`, in [0, 1], not rising. S of 0 or 1
             is moved inside by `weak_calibration.CLIP` within the log-log.
         times: Ascending, >= 0, the last one > 0.

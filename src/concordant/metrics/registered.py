@@ -40,9 +40,7 @@ class HarrellConcordance(_Registered):
 
 @METRICS.register("concordance_index_ipcw")
 class UnoConcordance(_Registered):
-    """Uno's concordance index of `risk` over the times that the censoring curve supports, or up
-    to tau.
-    """
+    """Uno's concordance index of `risk` over the supported times, or up to tau."""
 
     bounds = _UNIT
     runs_to_tau = True
@@ -56,9 +54,7 @@ class UnoConcordance(_Registered):
 
 @METRICS.register("integrated_brier_score")
 class IntegratedBrier(_Registered):
-    """The mean Brier score over the supported range of the survival curves' times, or those
-    before tau.
-    """
+    """The mean Brier score over the curves' supported times, or those before tau."""
 
     bounds = _UNIT
     over_curve_times = True
@@ -90,18 +86,13 @@ class BrierAtHorizon(_Registered):
     higher_is_better = False
 
     def compute(self, given: MetricInput) -> Estimate:
-        """Compute the score; a curve without the horizon among its times is read at the last
-        time before it.
-        """
+        """Compute the score; curves are read at the last time not after the horizon."""
         return score_at(given.outcomes, given.censoring, given.survival, given.horizon)
 
 
 @METRICS.register("cumulative_dynamic_auc")
 class DynamicAUC(_Registered):
-    """The cumulative/dynamic AUC of `risk` at a horizon.
-
-    Cases by then against those followed beyond it.
-    """
+    """The cumulative/dynamic AUC of `risk` at a horizon: cases by then, controls beyond."""
 
     bounds = _UNIT
     at_horizons = True
@@ -128,10 +119,7 @@ class CalibrationIndex(_Registered):
 
 @METRICS.register("calibration_slope")
 class Slope(_Registered):
-    """How much spread the predicted probabilities at a horizon should have.
-
-    Below 1 = too extreme, 1 = right.
-    """
+    """The spread that predictions at a horizon should have: below 1 = too extreme."""
 
     at_horizons = True
     reads_survival = True
@@ -143,10 +131,7 @@ class Slope(_Registered):
 
 @METRICS.register("calibration_in_the_large")
 class InTheLarge(_Registered):
-    """Observed over expected probability of the event by a horizon.
-
-    1 = right, above 1 = the model promises too much survival.
-    """
+    """Observed over expected probability by a horizon: above 1 = too much survival promised."""
 
     bounds = _NOT_NEGATIVE
     at_horizons = True

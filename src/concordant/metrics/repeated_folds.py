@@ -1,7 +1,4 @@
-"""What repeating an experiment adds.
-
-Differences over repeated folds, and means over training seeds.
-"""
+"""Repeated experiments: differences over repeated folds, means over training seeds."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ from concordant.metrics.inference import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldDifference:
-    """A mean difference over folds, with a t test that knows that the folds' training parts
-    overlap.
+    """A mean difference over folds, by a t test for overlapping training parts.
 
     Attributes:
         estimate: Mean over all folds of all repeats.
@@ -38,10 +34,7 @@ class FoldDifference:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of "no difference".
-
-        NaN where all folds have one difference that is not 0.
-        """
+        """Two-sided p-value of "no difference"; NaN for equal folds that differ from 0."""
         return wald_p_value(self.estimate, self.standard_error, degrees=self.degrees)
 
     def interval(self, level: float = 0.95) -> Interval:
@@ -107,9 +100,8 @@ def nadeau_bengio(
             f"test_train_ratio is {test_train_ratio}; expected test rows over training rows, 0.25 "
             "for five folds"
         )
-    spread = (
-        0.0 if np.ptp(values) == 0 else float(values.var(ddof=1))
-    )  # the variance of equal numbers may round to above 0
+    # the variance of equal numbers may round to above 0
+    spread = 0.0 if np.ptp(values) == 0 else float(values.var(ddof=1))
     variance = spread * (1 / values.size + test_train_ratio)
     return FoldDifference(
         estimate=float(values.mean()),
@@ -119,8 +111,7 @@ def nadeau_bengio(
 
 
 def average_over_seeds(estimates: Sequence[Estimate]) -> SeedAverage:
-    """Average a metric, or a paired difference, over models that differ in their training seed
-    only.
+    """Average a metric, or a paired difference, over training seeds.
 
     The influences are averaged subject by subject, so that the standard error is that of the mean
     on these subjects.

@@ -26,8 +26,7 @@ def resampled_concordance(
     risks: Sequence[Float[np.ndarray, " subject"]],
     draws: Iterator[Int[np.ndarray, " unit"]],
 ) -> Iterator[Float[np.ndarray, "lane model"]]:
-    """Yield each model's concordance in block after block of resamples, NaN where there is no
-    comparable pair.
+    """Yield the models' concordance in blocks of resamples, NaN without a comparable pair.
 
     Args:
         subjects: Outcomes, weights and clusters. The rows are sorted once.
@@ -87,10 +86,7 @@ def _prepared(subjects: Outcomes, risks: Sequence[Float[np.ndarray, " subject"]]
 def _within(
     subjects: Outcomes, risk: Float[np.ndarray, " subject"]
 ) -> Float[np.ndarray, "sum cluster"] | None:
-    """Sum credit and total over the pairs inside each cluster.
-
-    All pairs less those of different clusters.
-    """
+    """Sum credit and total inside each cluster: all pairs less those of different clusters."""
     if subjects.cluster is None:
         return None
     case_weight = subjects.observed * subjects.weights
@@ -103,10 +99,7 @@ def _within(
 
 
 def _blocks(draws: Iterator[Int[np.ndarray, " unit"]]) -> Iterator[Int[np.ndarray, "unit lane"]]:
-    """Yield the draws, as many at a time as a sweep takes.
-
-    The last block is filled up with zeros.
-    """
+    """Yield the draws, as many as a sweep takes, the last block filled up with zeros."""
     while block := list(islice(draws, _LANES)):
         multiplicity = np.zeros((block[0].size, _LANES), np.int32)
         multiplicity[:, : len(block)] = np.stack(block).T
@@ -135,9 +128,7 @@ def _replicated(
 def _lane_weights(
     sweep: _Sweep, multiplicity: Int[np.ndarray, "unit lane"]
 ) -> Real[np.ndarray, "subject lane"]:
-    """Return multiplicity times weight of every row, int32 where no weights were given and the
-    sums allow it.
-    """
+    """Return multiplicity times weight per row, int32 where both are and the sums fit."""
     rows = np.take(multiplicity, sweep.unit, axis=0)
     if (
         np.issubdtype(sweep.weights.dtype, np.integer)

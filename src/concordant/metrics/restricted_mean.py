@@ -1,7 +1,4 @@
-"""Restricted mean survival time.
-
-The area under the Kaplan-Meier curve until tau, of one group and between two.
-"""
+"""Restricted mean survival time: the area under Kaplan-Meier until tau, and differences."""
 
 from __future__ import annotations
 
@@ -15,12 +12,7 @@ from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import Incidence, event_timeline, incidence
 from concordant.metrics.inference import Difference, Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_labels,
-    checked_outcomes,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_labels, checked_outcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +48,9 @@ def restricted_mean(
     """Estimate the mean time without the event within the first `tau`.
 
     Args:
-        time: Follow-up, > 0.
+        time, weights, cluster: See `concordant.metrics`.
         event: 1 = observed, anything else = censored (a competing event too).
         tau: Upper limit, at most the last follow-up; any where the curve has reached 0.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
         MetricError: Invalid outcomes, or a tau that is not > 0 or beyond the largest supported,
@@ -89,13 +79,12 @@ def restricted_mean_difference(
     both.
 
     Args:
-        time: Follow-up, > 0.
+        time, weights: See `concordant.metrics`.
         event: 1 = observed, anything else = censored (a competing event too).
         group: One of two labels per row; the result is the group of the larger label minus that of
             the smaller one.
         tau: Upper limit; None = the largest that both groups support. The standard error takes it
             as given.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject.
 
     Raises:
@@ -174,9 +163,8 @@ def _shared_tau(tables: Sequence[Incidence], tau: float | None) -> float:
 def _mean(
     subjects: Outcomes, member: Bool[np.ndarray, " subject"], table: Incidence, tau: float
 ) -> RestrictedMean:
-    lost = np.maximum(
-        tau - table.timeline.times, 0.0
-    )  # by someone with the event at each of these times
+    # by someone with the event at each of these times
+    lost = np.maximum(tau - table.timeline.times, 0.0)
     return RestrictedMean(
         estimate=tau - float(lost @ table.increments),
         influence=-table.influence(lost),

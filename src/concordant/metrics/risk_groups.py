@@ -1,6 +1,4 @@
-"""Groups of risk: their Kaplan-Meier curves, the log-rank test between them and their restricted
-mean survival times.
-"""
+"""Groups of risk: Kaplan-Meier curves, the log-rank test, restricted mean survival."""
 
 from __future__ import annotations
 
@@ -14,13 +12,7 @@ from scipy.special import chdtrc
 from concordant.core.errors import MetricError
 from concordant.core.survival import Outcomes
 from concordant.metrics.censoring import SurvivalCurve, kaplan_meier
-from concordant.metrics.inputs import (
-    Codes,
-    checked_labels,
-    checked_outcomes,
-    checked_risk,
-    numbers,
-)
+from concordant.metrics.inputs import Codes, checked_labels, checked_outcomes, checked_risk, numbers
 from concordant.metrics.restricted_mean import (
     RestrictedMean,
     RestrictedMeanDifference,
@@ -90,8 +82,7 @@ def risk_groups(
     standard error.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         risk: Higher = earlier event. Equal risks are in one group.
         groups: Number of groups of about equal size; 3 = tertiles.
         thresholds: Ascending limits found elsewhere (on train, say), in place of this cohort's
@@ -152,8 +143,7 @@ def log_rank(
     """Test whether two or more groups have the same hazard.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored.
+        time, event: See `concordant.metrics`.
         group: Group label per subject; results are in sorted order of the labels. A group of which
             nobody is left at the first event has no part in the test and no degree of freedom;
             where only one group is left there is nothing to test, and p is 1.
@@ -205,10 +195,7 @@ def _covariance(
     at_risk: Float[np.ndarray, " event_time"],
     events: Float[np.ndarray, " event_time"],
 ) -> Float[np.ndarray, "group group"]:
-    """Return the covariance of observed minus expected events.
-
-    It is singular, since the excesses sum to 0.
-    """
+    """Return the covariance of observed minus expected events; singular, as these sum to 0."""
     spread = events * np.divide(
         at_risk - events, at_risk - 1, out=np.zeros_like(at_risk), where=at_risk > 1
     )

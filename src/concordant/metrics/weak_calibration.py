@@ -1,7 +1,4 @@
-"""Calibration at a horizon in two numbers.
-
-Observed over expected (in the large), and the slope of the log-log predictions.
-"""
+"""Calibration at a horizon: observed over expected, and the slope of the log-log."""
 
 from __future__ import annotations
 
@@ -15,12 +12,7 @@ from concordant.core.survival import Outcomes
 from concordant.metrics.competing_risks import event_timeline, incidence
 from concordant.metrics.cox import fit_cox, has_spread
 from concordant.metrics.inference import Estimate
-from concordant.metrics.inputs import (
-    Codes,
-    checked_horizon,
-    checked_outcomes,
-    checked_predicted,
-)
+from concordant.metrics.inputs import Codes, checked_horizon, checked_outcomes, checked_predicted
 
 CLIP = 1e-8
 """A predicted probability is moved into [CLIP, 1 - CLIP] where log(-log(1 - p)) is taken
@@ -74,12 +66,9 @@ def calibration_in_the_large(
     """Compute the observed over the expected probability of the event by a horizon.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, weights, cluster: See `concordant.metrics`.
         predicted: Probability of the event by the horizon, in [0, 1].
         horizon: In the unit of `time`, within the follow-up.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
-        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored, any other a competing event; observed is then
             the Aalen-Johansen estimate.
 
@@ -128,16 +117,13 @@ def calibration_slope(
     cluster: Shaped[np.ndarray, " subject"] | None = None,
     cause: int | None = None,
 ) -> CalibrationSlope:
-    """Fit the coefficient of log(-log(1 - predicted)) in a Cox model whose follow-up ends at the
-    horizon.
+    """Fit the slope of log(-log(1 - predicted)) in a Cox model of the time to the horizon.
 
     Args:
-        time: Follow-up, > 0.
-        event: 1 = observed, anything else = censored; with `cause` see there.
+        time, event, weights: See `concordant.metrics`.
         predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
             `CLIP`.
         horizon: In the unit of `time`; an event at the horizon counts, a later one does not.
-        weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed (Lin and Wei's
             robust variance).
         cause: This code is the event, 0 is censored. Competing events are refused: the slope of a
@@ -211,9 +197,7 @@ def weighted_quantile(
     weights: Real[np.ndarray, " subject"],
     levels: Float[np.ndarray, " level"],
 ) -> Float[np.ndarray, " level"]:
-    """Return the smallest values that at least these shares of the weight do not exceed (a copy
-    counts like a weight of 2).
-    """
+    """Return weighted quantiles: the smallest values that these shares do not exceed."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[order], dtype=np.float64)
     place = np.searchsorted(below / below[-1], levels, side="left")
