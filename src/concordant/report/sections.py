@@ -11,15 +11,7 @@ from concordant.core.records import CheckRecord, CohortRecord, QuarantineRecord,
 from concordant.report.headline import tuning_concordance
 from concordant.report.inference import verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
-from concordant.report.table import (
-    Cell,
-    Column,
-    Table,
-    difference_cell,
-    estimate_cell,
-    line,
-    texts,
-)
+from concordant.report.table import Cell, Column, Table, difference_cell, estimate_cell, line, texts
 from concordant.report.wording import (
     NOTHING,
     count,

@@ -153,8 +153,7 @@ def decision_section(tables: RunTables) -> FigureSection:
     named = _with_kinds(known)
     displays = {
         (cohort, horizon): _display(
-            tables,
-            named.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon),
+            tables, named.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon)
         )
         for horizon in sorted({horizon for _, horizon in drawn})
         for cohort in tables.cohorts

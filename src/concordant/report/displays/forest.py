@@ -18,13 +18,7 @@ from concordant.report.displays.base import LIGHT, Display, themed
 from concordant.report.inference import verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
 from concordant.report.table import Cell, difference_cell, estimate_cell
-from concordant.report.wording import (
-    MINUS,
-    count,
-    inside_sentence,
-    p_equation,
-    strategy_name,
-)
+from concordant.report.wording import MINUS, count, inside_sentence, p_equation, strategy_name
 
 if TYPE_CHECKING:
     import altair as alt
@@ -228,10 +222,7 @@ def concordance_display(panels: Sequence[ForestPanel], name: str) -> ForestDispl
     )
     said = (f"{one['label']}, {one['cohort']}: {one['text']}" for one in frame.to_dicts())
     return ForestDisplay(
-        frame=frame,
-        name=name,
-        title="Concordance by strategy",
-        description=f"{'; '.join(said)}.",
+        frame=frame, name=name, title="Concordance by strategy", description=f"{'; '.join(said)}."
     )
 
 
