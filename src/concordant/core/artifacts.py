@@ -127,10 +127,7 @@ class StrategyFolder:
         return self.path / "config.yaml"
 
     def predictions(self, cohort: str) -> Path:
-        """Predictions for one cohort label, all seeds and variants.
-
-        The label is `held_out`, `development`, or an external cohort's name.
-        """
+        """Predictions of all seeds, by cohort: `held_out`, `development`, or an external name."""
         return self.path / "predictions" / f"{slug(cohort)}.parquet"
 
     def fit(self, trial: str, seed: int, fold: str | None) -> FitFolder:

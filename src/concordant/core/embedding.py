@@ -203,10 +203,7 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
 
 
 def _refuse_both_kinds(codes: Collection[str]) -> None:
-    """Refuse codes that are a measured value in one place and a plain code in another.
-
-    They cannot share a column.
-    """
+    """Refuse codes that are measured here and plain there: they cannot share a column."""
     if codes:
         raise StoreError(
             f"{len(codes)} code(s), such as {min(codes)!r}, are a measured value in one sample and "
@@ -215,9 +212,7 @@ def _refuse_both_kinds(codes: Collection[str]) -> None:
 
 
 def concatenate(tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
-    """Put tables of one kind after each other.
-
-    Code tables are joined by code string, never by index.
+    """Put tables of one kind after each other; codes are joined by code string, never by index.
 
     Raises:
         StoreError: Token tables that disagree in what a NaN means, or code tables in which codes

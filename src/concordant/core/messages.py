@@ -31,10 +31,7 @@ _EXPECTED = {
 
 
 def complaint(message: str) -> PydanticCustomError:
-    """Return the error with which a validator of ours gives a whole message.
-
-    Pydantic adds where it was.
-    """
+    """Return an error of a validator of ours with a whole message; pydantic adds where it was."""
     return PydanticCustomError(OWN, "{message}", {"message": message})
 
 

@@ -1,7 +1,4 @@
-"""Registries: a component is one class, one decorator.
-
-Its keyword-only arguments are its validated options.
-"""
+"""Registries: a component is a decorated class; keyword-only arguments are its options."""
 
 from __future__ import annotations
 

@@ -65,10 +65,7 @@ class Source(ABC):
 
     @abstractmethod
     def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every input file, several read at a time.
-
-        None for a scan that is not there.
-        """
+        """Return every input file's digest, several read at a time; None for an absent scan."""
 
     @abstractmethod
     def open(self) -> Inputs:
@@ -198,10 +195,7 @@ def _digests(
     report: Report,
     threads: int,
 ) -> list[str | None]:
-    """Return the digests of inputs, in order.
-
-    Only a few are in work at a time, so that a run that is stopped stops soon.
-    """
+    """Return digests in order; few are in work at a time, so that a stopped run stops soon."""
     digests: list[str | None] = []
     saved = time.monotonic()
     left = iter(inputs)
@@ -219,10 +213,7 @@ def _digests(
 
 
 def _digest_or_none(path: Path | None, cache: DigestCache) -> str | None:
-    """Return the digest of a scan.
-
-    None for none, and for one that cannot be read, which reading it quarantines.
-    """
+    """Return the digest of a scan; None without one, or where it cannot be read."""
     try:
         return None if path is None else path_digest(path, cache)
     except OSError:

@@ -1,6 +1,4 @@
-"""The embedding store, the first waist of the house.
-
-One folder per cohort and encoder, self-describing, plain formats.
+"""The embedding store, the first waist: a self-describing folder per cohort and encoder.
 
 `quarantine.parquet`, `index.parquet` and `manifest.json`, written in this order after the shards,
 say that the store is whole. The manifest holds the digests of all tables and each shard's index
@@ -106,9 +104,7 @@ class EmbeddingStore:
         return _read_table(self.folder, "quarantine.parquet")
 
     def read(self, sample_ids: Sequence[str]) -> EmbeddingTable:
-        """Read the embeddings of samples, in the order asked for.
-
-        A sample that is not in the store has the modality missing.
+        """Read the embeddings of samples, in order; one that is not in the store is missing.
 
         Vectors are returned as float32.
 

@@ -1,7 +1,4 @@
-"""What the run shows, in words.
-
-One strategy is singled out by its tuning concordance, never by a test value.
-"""
+"""What the run shows, in words, of the strategy with the best tuning concordance."""
 
 from __future__ import annotations
 

@@ -128,10 +128,7 @@ def _answer(p: float | None) -> str:
 
 
 def gain_over_both_sentence(tables: RunTables) -> str:
-    """Say which fusions beat both single modalities at once, cohort by cohort.
-
-    Empty where that was not asked.
-    """
+    """Say which fusions beat both single modalities at once, by cohort; empty if not asked."""
     rows = _gains_over_both(tables)
     parts = []
     for cohort in tables.cohorts:
@@ -176,10 +173,7 @@ def _gains_over_both(tables: RunTables) -> list[Row]:
 
 
 def competing_sentence(tables: RunTables) -> str:
-    """Say how other events were counted, and what that makes of a predicted probability.
-
-    Empty where nobody had another event.
-    """
+    """Say how other events were counted and what that makes of a probability; empty without any."""
     found = [(one.label, one.n_competing) for one in tables.record.cohorts if one.n_competing]
     if not found:
         return ""
@@ -199,10 +193,7 @@ def competing_sentence(tables: RunTables) -> str:
 
 
 def tau_sentence(tables: RunTables) -> str:
-    """Say up to which time the truncated metrics run, and whether that is the same in all cohorts.
-
-    Empty where there is none.
-    """
+    """Say up to which time truncated metrics run, in each cohort; empty where there is none."""
     ending = [row for row in tables.estimates if row["tau_days"] is not None]
     found = {row["cohort"]: row["tau_days"] for row in ending}
     if not found:

@@ -191,10 +191,7 @@ def _level(rows: Sequence[Row], level: str | None) -> Column:
 
 
 def cohort_table(cohorts: Sequence[CohortRecord]) -> Table | None:
-    """Return what is known about every cohort, None where nothing was kept.
-
-    Rows that no cohort fills are left out.
-    """
+    """Return what is known about every cohort, without rows that none fills; None without cohorts."""
     further = dict.fromkeys(name for one in cohorts for name in one.columns)
     competing = any(one.n_competing for one in cohorts)
     named: dict[str, Callable[[CohortRecord], str | Cell]] = {

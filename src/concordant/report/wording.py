@@ -28,10 +28,7 @@ _METRICS = {
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with a fixed count of digits and a true minus sign.
-
-    A dash where there is none.
-    """
+    """Write a number with fixed digits and a true minus sign; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value:.{digits}f}"
@@ -51,10 +48,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Write an interval in brackets; empty where a limit is missing, or both are one.
-
-    No variation was seen, which is no certainty.
-    """
+    """Write an interval in brackets; empty where a limit is missing or both are one (no variation)."""
     limits = number(low, digits), number(high, digits)
     return "" if NOTHING in limits or low == high else f"[{limits[0]},{KEEP}{limits[1]}]"
 
@@ -87,10 +81,7 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def days(value: float | None) -> str:
-    """Write a time in the unit in which people speak of it.
-
-    Days up to two months, then months, then years.
-    """
+    """Write a time in days up to two months, then in months, then in years."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 60:

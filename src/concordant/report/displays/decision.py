@@ -207,10 +207,7 @@ def _display(tables: RunTables, rows: pl.DataFrame) -> DecisionDisplay:
 
 
 def _sentence(cohort: str, horizon: float, rows: pl.DataFrame) -> str:
-    """Read the fusion's curve where it matters most.
-
-    At the overall risk, where acting on everybody is worth nothing.
-    """
+    """Read the fusion's curve at the overall risk, where acting on everybody is worth nothing."""
     everybody = rows.filter((pl.col("fusion") == TREAT_ALL) & (pl.col("net_benefit") >= 0))
     if everybody.is_empty():
         return ""

@@ -233,10 +233,7 @@ def _unique(row: ForestRow, group: ForestGroup, panel: ForestPanel) -> str:
 
 
 def concordance_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort.
-
-    One modality alone first, then each pair of encoders, then predictions made elsewhere.
-    """
+    """Return a panel per cohort: one modality alone, each pair of encoders, then predictions of others."""
     estimates = [row for cohort in tables.cohorts for row in _concordances(tables, cohort)]
     axis = axis_over(_limits(estimates, "value"))
     return tuple(
@@ -252,10 +249,7 @@ def concordance_panels(tables: RunTables, featured: Model | None) -> tuple[Fores
 
 
 def gain_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort with the differences to the reference, around a line at zero.
-
-    Empty where the study has no contrast.
-    """
+    """Return a panel per cohort of the differences to the reference; none without a contrast."""
     axis = axis_over([0.0, *_limits(tables.concordance_gains(), "difference")], signed=True)
     own = ((cohort, tables.concordance_gains(cohort)) for cohort in tables.cohorts)
     return tuple(
@@ -272,10 +266,7 @@ def gain_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel,
 
 
 def reference_value(tables: RunTables, gain: Row) -> float | None:
-    """Return the C of the model a gain is held against.
-
-    Its own row, or, chosen per fold, what the fusion's C leaves of it.
-    """
+    """Return the C a gain is held against: of a model, or, chosen per fold, fusion's C less the gain."""
     reference = tables.reference(gain)
     found = tables.estimate(gain["cohort"], reference or gain["model"])
     value: float | None = None if found is None else found["value"]
