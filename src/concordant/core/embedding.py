@@ -123,9 +123,7 @@ class CodeTable:
         return np.diff(self.offsets)
 
     def among(self, present: Bool[np.ndarray, " sample"]) -> CodeTable:
-        """Return the table of more samples, these where `present` is true, and the modality
-        missing elsewhere.
-        """
+        """Return a table of more samples: these where `present` is true, else missing."""
         lengths = np.zeros(len(present), np.int64)
         lengths[present] = self.lengths
         return replace(self, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

@@ -65,9 +65,7 @@ def config_error(
 
 
 def _place(details: ErrorDetails, given: Any) -> tuple[int | str, ...]:
-    """Return the keys that lead to the value, without the names pydantic gives to the branches
-    of a union.
-    """
+    """Return the keys that lead to the value, without pydantic's names for branches of a union."""
     if details["type"] == "missing":
         return details["loc"]
     place: list[int | str] = []

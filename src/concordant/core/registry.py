@@ -96,9 +96,7 @@ class Registry(Generic[T]):
         return self.get(name)(*supplied, **self.resolve(name, given))
 
     def label(self, name: str, given: Mapping[str, Any]) -> str:
-        """Return the name with the options that are required or differ from their default, in
-        signature order; a path by its last part.
-        """
+        """Return the name with options that are required or not the default; of a path its end."""
         resolved = {
             key: value.name if isinstance(value, Path) else value
             for key, value in self.resolve(name, given).items()

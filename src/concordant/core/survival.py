@@ -362,9 +362,7 @@ def _check_outcomes(table: pl.DataFrame, path: Path) -> None:
 
 
 def _refuse(wrong: pl.Series, what: str, expected: str) -> None:
-    """Raise where a row is wrong (null counts as wrong), with the number of such rows and the
-    first, counted from 1.
-    """
+    """Raise where a row is wrong or null, with the number of rows and the first, from 1."""
     rows = wrong.fill_null(True).arg_true()
     if len(rows):
         raise PredictionsError(

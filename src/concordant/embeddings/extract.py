@@ -145,9 +145,7 @@ def embed(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One store to fill: which samples, where, in shards of which size, how many may fail, whether
-    those are tried again.
-    """
+    """One store to fill: samples, place, shard size, how many may fail, whether to retry those."""
 
     cohort: Cohort
     folder: Path
@@ -175,7 +173,7 @@ class _Job:
     def keys(
         self, encoder: Mapping[str, Any], digests: Sequence[str | None], size: int | None
     ) -> Sequence[str | None]:
-        """Return what each embedding is made of, in batches; None where more than its batch decides."""
+        """Return what each embedding is made of; None where more than its batch decides."""
         if size is None:
             return [None] * len(self.cohort)
         rows = map(self.rows, range(self.n_shards))

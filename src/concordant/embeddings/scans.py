@@ -121,9 +121,7 @@ def _encode_batch(encoder: VolumeEncoder, batch: Sequence[Prepared | Encoded]) -
 
 
 def _encode_prepared(encoder: VolumeNetwork, prepared: Sequence[Prepared]) -> list[Encoded]:
-    """Encode scans; where the encoder refuses them, or memory does not hold them, in halves, so
-    that one scan harms no other.
-    """
+    """Encode scans; where refused or out of memory, in halves, so that one harms no other."""
     try:
         return [sound(embedding) for embedding in encoder.encode_prepared(prepared)]
     except VolumeError as error:

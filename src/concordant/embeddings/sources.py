@@ -127,9 +127,7 @@ class RecordSource(Source):
         self._meds = cohort.meds
 
     def digests(self, cache: DigestCache, report: Report, threads: int) -> list[str | None]:
-        """Return the digest of every MEDS shard, and of the names of its columns where they are
-        not those of MEDS.
-        """
+        """Return the digest of every MEDS shard, and of columns' names that are not MEDS's."""
         renamed = self._cohort.meds_columns
         digests = _digests(shard_paths(self._meds), cache.digest, cache, report, threads)
         return [*digests, *([fingerprint(renamed)] if renamed else [])]
@@ -176,9 +174,7 @@ class FeatureSource(Source):
 
 
 def path_digest(path: Path, cache: DigestCache) -> str | None:
-    """Return the digest of a file, of all files in a folder, or of an index file and those it
-    lists; None where there is no file.
-    """
+    """Return one digest of a file, folder, or index file with what it lists; None without files."""
     if path.is_file() and path.suffix != INDEX_SUFFIX:
         return cache.digest(path)
     if not path.exists():

@@ -193,9 +193,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any] | None:
 
 
 def write_quarantine(folder: Path, parts: pl.DataFrame) -> None:
-    """Write `quarantine.parquet`, which names the samples that could not be encoded, from the
-    joined indices of all shards.
-    """
+    """Write `quarantine.parquet`, the samples that could not be encoded, from joined indices."""
     write_parquet(
         folder / "quarantine.parquet", parts.drop_nulls("reason").select("sample_id", "reason")
     )
@@ -248,9 +246,7 @@ def read_parts(folder: Path, n_shards: int) -> pl.DataFrame:
 
 
 def reopen(folder: Path, n_shards: int) -> None:
-    """Take a store's completeness back and forget the shards that hold a quarantined sample, so
-    that they are made again.
-    """
+    """Take completeness back and forget shards with quarantined samples: they are made again."""
     (folder / "manifest.json").unlink(missing_ok=True)
     for shard in range(n_shards):
         part = read_index_part(folder, shard)

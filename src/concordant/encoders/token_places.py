@@ -19,9 +19,7 @@ Edges = Float[np.ndarray, " place_plus_one"]
 """Where places begin and end along an axis: voxel i runs from i to i + 1."""
 
 Boxes = Float[np.ndarray, "token 2 3"]
-"""Low and high corner of each token in voxels of the scan (depth, height, width), fractional,
-counted from the scan's outer edge.
-"""
+"""Low and high corner of each token, in voxels (depth, height, width) from the outer edge."""
 
 
 def place_edges(size: int, *, first: float, step: float, n: int) -> Edges:

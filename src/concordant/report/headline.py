@@ -42,9 +42,7 @@ class Headline:
 
 
 def headline(tables: RunTables) -> Headline:
-    """Say what the run shows about the fusion with the best tuning concordance, or about the
-    best model where there is no fusion.
-    """
+    """Say what the run shows about the fusion, else the model, with the best tuning concordance."""
     model = featured(tables)
     gains = (
         []

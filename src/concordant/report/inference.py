@@ -149,9 +149,7 @@ def gain_over_both_sentence(tables: RunTables) -> str:
 
 
 def gain_over_both_details(tables: RunTables, featured: Model | None) -> str:
-    """Say how large the gain of the singled-out fusion over the better of both single modalities
-    is; empty where there is none.
-    """
+    """Say what the chosen fusion gains over both single modalities; empty if unknown."""
     rows = _gains_over_both(tables)
     parts = [
         f"{signed(row['gain'])} on {row['cohort']} (above {signed(row['lower_limit'])} with 95% "

@@ -260,9 +260,7 @@ def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row 
 def _blend(
     grey: Float[np.ndarray, "row column"], relative: Float[np.ndarray, "row column"], top: float
 ) -> Float[np.ndarray, "row column 3"]:
-    """Lay colour over grey: none up to the even share, then the more of it the higher the
-    weight.
-    """
+    """Lay colour over grey: none up to the even share, then the more the higher the weight."""
     share = np.clip((relative - 1) / (top - 1), 0, 1)
     opacity = _OPACITY * np.sqrt(share)[..., None]
     return np.asarray((1 - opacity) * grey[..., None] + opacity * ramp(share))

@@ -177,9 +177,7 @@ class RunTables:
         return tuple(model for model in self.models if model.kind in kinds)
 
     def reference(self, gain: Row) -> Model | None:
-        """Return the unimodal model that a gain is held against, None where it was chosen per
-        fold.
-        """
+        """Return the unimodal model a gain is held against, None where chosen per fold."""
         fused: Model = gain["model"]
         same = (
             one

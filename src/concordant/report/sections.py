@@ -191,7 +191,7 @@ def _level(rows: Sequence[Row], level: str | None) -> Column:
 
 
 def cohort_table(cohorts: Sequence[CohortRecord]) -> Table | None:
-    """Return what is known about every cohort, without rows that none fills; None without cohorts."""
+    """Return what is known of every cohort, without rows that none fills; None without cohorts."""
     further = dict.fromkeys(name for one in cohorts for name in one.columns)
     competing = any(one.n_competing for one in cohorts)
     named: dict[str, Callable[[CohortRecord], str | Cell]] = {

@@ -48,7 +48,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Write an interval in brackets; empty where a limit is missing or both are one (no variation)."""
+    """Write an interval in brackets; empty where a limit is missing, or without variation."""
     limits = number(low, digits), number(high, digits)
     return "" if NOTHING in limits or low == high else f"[{limits[0]},{KEEP}{limits[1]}]"
 

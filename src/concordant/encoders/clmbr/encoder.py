@@ -247,7 +247,7 @@ def _check_fit(path: Path, dictionary: Dictionary, vocab_size: int, is_hierarchi
 
 @ENCODERS.register("clmbr")
 class Clmbr(RecordTransformer):
-    """Encode a record with CLMBR (Steinberg et al. 2021): tokens of the last events, pooled the last.
+    """Encode a record with CLMBR (Steinberg 2021): tokens of the last events, pooled the last.
 
     Options are those of `RecordTransformer`; weights on the hub:
     `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).

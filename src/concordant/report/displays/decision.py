@@ -1,6 +1,4 @@
-"""Decision curves: the net benefit of acting on the singled-out fusion, on one modality, on
-everybody, on nobody.
-"""
+"""Decision curves: the net benefit of the chosen fusion, one modality, everybody, nobody."""
 
 from __future__ import annotations
 
@@ -240,9 +238,7 @@ def _at_threshold(cohort: str, horizon: float, row: Row) -> str:
 
 
 def _widest(rows: pl.DataFrame) -> tuple[float, float] | None:
-    """Return the widest range of thresholds at which the fusion's curve is above all others and
-    0, by the point estimates.
-    """
+    """Return the widest range of thresholds where the fusion is above all others and 0."""
     own = pl.col("reference").is_not_null()
     best = (
         rows.group_by("threshold")

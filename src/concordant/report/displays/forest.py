@@ -233,7 +233,7 @@ def _unique(row: ForestRow, group: ForestGroup, panel: ForestPanel) -> str:
 
 
 def concordance_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return a panel per cohort: one modality alone, each pair of encoders, then predictions of others."""
+    """Return a panel per cohort: one modality alone, pairs of encoders, foreign predictions."""
     estimates = [row for cohort in tables.cohorts for row in _concordances(tables, cohort)]
     axis = axis_over(_limits(estimates, "value"))
     return tuple(
@@ -266,7 +266,7 @@ def gain_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel,
 
 
 def reference_value(tables: RunTables, gain: Row) -> float | None:
-    """Return the C a gain is held against: of a model, or, chosen per fold, fusion's C less the gain."""
+    """Return the C a gain is held against: a model's, or, by fold, the fusion's less the gain."""
     reference = tables.reference(gain)
     found = tables.estimate(gain["cohort"], reference or gain["model"])
     value: float | None = None if found is None else found["value"]
