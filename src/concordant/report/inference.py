@@ -104,8 +104,7 @@ def _test_table(cohort: str, gains: list[Row], told: FurtherTests, encoders: boo
     if told.over_folds:
         shown[Column("p over folds")] = lambda row: p_value(row["p_nadeau_bengio"])
     if told.margin:
-        titles = (f"Not worse by {told.margin}", f"Equivalent within {told.margin}")
-        worse, same = texts(*titles)
+        worse, same = texts(f"Not worse by {told.margin}", f"Equivalent within {told.margin}")
         shown[worse] = lambda row: _answer(row["p_non_inferiority_adjusted"])
         shown[same] = lambda row: _answer(row["p_equivalence_adjusted"])
     lines = tuple(
@@ -140,12 +139,8 @@ def gain_over_both_sentence(tables: RunTables) -> str:
         ]
         if own:
             parts.append(f"{listing(winners) if winners else f'none of {len(own)}'} on {cohort}")
-    return (
-        "Shown to be better than CT alone and than the record alone, both at once: "
-        f"{'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    said = "Shown to be better than CT alone and than the record alone, both at once: "
+    return f"{said}{'; '.join(parts)}." if parts else ""
 
 
 def gain_over_both_details(tables: RunTables, featured: Model | None) -> str:

@@ -40,11 +40,8 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None, digits: int = 3) -> str:
     """Write a difference with its sign."""
     text = number(value, digits)
-    return (
-        f"+{text}"
-        if value is not None and value > 0 and text != NOTHING and float(text) != 0
-        else text
-    )
+    positive = value is not None and 0 < value < math.inf and float(text) != 0
+    return f"+{text}" if positive else text
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
@@ -110,23 +107,15 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def strategy_name(label: str) -> str:
-    """Turn a strategy's label into words, `cross_attention(query=ct)` into "Cross-attention (query.
-
-    CT)".
-
-    A text that is no such label comes back as it is.
-    """
+    """Turn a label into words, "Cross-attention (query: CT)"; any other text stays as it is."""
     match = _LABEL.fullmatch(label)
     if match is None:
         return label
     options = [_option(part) for part in (match["options"] or "").split(",") if part]
     if match["name"] == "unimodal" and len(options) == 1:
-        modality = options[0].removeprefix("modality: ")
-        return (
-            f"The single modality {modality}"
-            if modality == options[0]
-            else f"{modality[:1].upper()}{modality[1:]} alone"
-        )
+        _, named, modality = options[0].rpartition("modality: ")
+        upper = f"{modality[:1].upper()}{modality[1:]} alone"
+        return upper if named else f"The single modality {modality}"
     name = match["name"].replace("_", "-")
     return name[:1].upper() + name[1:] + (f" ({', '.join(options)})" if options else "")
 
