@@ -1,4 +1,1 @@
-"""The types that flow through the house, and the few services every room uses.
-
-Nothing here imports torch except `tokens`.
-"""
+"""The types and services that every room uses; nothing but `tokens` imports torch."""

@@ -123,9 +123,7 @@ class CodeTable:
         return np.diff(self.offsets)
 
     def among(self, present: Bool[np.ndarray, " sample"]) -> CodeTable:
-        """Return the table of more samples, these where `present` is true, and the modality
-        missing elsewhere.
-        """
+        """Return a table of more samples: these where `present` is true, else missing."""
         lengths = np.zeros(len(present), np.int64)
         lengths[present] = self.lengths
         return replace(self, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
@@ -203,10 +201,7 @@ def pack_codes(embeddings: Sequence[CodeEmbedding | None]) -> CodeTable:
 
 
 def _refuse_both_kinds(codes: Collection[str]) -> None:
-    """Refuse codes that are a measured value in one place and a plain code in another.
-
-    They cannot share a column.
-    """
+    """Refuse codes that are measured here and plain there: they cannot share a column."""
     if codes:
         raise StoreError(
             f"{len(codes)} code(s), such as {min(codes)!r}, are a measured value in one sample and "
@@ -215,9 +210,7 @@ def _refuse_both_kinds(codes: Collection[str]) -> None:
 
 
 def concatenate(tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
-    """Put tables of one kind after each other.
-
-    Code tables are joined by code string, never by index.
+    """Put tables of one kind after each other; codes are joined by code string, never by index.
 
     Raises:
         StoreError: Token tables that disagree in what a NaN means, or code tables in which codes

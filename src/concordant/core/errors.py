@@ -65,10 +65,7 @@ class MetricError(ConcordantError):
 
 
 class NotApplicableError(ConcordantError):
-    """A component cannot work on these inputs (attention over a single key, say).
-
-    The member is left out with this reason.
-    """
+    """A component cannot work on these inputs (one key, say); it is left out with this reason."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,7 +1,4 @@
-"""Records up to the prediction time, left of the embedding store.
-
-One subject's, and many packed.
-"""
+"""Records up to the prediction time, left of the embedding store: one subject's, many packed."""
 
 from __future__ import annotations
 
@@ -14,10 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 BIRTH_CODES = ("MEDS_BIRTH", "SNOMED/3950001", "SNOMED/184099003")
-"""Codes of the birth event.
-
-The age follows from it, so no look-back cuts it, and as a code it says nothing.
-"""
+"""Codes of the birth event; the age follows from it, so no look-back cuts it."""
 
 DEATH_CODE = "MEDS_DEATH"
 """Code of the death event; `MEDS_DEATH//...` are deaths as well."""

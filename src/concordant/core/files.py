@@ -123,10 +123,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files and folders that killed runs left in a folder and below.
-
-    Nothing else may be writing there.
-    """
+    """Remove what killed runs left in a folder and below; nothing else may be writing there."""
     for path in sorted(folder.rglob(".*.tmp")):  # a folder comes before what lies in it
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -178,9 +175,7 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 class DigestCache:
-    """SHA-256 digests of large files, remembered by path, size and modification time.
-
-    Several threads may ask at once.
+    """SHA-256 digests of large files, remembered by path, size and time; safe among threads.
 
     Attributes:
         path: Where the memory is kept (JSON); None keeps it for this process only.
@@ -202,10 +197,7 @@ class DigestCache:
         return self._remembered(file, _state(file), partial(file_digest, file))
 
     def digest_together(self, place: Path, files: Mapping[str, Path]) -> str:
-        """Return one hex digest of several files under their names, remembered once, under a place.
-
-        A series may have a thousand slices.
-        """
+        """Return one hex digest of several files under their names, remembered under one place."""
         states = {name: _state(file) for name, file in files.items()}
         return self._remembered(
             place,

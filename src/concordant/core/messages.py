@@ -31,10 +31,7 @@ _EXPECTED = {
 
 
 def complaint(message: str) -> PydanticCustomError:
-    """Return the error with which a validator of ours gives a whole message.
-
-    Pydantic adds where it was.
-    """
+    """Return an error of a validator of ours with a whole message; pydantic adds where it was."""
     return PydanticCustomError(OWN, "{message}", {"message": message})
 
 
@@ -68,9 +65,7 @@ def config_error(
 
 
 def _place(details: ErrorDetails, given: Any) -> tuple[int | str, ...]:
-    """Return the keys that lead to the value, without the names pydantic gives to the branches
-    of a union.
-    """
+    """Return the keys that lead to the value, without pydantic's names for branches of a union."""
     if details["type"] == "missing":
         return details["loc"]
     place: list[int | str] = []

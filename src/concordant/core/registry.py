@@ -1,7 +1,4 @@
-"""Registries: a component is one class, one decorator.
-
-Its keyword-only arguments are its validated options.
-"""
+"""Registries: a component is a decorated class; keyword-only arguments are its options."""
 
 from __future__ import annotations
 
@@ -99,9 +96,7 @@ class Registry(Generic[T]):
         return self.get(name)(*supplied, **self.resolve(name, given))
 
     def label(self, name: str, given: Mapping[str, Any]) -> str:
-        """Return the name with the options that are required or differ from their default, in
-        signature order; a path by its last part.
-        """
+        """Return the name with options that are required or not the default; of a path its end."""
         resolved = {
             key: value.name if isinstance(value, Path) else value
             for key, value in self.resolve(name, given).items()

@@ -1,7 +1,4 @@
-"""Strict YAML: no duplicate keys, numbers and booleans as in YAML 1.2.
-
-Nothing but plain values can come out.
-"""
+"""Strict YAML: plain values, no duplicate keys, numbers and booleans as in YAML 1.2."""
 
 from __future__ import annotations
 
@@ -15,19 +12,13 @@ from concordant.core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the plain scalars of YAML 1.2's core schema.
-
-    `no` and dates are text, `3e-4` is a number; `<<` merges nothing.
-    """
+    """Safe YAML by the 1.2 core schema: `no` and dates are text, `3e-4` a number; no `<<`."""
 
     # the base class's own way to hold them
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, refusing what plain YAML lets pass.
-
-        A key given twice, a key that is no text.
-        """
+        """Build a mapping, refusing a key that is given twice or is no text."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":

@@ -1,7 +1,4 @@
-"""Time-to-event targets and the predictions table: the second waist of the house.
-
-Numpy and polars only.
-"""
+"""Time-to-event targets and the predictions table, the second waist: numpy and polars only."""
 
 from __future__ import annotations
 
@@ -97,16 +94,10 @@ COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "seed": pl.Int64,
     "variant": pl.String,
 }
-"""Columns of a predictions table.
-
-`site` and the columns from `available` on may be null or absent in a foreign file.
-"""
+"""Columns of a predictions table; `site` and from `available` on may be null or absent."""
 
 WEIGHT = "weight"
-"""Column of a predictions table that, where it is there, weighs its rows.
-
-A weight of 2 equals two copies of the subject.
-"""
+"""Column of a predictions table that may weigh its rows: 2 equals two copies of the subject."""
 
 AS_IS, RECALIBRATED = "as_is", "recalibrated"
 """Variants: what a model predicts, and the same after recalibration on tuning."""
@@ -289,10 +280,7 @@ def _read(path: Path, required: Sequence[str]) -> pl.DataFrame:
 
 
 def _cast(values: pl.Series, path: Path) -> pl.Series:
-    """Cast a column to its type.
-
-    Text is never read as a number, nor a fraction as a whole number.
-    """
+    """Cast a column to its type; text is no number, a fraction no whole number."""
     kind = COLUMNS[values.name]
     wanted = (
         "whole numbers"
@@ -374,9 +362,7 @@ def _check_outcomes(table: pl.DataFrame, path: Path) -> None:
 
 
 def _refuse(wrong: pl.Series, what: str, expected: str) -> None:
-    """Raise where a row is wrong (null counts as wrong), with the number of such rows and the
-    first, counted from 1.
-    """
+    """Raise where a row is wrong or null, with the number of rows and the first, from 1."""
     rows = wrong.fill_null(True).arg_true()
     if len(rows):
         raise PredictionsError(

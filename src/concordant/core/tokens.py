@@ -38,10 +38,7 @@ class Tokens:
         return self.valid.any(1)
 
     def cleaned(self) -> Tokens:
-        """Return what a model takes: zero wherever nothing is valid, and a pooled vector.
-
-        The boundary that tokens from elsewhere pass once; what scaling returns is clean already.
-        """
+        """Return what a model takes: zero where nothing is valid, and a pooled vector."""
         values = torch.where(self.valid[..., None], self.values, 0.0)
         if self.pooled is None:
             return Tokens(values, self.valid, mean_of_valid(values, self.valid))

@@ -28,9 +28,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class StoredVolume:
-    """A scan as its file stores it, on an orthogonal grid.
-
-    Hounsfield units are stored * slope + intercept.
+    """A scan as its file stores it, on an orthogonal grid; HU are stored * slope + intercept.
 
     A quarter to a half of the memory of a `Volume`, and no pass over it: what resamples can do so
     from here.

@@ -1,7 +1,4 @@
-"""How many of a cohort's events an encoder's vocabulary has.
-
-Of a site that codes otherwise it has few, and no other error says so.
-"""
+"""How many of a cohort's events an encoder's vocabulary has: few where a site codes otherwise."""
 
 from __future__ import annotations
 
@@ -40,10 +37,7 @@ class VocabularyCoverage:
 
 
 def coverage_of(parts: pl.DataFrame) -> VocabularyCoverage | None:
-    """Add up what the shards counted per sample.
-
-    None where the encoder has no vocabulary of its own.
-    """
+    """Add up what the shards counted per sample; None where the encoder has no vocabulary."""
     counted = parts.filter(pl.col("n_events") > 0)
     if counted.is_empty():
         return None

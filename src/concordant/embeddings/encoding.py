@@ -140,9 +140,7 @@ def _among(
 
 
 def _encode_held(encoder: RecordEncoder, records: Sequence[Events]) -> EncodedShard:
-    """Encode records; where the encoder refuses them, one by one, so that a bad record harms no
-    other.
-    """
+    """Encode records; where refused, one by one, so that a bad record harms no other."""
     try:
         embeddings = encoder.encode(records)
     except RecordError:

@@ -145,9 +145,7 @@ def embed(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One store to fill: which samples, where, in shards of which size, how many may fail, whether
-    those are tried again.
-    """
+    """One store to fill: samples, place, shard size, how many may fail, whether to retry those."""
 
     cohort: Cohort
     folder: Path
@@ -175,10 +173,7 @@ class _Job:
     def keys(
         self, encoder: Mapping[str, Any], digests: Sequence[str | None], size: int | None
     ) -> Sequence[str | None]:
-        """Return what each sample's embedding is made of, in batches of a size.
-
-        None where more than its batch decides it.
-        """
+        """Return what each embedding is made of; None where more than its batch decides."""
         if size is None:
             return [None] * len(self.cohort)
         rows = map(self.rows, range(self.n_shards))
@@ -196,20 +191,14 @@ def _samples(cohort: Cohort) -> str:
 
 
 def _content(value: Any, digests: DigestCache) -> Any:
-    """Replace every path in options by the digest of what it leads to.
-
-    Moving a file changes nothing, changing it does.
-    """
+    """Replace every path in options by its content's digest: moving a file changes nothing."""
     if isinstance(value, Mapping):
         return {key: _content(one, digests) for key, one in value.items()}
     return path_digest(value, digests) if isinstance(value, Path) else value
 
 
 def _say_why(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Log what differs from the newest store of the same encoder that is there already.
-
-    Another feature file is another source.
-    """
+    """Log what differs from the newest store of the same encoder, or feature file."""
     same = ("encoder", "options") if facts["encoder"] == "features" else ("encoder",)
     manifests = folder.parent.glob("*/manifest.json")
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):

@@ -38,10 +38,7 @@ CRASHED = "the process that read it died twice"
 """Start of the reason for quarantine of a scan that takes its process down."""
 
 _UNEXPECTED = "unexpected"
-"""Start of the reason for quarantine where an error came that is not of the bytes.
-
-Want of memory, or a fault of the program.
-"""
+"""Start of the reason for an error that is not of the bytes: want of memory, a program's fault."""
 
 _ATTEMPTS = 2
 _MISSING = Encoded(None)
@@ -53,10 +50,7 @@ def scans_per_batch(encoder: VolumeEncoder) -> int:
 
 
 def is_of_the_bytes(reason: str) -> bool:
-    """Tell whether a scan is quarantined for what its bytes are.
-
-    If not, it may be encoded with more memory or once a fault is mended.
-    """
+    """Tell whether a scan is quarantined for its bytes: not for memory or a program's fault."""
     return not reason.startswith((TOO_LARGE, CRASHED, _UNEXPECTED))
 
 
@@ -116,9 +110,7 @@ def _encode_batch(encoder: VolumeEncoder, batch: Sequence[Prepared | Encoded]) -
 
 
 def _encode_prepared(encoder: VolumeNetwork, prepared: Sequence[Prepared]) -> list[Encoded]:
-    """Encode scans; where the encoder refuses them, or memory does not hold them, in halves, so
-    that one scan harms no other.
-    """
+    """Encode scans; where refused or out of memory, in halves, so that one harms no other."""
     try:
         return [sound(embedding) for embedding in encoder.encode_prepared(prepared)]
     except VolumeError as error:
@@ -156,10 +148,7 @@ def _read_all(
 
 
 def _read(encoder: VolumeEncoder, path: Path) -> Prepared | Encoded:
-    """Read a scan and do with it what needs no network.
-
-    What goes wrong with this scan is a reason, not an exception.
-    """
+    """Read a scan and do what needs no network; what goes wrong with it becomes a reason."""
     try:
         if isinstance(encoder, VolumeNetwork):
             return encoder.prepare(open_volume(path))
@@ -179,10 +168,7 @@ def _line(error: Exception) -> str:
 
 
 def _given(outcome: Outcome[Prepared | Encoded]) -> Prepared | Encoded:
-    """Return what a reading process returned.
-
-    A crash is the scan's reason, any other failure is raised.
-    """
+    """Return what a process returned; a crash is the scan's reason, other failures are raised."""
     if outcome.value is not None:
         return outcome.value
     failure = outcome.failure

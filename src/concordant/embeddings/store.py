@@ -1,6 +1,4 @@
-"""The embedding store, the first waist of the house.
-
-One folder per cohort and encoder, self-describing, plain formats.
+"""The embedding store, the first waist: a self-describing folder per cohort and encoder.
 
 `quarantine.parquet`, `index.parquet` and `manifest.json`, written in this order after the shards,
 say that the store is whole. The manifest holds the digests of all tables and each shard's index
@@ -106,9 +104,7 @@ class EmbeddingStore:
         return _read_table(self.folder, "quarantine.parquet")
 
     def read(self, sample_ids: Sequence[str]) -> EmbeddingTable:
-        """Read the embeddings of samples, in the order asked for.
-
-        A sample that is not in the store has the modality missing.
+        """Read the embeddings of samples, in order; one that is not in the store is missing.
 
         Vectors are returned as float32.
 
@@ -197,9 +193,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any] | None:
 
 
 def write_quarantine(folder: Path, parts: pl.DataFrame) -> None:
-    """Write `quarantine.parquet`, which names the samples that could not be encoded, from the
-    joined indices of all shards.
-    """
+    """Write `quarantine.parquet`, the samples that could not be encoded, from joined indices."""
     write_parquet(
         folder / "quarantine.parquet", parts.drop_nulls("reason").select("sample_id", "reason")
     )
@@ -251,9 +245,7 @@ def read_parts(folder: Path, n_shards: int) -> pl.DataFrame:
 
 
 def reopen(folder: Path, n_shards: int) -> None:
-    """Take a store's completeness back and forget the shards that hold a quarantined sample, so
-    that they are made again.
-    """
+    """Take completeness back and forget shards with quarantined samples: they are made again."""
     (folder / "manifest.json").unlink(missing_ok=True)
     for shard, part in _parts(folder, range(n_shards)):
         if part["reason"].is_not_null().any():

@@ -107,9 +107,7 @@ class VolumeEncoder(Encoder):
         """
 
     def token_boxes(self, volume: Volume | StoredVolume) -> Float[np.ndarray, "token 2 3"] | None:
-        """Return where in a scan each of its tokens lies, in the order of `encode`.
-
-        None where tokens have no fixed place. Needs no weights.
+        """Return where in a scan each token lies, without weights; None without a fixed place.
 
         Returns:
             Low and high corner in voxels of the scan (depth, height, width), fractional, counted
@@ -139,9 +137,7 @@ class RecordEncoder(Encoder):
     def encode(
         self, records: Sequence[Events]
     ) -> CodeTable | list[CodeEmbedding] | list[TokenEmbedding]:
-        """Encode records one by one or as a batch, with the same result.
-
-        Codes come packed, which takes the least time, or as a list.
+        """Encode records, with the same result one by one or as a batch, to packed codes or a list.
 
         Raises:
             RecordError: A record this encoder cannot read (no birth); it is quarantined with the

@@ -58,9 +58,7 @@ class CodeEncoder(RecordEncoder):
         return EncoderCard(kind="codes")
 
     def encode(self, records: Sequence[Events]) -> CodeTable:
-        """Encode records one by one or as a batch, with the same result, to one sparse table.
-
-        Packed records take the least time.
+        """Encode records, with the same result in any batch, to one table; packed ones are fastest.
 
         Raises:
             RecordError: A code of the records has the name of a feature that is made of others.
@@ -139,9 +137,7 @@ class OneHot(CodeEncoder):
 
 @ENCODERS.register("count")
 class Count(CodeEncoder):
-    """Encode a record as its codes, each weighing log2(1 + the number of its occurrences).
-
-    Everything else as `one_hot`.
+    """Encode a record as `one_hot`, each code weighing log2(1 + its number of occurrences).
 
     Args:
         values: As for `one_hot`.

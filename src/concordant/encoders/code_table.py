@@ -23,9 +23,7 @@ STATISTICS = ("last", "mean", "min", "max", "slope")
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Entries of a sparse table, record after record.
-
-    Within a record each feature once, in any order.
+    """Entries of a sparse table, record after record, each feature once, in any order.
 
     Attributes:
         per_record: Number of entries of each record.
@@ -122,9 +120,7 @@ def _by_record(starts: Any, dealt: Any, offsets: Any) -> Any:  # pragma: no cove
 def count_terms(
     offsets: Any, term: Any, days: Any, n_terms: Any, static: Any, limit: Any
 ) -> Any:  # pragma: no cover # compiled
-    """Count the terms of each record.
-
-    Static events where asked, dated ones up to `limit` days before.
+    """Count each record's terms: static ones where asked, dated ones up to `limit` days before.
 
     Returns:
         Entries per record, the term of each entry, its number of occurrences.
@@ -154,9 +150,7 @@ def count_terms(
 def summarise(
     offsets: Any, code: Any, days: Any, value: Any, n_codes: Any, wanted: Any
 ) -> Any:  # pragma: no cover # compiled
-    """Summarise the values of each record and code.
-
-    Last, mean, least, greatest, least-squares slope per day.
+    """Summarise each record's values: last, mean, least, greatest, least-squares slope per day.
 
     A slope needs dated values at two times; without, it is NaN.
 

@@ -66,9 +66,7 @@ class ColipriSizes:
 
 @ENCODERS.register("colipri")
 class Colipri(VolumeNetwork):
-    """Encode a chest CT with COLIPRI.
-
-    Projected tokens of a 24 x 24 x 24 grid, and the pooled vector of 768.
+    """Encode a chest CT with COLIPRI: projected tokens of a 24 x 24 x 24 grid, 768 pooled.
 
     The scan is resampled to 2 mm and cropped or padded to 192 voxels (384 mm) along each axis
     around its centre; the sampling convention is TorchIO's, which the released network was trained
@@ -122,10 +120,7 @@ class Colipri(VolumeNetwork):
 
     @staticmethod
     def load(folder: WeightsFolder, sizes: ColipriSizes) -> nn.Module:
-        """Build the network and fill it with the weights.
-
-        Those of the text encoder are left out.
-        """
+        """Build the network and fill it with the weights, without those of the text encoder."""
         path = folder.path(folder.files[0])
         tensors = {
             key.removeprefix(_PREFIX): value
@@ -176,10 +171,7 @@ class ColipriNetwork(nn.Module):
     def project(
         self, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token projected"]:
-        """Project each token into the space of the pooled vector, as if the pooler saw it alone.
-
-        All of this is affine, so it may follow the averaging of tokens over boxes.
-        """
+        """Project each token as if the pooler saw it alone; affine, so it may follow averaging."""
         projected = functional.linear(tokens, self.projector.weight.flatten(1), self.projector.bias)
         attention = self.pooler.attn
         weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]

@@ -82,9 +82,7 @@ def _product(counts: Sequence[int], sizes: Sequence[int]) -> tuple[int, int, int
 
 @ENCODERS.register("ctfm")
 class CTFM(VolumeNetwork):
-    """Encode any CT with CT-FM.
-
-    The last stage's map, averaged over boxes to tokens and over the scan to a pooled vector of 512.
+    """Encode any CT with CT-FM: the last stage's map averaged to tokens, and to 512 pooled.
 
     The scan is resampled to 3 x 1 x 1 mm, cropped around its centre to at most 720 x 384 x 512 mm
     (superior, posterior, left), and cut into patches that touch; a patch that holds nothing above

@@ -24,10 +24,7 @@ SHAPE_NAMES = (
     *("log_ml", "log_cm2", "sphericity", "log_mm_major", "log_mm_middle", "log_mm_minor"),
     *("elongation", "flatness", "log_mm_extent", "extent_filled"),
 )
-"""Measures of one connected part.
-
-Major, middle and minor are the axes of the ellipsoid with the same second moments.
-"""
+"""Measures of a part; the axes are those of the ellipsoid with the same second moments."""
 
 PLACE_NAMES = (*(f"offset_dm_{axis}" for axis in AXES), "log_mm_distance")
 TINY = float(np.finfo(np.float64).tiny)

@@ -71,9 +71,7 @@ class MerlinSizes:
 
 @ENCODERS.register("merlin")
 class Merlin(VolumeNetwork):
-    """Encode an abdominal CT with Merlin.
-
-    The last stage's map of 10 x 7 x 7 tokens, and their mean of 2,048.
+    """Encode an abdominal CT with Merlin: the last map's 10 x 7 x 7 tokens, and their mean.
 
     The scan is resampled to 1.5 x 1.5 x 3 mm and cropped or padded (with -1000 HU) to 336 x 336 x
     480 mm around its centre.

@@ -13,9 +13,7 @@ from concordant.encoders.clmbr.encoder import RecordTransformer
 
 @ENCODERS.register("motor")
 class Motor(RecordTransformer):
-    """Encode a record with MOTOR.
-
-    A token per event, the last of them, and the very last as the pooled vector.
+    """Encode a record with MOTOR: tokens of the last events, pooled the very last.
 
     Options are those of `RecordTransformer`; weights on the hub:
     `hf:StanfordShahLab/motor-t-base@REVISION` (gated, CC-BY-NC-4.0).

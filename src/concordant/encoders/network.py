@@ -262,9 +262,7 @@ def _config_beside(weights: Path | str) -> Path | None:
 
 
 def sizes_beside(weights: Path | str, released: Sizes) -> Sizes:
-    """Return a network's sizes: of `config.json` beside weights, else of the released network.
-
-    Weights on the hub are the released ones.
+    """Return sizes by `config.json` beside weights, else, as on the hub, the released ones.
 
     Raises:
         ConfigError: A `config.json` that is no JSON object, or a size in it that is none.

@@ -26,10 +26,7 @@ TISSUES_HU = {
     "soft": (-30, 130),
     "calcification": (130, INF),
 }
-"""From (included) to (excluded). Calcification from 130 HU: Agatston et al.
-
-1990, doi:10.1016/0735-1097(90)90282-T.
-"""
+"""From (included) to (excluded); calcification by Agatston, doi:10.1016/0735-1097(90)90282-T."""
 WITHIN = ("lung", "soft")
 PERCENTILES = (5, 25, 50, 75, 95)
 GRADIENT_MM = 2.0

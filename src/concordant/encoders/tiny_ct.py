@@ -1,7 +1,4 @@
-"""A small convolutional network for CT, to try the way from scan to store and for tests.
-
-It is loaded from a file like every other network; its weights are whoever's wrote them.
-"""
+"""A small convolutional network for CT, for tests and trials; its weights come from a file."""
 
 from __future__ import annotations
 

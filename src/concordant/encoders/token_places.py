@@ -1,6 +1,4 @@
-"""Where in a scan a token lies.
-
-The places of a network's map, averaged to a token grid, and taken back through its preprocessing.
+"""Where in a scan a token of a network's map lies, averaged to a token grid.
 
 Along an axis a place is the stretch of input that is nearer to its centre than to any other
 place's: what it sees may be more (receptive fields overlap, and attention inside the encoder reads
@@ -18,15 +16,10 @@ from concordant.core.volume import StoredVolume, Volume
 from concordant.encoders.preprocessing import Preprocessing, Samples, samples_along
 
 Edges = Float[np.ndarray, " place_plus_one"]
-"""Where the places along an axis begin and end, in voxels of it from its outer edge.
-
-Voxel i runs from i to i + 1.
-"""
+"""Where places begin and end along an axis: voxel i runs from i to i + 1."""
 
 Boxes = Float[np.ndarray, "token 2 3"]
-"""Low and high corner of each token in voxels of the scan (depth, height, width), fractional,
-counted from the scan's outer edge.
-"""
+"""Low and high corner of each token, in voxels (depth, height, width) from the outer edge."""
 
 
 def place_edges(size: int, *, first: float, step: float, n: int) -> Edges:

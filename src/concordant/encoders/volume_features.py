@@ -1,6 +1,4 @@
-"""Statistics of a scan in physical units over a fixed grid of regions.
-
-No weights, nothing fitted, the honest floor for every encoder.
+"""Statistics of a scan in physical units over a grid of regions: the honest floor, nothing fitted.
 
 One token per region: the distribution of Hounsfield units, tissue shares, texture at stated lengths
 in millimetres, position. The pooled vector holds the same statistics of the whole volume, and size,
@@ -136,9 +134,7 @@ class VolumeFeatures(VolumeEncoder):
 
 
 def shape_features(volume: Volume) -> Float[np.ndarray, " feature"]:
-    """Measure the body and its tissues on blocks of about 2 mm.
-
-    `SHAPE_NAMES`, all 0 without a body.
+    """Measure `SHAPE_NAMES`, all 0 without a body, on blocks of about 2 mm.
 
     Offsets (centroid of a tissue against that of the body) are in units of the body's extent,
     spreads (standard deviation of position) in units of the body's own, so that neither grows with

@@ -35,10 +35,7 @@ def _kind(given: Any) -> Any:
 
 
 WeightsOption = Annotated[Path | str, BeforeValidator(_kind)]
-"""Type of an encoder's option `weights`.
-
-A folder (in a study relative to its file), or `hf:OWNER/NAME@REVISION`.
-"""
+"""Option `weights`: a folder (relative to the study's file), or `hf:OWNER/NAME@REVISION`."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,7 @@ def _page(hub: Any, repository: str) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a file.
-
-    Safetensors by its name, anything else as a torch file of plain tensors. Nothing is executed.
+    """Read named tensors from safetensors, else a torch file of tensors; nothing is executed.
 
     A torch file may hold the tensors under `state_dict`, as checkpoints of training do.
 

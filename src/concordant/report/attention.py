@@ -1,7 +1,4 @@
-"""Attention pictures in the report.
-
-Read from the run folder and embedded, without anything that names a sample.
-"""
+"""Attention pictures in the report, embedded without anything that names a sample."""
 
 from __future__ import annotations
 

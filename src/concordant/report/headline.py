@@ -1,7 +1,4 @@
-"""What the run shows, in words.
-
-One strategy is singled out by its tuning concordance, never by a test value.
-"""
+"""What the run shows, in words, of the strategy with the best tuning concordance."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
-from concordant.report.inference import gain_over_both_sentence, method_of
+from concordant.report.inference import gain_over_both_sentence, method_of, verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
 from concordant.report.wording import inside_sentence, interval, listing, number, p_equation, signed
 
@@ -27,15 +24,10 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The top of the page.
+    """The top of the page: a verdict without numbers, the numbers behind it, and key numbers.
 
     Attributes:
-        featured: The model that the page singles out, None where nothing was fitted or no tuning
-            concordance was kept.
-        verdict: One sentence without numbers.
-        paragraphs: The numbers behind it: the choice, the differences, and how far the truth is
-            away.
-        tiles: Key numbers.
+        featured: The model that the page singles out, None where no tuning concordance was kept.
     """
 
     featured: Model | None
@@ -45,22 +37,16 @@ class Headline:
 
 
 def headline(tables: RunTables) -> Headline:
-    """Say what the run shows about the fusion with the best tuning concordance, or about the
-    best model where there is no fusion.
-    """
+    """Say what the run shows about the fusion, else the model, with the best tuning concordance."""
     model = featured(tables)
-    gains = (
-        []
-        if model is None
-        else [gain for cohort in tables.cohorts if (gain := tables.gain(cohort, model)) is not None]
-    )
+    found = [tables.gain(cohort, model) for cohort in tables.cohorts] if model else []
+    gains = [gain for gain in found if gain is not None]
     both = gain_over_both_sentence(tables)
     shown = [*_differences(tables, gains), *_counts(tables), *([both] if both else [])]
     parts = (_choice(tables, model), shown, _oracle_distances(tables, model))
     paragraphs = tuple(" ".join(sentences) for sentences in parts if sentences)
-    return Headline(
-        model, _verdict(tables, model, gains), paragraphs, tuple(_tiles(tables, model, gains))
-    )
+    tiles = tuple(_tiles(tables, model, gains))
+    return Headline(model, _verdict(tables, model, gains), paragraphs, tiles)
 
 
 def tuning_concordance(tables: RunTables, model: Model) -> float | None:
@@ -101,16 +87,12 @@ def _verdict(tables: RunTables, model: Model | None, gains: Sequence[Row]) -> st
     name = names.pop() if len(names) == 1 else _CHOSEN
     clauses = [
         f"{words} {{}} on {listing([gain['cohort'] for gain in chosen], last)}"
-        for words, last, chosen in (
-            ("beats", "and", [gain for gain in gains if gain["better"]]),
-            (
-                "does worse than",
-                "and",
-                [gain for gain in gains if gain["shown"] and not gain["better"]],
-            ),
-            ("was not shown to beat", "or", [gain for gain in gains if not gain["shown"]]),
+        for word, words, last in (
+            ("better", "beats", "and"),
+            ("worse", "does worse than", "and"),
+            ("not shown", "was not shown to beat", "or"),
         )
-        if chosen
+        if (chosen := [gain for gain in gains if verdict(gain) == word])
     ]
     return f"{model.title} {', but '.join(clauses)}.".replace("{}", name, 1).replace("{}", "it")
 
@@ -127,22 +109,13 @@ def _choice(tables: RunTables, model: Model | None) -> list[str]:
     )
     if estimate is None:
         return [chosen]
-    return [
-        chosen,
-        f"On {estimate['cohort']} its C-index is {number(estimate['value'])} "
-        f"{interval(estimate['ci_low'], estimate['ci_high'])}.",
-    ]
+    value = f"{number(estimate['value'])} {interval(estimate['ci_low'], estimate['ci_high'])}"
+    return [chosen, f"On {estimate['cohort']} its C-index is {value}."]
 
 
 def _differences(tables: RunTables, gains: Sequence[Row]) -> list[str]:
-    return (
-        [
-            _first_difference(tables, gains[0]),
-            *(_further_difference(tables, gain) for gain in gains[1:]),
-        ]
-        if gains
-        else []
-    )
+    first = [_first_difference(tables, gain) for gain in gains[:1]]
+    return first + [_further_difference(tables, gain) for gain in gains[1:]]
 
 
 def _first_difference(tables: RunTables, gain: Row) -> str:
@@ -152,35 +125,36 @@ def _first_difference(tables: RunTables, gain: Row) -> str:
         else (f"{_CHOSEN} within each fold", "")
     )
     adjusted = f"{method_of(tables).name}-adjusted {p_equation(gain['p_adjusted'])}"
-    numbers = (
-        f"{signed(gain['difference'])} {interval(gain['ci_low'], gain['ci_high'])}, {adjusted}"
-    )
+    numbers = f"{_with_interval(gain)}, {adjusted}"
     if gain["shown"]:
-        return (
-            f"That is {'better' if gain['better'] else 'worse'} than {name}: difference {numbers}."
-        )
+        return f"That is {verdict(gain)} than {name}: difference {numbers}."
     return f"The difference to {name}{pause} is {numbers}: no gain is shown."
 
 
 def _further_difference(tables: RunTables, gain: Row) -> str:
-    word = (
-        "shown to be better"
-        if gain["better"]
-        else "shown to be worse"
-        if gain["shown"]
-        else "not shown"
-    )
+    word = f"shown to be {verdict(gain)}" if gain["shown"] else verdict(gain)
     return (
         f"On {gain['cohort']} the difference to {reference_name(tables, gain)} is "
-        f"{signed(gain['difference'])} {interval(gain['ci_low'], gain['ci_high'])}, adjusted "
-        f"{p_equation(gain['p_adjusted'])}: {word}."
+        f"{_with_interval(gain)}, adjusted {p_equation(gain['p_adjusted'])}: {word}."
     )
+
+
+def _with_interval(gain: Row) -> str:
+    return f"{signed(gain['difference'])} {interval(gain['ci_low'], gain['ci_high'])}"
+
+
+def _families(tables: RunTables) -> dict[str, list[Row]]:
+    """Return the declared differences of each cohort that has any."""
+    families = {cohort: tables.concordance_gains(cohort) for cohort in tables.cohorts}
+    return {cohort: family for cohort, family in families.items() if family}
+
+
+def _n_better(family: Sequence[Row]) -> str:
+    return f"{sum(gain['better'] for gain in family)} of {len(family)}"
 
 
 def _counts(tables: RunTables) -> list[str]:
-    families = {
-        cohort: family for cohort in tables.cohorts if (family := tables.concordance_gains(cohort))
-    }
+    families = _families(tables)
     if not families:
         return []
     if not any(gain["better"] for family in families.values() for gain in family):
@@ -188,43 +162,26 @@ def _counts(tables: RunTables) -> list[str]:
             "No fusion was shown to be better than one modality alone on "
             f"{listing(list(families), 'or')}."
         ]
-    parts = [
-        f"{sum(gain['better'] for gain in family)} of {len(family)} on {cohort}"
-        for cohort, family in families.items()
-    ]
+    parts = [f"{_n_better(family)} on {cohort}" for cohort, family in families.items()]
     return [f"Fusions shown to be better than one modality alone: {listing(parts)}."]
 
 
 def _oracle_distances(tables: RunTables, model: Model | None) -> list[str]:
-    joint = next(
-        (oracle for oracle in tables.of_kind(Kind.ORACLE) if "both" in oracle.fusion), None
-    )
+    joint = next((one for one in tables.of_kind(Kind.ORACLE) if "both" in one.fusion), None)
     if model is None or joint is None:
         return []
-    pairs = (
-        (cohort, tables.estimate(cohort, model), tables.estimate(cohort, joint))
-        for cohort in tables.cohorts
+    parts = []
+    for cohort in tables.cohorts:
+        found = (tables.estimate(cohort, model), tables.estimate(cohort, joint))
+        own, best = (None if one is None else one["value"] for one in found)
+        if own is not None and best is not None:
+            side = "below" if best >= own else "above"
+            parts.append(f"{number(abs(best - own))} {side} it ({number(best)}) on {cohort}")
+    said = (
+        "The data are simulated; against the joint oracle, which knows the true factors, its "
+        f"C-index lies {listing(parts)}."
     )
-    known = [
-        (cohort, best["value"] - own["value"], best["value"])
-        for cohort, own, best in pairs
-        if own is not None
-        and best is not None
-        and own["value"] is not None
-        and best["value"] is not None
-    ]
-    parts = [
-        f"{number(abs(gap))} {'below' if gap >= 0 else 'above'} it ({number(best)}) on {cohort}"
-        for cohort, gap, best in known
-    ]
-    return (
-        [
-            "The data are simulated; against the joint oracle, which knows the true factors, its "
-            f"C-index lies {listing(parts)}."
-        ]
-        if parts
-        else []
-    )
+    return [said] if parts else []
 
 
 def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Row]) -> list[Tile]:
@@ -238,23 +195,14 @@ def _tiles(tables: RunTables, model: Model | None, gains: Sequence[Row]) -> list
         Tile(
             f"Gain over {reference_name(tables, gain)}, {gain['cohort']}",
             signed(gain["difference"]),
-            f"{interval(gain['ci_low'], gain['ci_high'])}, adjusted "
-            f"{p_equation(gain['p_adjusted'])}",
+            f"{limits}, adjusted {p_equation(gain['p_adjusted'])}",
         )
         for gain in gains[:2]
-    ]
-    families = [
-        (cohort, family)
-        for cohort in tables.cohorts
-        if (family := tables.concordance_gains(cohort))
+        for limits in [interval(gain["ci_low"], gain["ci_high"])]
     ]
     tiles += [
-        Tile(
-            f"Fusions shown to be better, {cohort}",
-            f"{sum(gain['better'] for gain in family)} of {len(family)}",
-            "adjusted p < 0.05",
-        )
-        for cohort, family in families[:1]
+        Tile(f"Fusions shown to be better, {cohort}", _n_better(family), "adjusted p < 0.05")
+        for cohort, family in list(_families(tables).items())[:1]
     ]
     if len(tiles) < 3:
         tiles += [_concordance_tile(model, one) for one in estimates[1:3]]

@@ -104,8 +104,7 @@ def _test_table(cohort: str, gains: list[Row], told: FurtherTests, encoders: boo
     if told.over_folds:
         shown[Column("p over folds")] = lambda row: p_value(row["p_nadeau_bengio"])
     if told.margin:
-        titles = (f"Not worse by {told.margin}", f"Equivalent within {told.margin}")
-        worse, same = texts(*titles)
+        worse, same = texts(f"Not worse by {told.margin}", f"Equivalent within {told.margin}")
         shown[worse] = lambda row: _answer(row["p_non_inferiority_adjusted"])
         shown[same] = lambda row: _answer(row["p_equivalence_adjusted"])
     lines = tuple(
@@ -128,10 +127,7 @@ def _answer(p: float | None) -> str:
 
 
 def gain_over_both_sentence(tables: RunTables) -> str:
-    """Say which fusions beat both single modalities at once, cohort by cohort.
-
-    Empty where that was not asked.
-    """
+    """Say which fusions beat both single modalities at once, by cohort; empty if not asked."""
     rows = _gains_over_both(tables)
     parts = []
     for cohort in tables.cohorts:
@@ -143,18 +139,12 @@ def gain_over_both_sentence(tables: RunTables) -> str:
         ]
         if own:
             parts.append(f"{listing(winners) if winners else f'none of {len(own)}'} on {cohort}")
-    return (
-        "Shown to be better than CT alone and than the record alone, both at once: "
-        f"{'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    said = "Shown to be better than CT alone and than the record alone, both at once: "
+    return f"{said}{'; '.join(parts)}." if parts else ""
 
 
 def gain_over_both_details(tables: RunTables, featured: Model | None) -> str:
-    """Say how large the gain of the singled-out fusion over the better of both single modalities
-    is; empty where there is none.
-    """
+    """Say what the chosen fusion gains over both single modalities; empty if unknown."""
     rows = _gains_over_both(tables)
     parts = [
         f"{signed(row['gain'])} on {row['cohort']} (above {signed(row['lower_limit'])} with 95% "
@@ -176,10 +166,7 @@ def _gains_over_both(tables: RunTables) -> list[Row]:
 
 
 def competing_sentence(tables: RunTables) -> str:
-    """Say how other events were counted, and what that makes of a predicted probability.
-
-    Empty where nobody had another event.
-    """
+    """Say how other events were counted and what that makes of a probability; empty without any."""
     found = [(one.label, one.n_competing) for one in tables.record.cohorts if one.n_competing]
     if not found:
         return ""
@@ -199,10 +186,7 @@ def competing_sentence(tables: RunTables) -> str:
 
 
 def tau_sentence(tables: RunTables) -> str:
-    """Say up to which time the truncated metrics run, and whether that is the same in all cohorts.
-
-    Empty where there is none.
-    """
+    """Say up to which time truncated metrics run, in each cohort; empty where there is none."""
     ending = [row for row in tables.estimates if row["tau_days"] is not None]
     found = {row["cohort"]: row["tau_days"] for row in ending}
     if not found:

@@ -28,10 +28,7 @@ LEAST_TOP = 1.5
 _RAMP = np.array(
     [[59, 15, 112], [140, 41, 129], [213, 62, 79], [253, 141, 60], [255, 247, 150]], np.float64
 )
-"""From dark violet over red to light yellow.
-
-Lightness rises evenly, so that the order is seen without colour vision too.
-"""
+"""From dark violet to light yellow; lightness rises evenly, seen without colour vision too."""
 
 _OPACITY = 0.7
 _TILE = 256
@@ -64,9 +61,7 @@ def attention_picture(
     title: str,
     window_hu: tuple[float, float] = WINDOW_HU,
 ) -> Image.Image:
-    """Return up to three axial slices and a coronal one through the most attended places.
-
-    Above as they are, below with attention.
+    """Return up to three axial slices and a coronal one, as they are and with attention.
 
     Anterior or superior is up; the patient's right is on the viewer's left. Captions give the
     distance from the lowest slice (axial) and from the back (coronal).
@@ -208,10 +203,7 @@ def _draw_cut(
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Where the rows and columns of a tile lie in the scan, in fractional voxels.
-
-    Along axes `down` and `across`.
-    """
+    """Where rows and columns of a tile lie along axes `down` and `across`, in fractional voxels."""
 
     down: int
     across: int
@@ -250,10 +242,7 @@ def _grey(
 
 
 def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row column"]:
-    """Return the relative weight at each pixel.
-
-    The mean of the boxes that hold it (they may overlap), 0 where none does.
-    """
+    """Return the mean relative weight of the boxes that hold each pixel, 0 where none does."""
     total, count = np.zeros((2, len(lines.rows), len(lines.columns)))
     met = (paint.boxes[:, 0, cut.axis] <= cut.index + 0.5) & (
         cut.index + 0.5 < paint.boxes[:, 1, cut.axis]
@@ -271,9 +260,7 @@ def _relative(paint: _Paint, cut: Cut, lines: _Lines) -> Float[np.ndarray, "row 
 def _blend(
     grey: Float[np.ndarray, "row column"], relative: Float[np.ndarray, "row column"], top: float
 ) -> Float[np.ndarray, "row column 3"]:
-    """Lay colour over grey: none up to the even share, then the more of it the higher the
-    weight.
-    """
+    """Lay colour over grey: none up to the even share, then the more the higher the weight."""
     share = np.clip((relative - 1) / (top - 1), 0, 1)
     opacity = _OPACITY * np.sqrt(share)[..., None]
     return np.asarray((1 - opacity) * grey[..., None] + opacity * ramp(share))

@@ -93,10 +93,7 @@ def write_report(run: RunFolder) -> Path:
 
 
 def render_report(
-    tables: RunTables,
-    attention: AttentionPictures | None = None,
-    *,
-    shown: Sequence[Shown] = (),
+    tables: RunTables, attention: AttentionPictures | None = None, *, shown: Sequence[Shown] = ()
 ) -> str:
     """Return the page as text; every text from the run is escaped."""
     return _rendered(tables, _Figures.of(tables), attention, shown)
@@ -177,10 +174,7 @@ def _provenance(record: RunRecord) -> Iterator[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, _seeds(record)))),
         ("Versions", ", ".join(versions)),
         ("Training", _options(record.train)),
-        (
-            "Cross-validation",
-            "none: the cohort's own splits" if folds is None else _options(folds),
-        ),
+        ("Cross-validation", "none: the cohort's own splits" if folds is None else _options(folds)),
     ):
         if value:
             yield key, value

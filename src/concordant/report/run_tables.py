@@ -31,10 +31,7 @@ from concordant.evaluation import RESULT_SCHEMA
 from concordant.report.wording import strategy_name
 
 ALPHA = 0.05
-"""Level at which an adjusted p-value counts as shown.
-
-The intervals of the tables are the matching 95% ones.
-"""
+"""Level at which an adjusted p-value counts as shown; it matches the tables' 95% intervals."""
 
 INTERNAL_LABELS = ("held_out", "development")
 _CONCORDANCES = ("concordance_index", "concordance_index_ipcw")
@@ -159,10 +156,7 @@ class RunTables:
         metric: str | None = None,
         horizon_days: float | None = None,
     ) -> Row | None:
-        """Return a whole-cohort metric, by default the concordance index, or None without a row.
-
-        Without a horizon the row without one is meant, else the first.
-        """
+        """Return a whole-cohort metric; without a horizon, the row without one, else the first."""
         rows = _matching(self.estimates, cohort, model, metric or self.concordance)
         return next(
             (row for row in rows if row["horizon_days"] == horizon_days),
@@ -183,9 +177,7 @@ class RunTables:
         return tuple(model for model in self.models if model.kind in kinds)
 
     def reference(self, gain: Row) -> Model | None:
-        """Return the unimodal model that a gain is held against, None where it was chosen per
-        fold.
-        """
+        """Return the unimodal model a gain is held against, None where chosen per fold."""
         fused: Model = gain["model"]
         same = (
             one

@@ -11,15 +11,7 @@ from concordant.core.records import CheckRecord, CohortRecord, QuarantineRecord,
 from concordant.report.headline import tuning_concordance
 from concordant.report.inference import verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
-from concordant.report.table import (
-    Cell,
-    Column,
-    Table,
-    difference_cell,
-    estimate_cell,
-    line,
-    texts,
-)
+from concordant.report.table import Cell, Column, Table, difference_cell, estimate_cell, line, texts
 from concordant.report.wording import (
     NOTHING,
     count,
@@ -41,13 +33,7 @@ _GAIN_COLUMNS = (Column("Gain"), Column("p"), Column("Adjusted p"), Column("Verd
 def strategy_tables(
     tables: RunTables, featured: Model | None, *, encoders: bool = False
 ) -> tuple[Table, ...]:
-    """Return one table per cohort with every model that has a result on it.
-
-    Args:
-        tables: The run.
-        featured: The model that the page singles out.
-        encoders: Whether the models' encoders are told.
-    """
+    """Return one table per cohort with every model that has a result on it."""
     return tuple(_strategy_table(tables, cohort, featured, encoders) for cohort in tables.cohorts)
 
 
@@ -56,15 +42,11 @@ def _strategy_table(
 ) -> Table:
     asked = dict.fromkeys((row["metric"], row["horizon_days"]) for row in tables.estimates)
     further = [key for key in asked if key[0] != tables.concordance]
+    keys: list[tuple[str | None, float | None]] = [(None, None), *further]
     found = [
         (model, estimates)
         for model in tables.models
-        if any(
-            estimates := [
-                tables.estimate(cohort, model),
-                *(tables.estimate(cohort, model, *key) for key in further),
-            ]
-        )
+        if any(estimates := [tables.estimate(cohort, model, *key) for key in keys])
     ]
     gained = any(tables.gain(cohort, model) for model, _ in found)
     rows = tuple(
@@ -73,7 +55,7 @@ def _strategy_table(
             *map(estimate_cell, estimates),
             *(_gain_cells(tables.gain(cohort, model)) if gained else ()),
             number(tuning_concordance(tables, model)),
-            count(_n_parameters(tables, model)),
+            count(one.n_parameters if (one := tables.strategy(model)) else None),
             detail=model.encoders if encoders else "",
             mark=" ".join(["featured"] * (model == featured) + ["kind"] * starts),
         )
@@ -100,19 +82,8 @@ def _starts(found: Sequence[tuple[Model, Any]]) -> Iterator[bool]:
 def _gain_cells(gain: Row | None) -> tuple[str | Cell, ...]:
     if gain is None:
         return (NOTHING, NOTHING, NOTHING, "")
-    said = verdict(gain)
-    p, adjusted = p_value(gain["p_value"]), p_value(gain["p_adjusted"])
-    return (
-        difference_cell(gain),
-        p,
-        adjusted,
-        Cell(said, mark=f"verdict-{said.replace(' ', '-')}"),
-    )
-
-
-def _n_parameters(tables: RunTables, model: Model) -> int | None:
-    strategy = tables.strategy(model)
-    return None if strategy is None else strategy.n_parameters
+    said = Cell(verdict(gain), mark=f"verdict-{verdict(gain).replace(' ', '-')}")
+    return difference_cell(gain), p_value(gain["p_value"]), p_value(gain["p_adjusted"]), said
 
 
 def other_gains(tables: RunTables, *, encoders: bool = False) -> Table | None:
@@ -129,11 +100,8 @@ def other_gains(tables: RunTables, *, encoders: bool = False) -> Table | None:
         for row in tables.other_gains
         if row["metric"] == tables.concordance
     )
-    columns = (
-        *texts("Strategy", "Cohort", "Against"),
-        Column("Difference"),
-        Column("Unadjusted p"),
-    )
+    numbers = (Column("Difference"), Column("Unadjusted p"))
+    columns = (*texts("Strategy", "Cohort", "Against"), *numbers)
     return Table("Differences to the other single modality", columns, rows) if rows else None
 
 
@@ -175,8 +143,7 @@ def _subgroup_table(rows: Sequence[Row], models: Sequence[Model], encoders: bool
     cohort, subgroup = rows[0]["cohort"], rows[0]["subgroup"]
     found = {(row["model"], row["level"]): row for row in rows}
     present = dict.fromkeys(row["level"] for row in rows)
-    levels = [*(level for level in _LEVELS if level in present)]
-    levels += [level for level in present if level not in _LEVELS]
+    levels = [level for level in dict.fromkeys([*_LEVELS, *present]) if level in present]
     lines = tuple(
         line(
             model.title,
@@ -199,10 +166,7 @@ def _level(rows: Sequence[Row], level: str | None) -> Column:
 
 
 def cohort_table(cohorts: Sequence[CohortRecord]) -> Table | None:
-    """Return what is known about every cohort, None where nothing was kept.
-
-    Rows that no cohort fills are left out.
-    """
+    """Return what is known of every cohort, without rows that none fills; None without cohorts."""
     further = dict.fromkeys(name for one in cohorts for name in one.columns)
     competing = any(one.n_competing for one in cohorts)
     named: dict[str, Callable[[CohortRecord], str | Cell]] = {
@@ -275,16 +239,14 @@ def quarantine_table(quarantine: Sequence[QuarantineRecord]) -> Table | None:
 
 def audit_table(checks: Sequence[CheckRecord]) -> Table | None:
     """Return the checks against leakage, None without one."""
-    rows = tuple(
-        line(
-            f"{one.name[:1].upper()}{one.name[1:]}".replace("_", " "),
-            Cell(result, mark=result),
-            one.detail,
-        )
-        for one in checks
-        for result in ["passed" if one.passed else "failed"]
+    rows = []
+    for one in checks:
+        title = f"{one.name[:1].upper()}{one.name[1:]}".replace("_", " ")
+        result = "passed" if one.passed else "failed"
+        rows.append(line(title, Cell(result, mark=result), one.detail))
+    return (
+        Table("Checks", texts("Check", "Result", "What was found"), tuple(rows)) if rows else None
     )
-    return Table("Checks", texts("Check", "Result", "What was found"), rows) if rows else None
 
 
 def grid_table(strategies: Sequence[StrategyRecord]) -> Table | None:

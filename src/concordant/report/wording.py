@@ -28,10 +28,7 @@ _METRICS = {
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with a fixed count of digits and a true minus sign.
-
-    A dash where there is none.
-    """
+    """Write a number with fixed digits and a true minus sign; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value:.{digits}f}"
@@ -43,18 +40,12 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None, digits: int = 3) -> str:
     """Write a difference with its sign."""
     text = number(value, digits)
-    return (
-        f"+{text}"
-        if value is not None and value > 0 and text != NOTHING and float(text) != 0
-        else text
-    )
+    positive = value is not None and 0 < value < math.inf and float(text) != 0
+    return f"+{text}" if positive else text
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Write an interval in brackets; empty where a limit is missing, or both are one.
-
-    No variation was seen, which is no certainty.
-    """
+    """Write an interval in brackets; empty where a limit is missing, or without variation."""
     limits = number(low, digits), number(high, digits)
     return "" if NOTHING in limits or low == high else f"[{limits[0]},{KEEP}{limits[1]}]"
 
@@ -87,10 +78,7 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def days(value: float | None) -> str:
-    """Write a time in the unit in which people speak of it.
-
-    Days up to two months, then months, then years.
-    """
+    """Write a time in days up to two months, then in months, then in years."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 60:
@@ -119,23 +107,15 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def strategy_name(label: str) -> str:
-    """Turn a strategy's label into words, `cross_attention(query=ct)` into "Cross-attention (query.
-
-    CT)".
-
-    A text that is no such label comes back as it is.
-    """
+    """Turn a label into words, "Cross-attention (query: CT)"; any other text stays as it is."""
     match = _LABEL.fullmatch(label)
     if match is None:
         return label
     options = [_option(part) for part in (match["options"] or "").split(",") if part]
     if match["name"] == "unimodal" and len(options) == 1:
-        modality = options[0].removeprefix("modality: ")
-        return (
-            f"The single modality {modality}"
-            if modality == options[0]
-            else f"{modality[:1].upper()}{modality[1:]} alone"
-        )
+        _, named, modality = options[0].rpartition("modality: ")
+        upper = f"{modality[:1].upper()}{modality[1:]} alone"
+        return upper if named else f"The single modality {modality}"
     name = match["name"].replace("_", "-")
     return name[:1].upper() + name[1:] + (f" ({', '.join(options)})" if options else "")
 

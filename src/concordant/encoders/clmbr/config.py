@@ -20,9 +20,7 @@ MOTOR = "motor"
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """Sizes of the network, by their names in `transformer_config`.
-
-    Where the file is silent, the defaults hold.
+    """Sizes of the network, by their names in `transformer_config`, and the file's defaults.
 
     Attributes:
         hidden_size: Width of a hidden state.

@@ -156,9 +156,7 @@ class RecordTransformer(RecordEncoder):
         return sum(1 for bag in bags_of(record, self._vocabulary) if bag.tokens)
 
     def encode(self, records: Sequence[Events]) -> list[TokenEmbedding]:
-        """Encode records in batches of like length.
-
-        One without any event of the vocabulary has no token.
+        """Encode records in batches of like length; without a known event there is no token.
 
         Raises:
             RecordError: A record without a birth event.
@@ -249,9 +247,7 @@ def _check_fit(path: Path, dictionary: Dictionary, vocab_size: int, is_hierarchi
 
 @ENCODERS.register("clmbr")
 class Clmbr(RecordTransformer):
-    """Encode a record with CLMBR (Steinberg et al. 2021).
-
-    A token per event, the last of them, and the very last as the pooled vector.
+    """Encode a record with CLMBR (Steinberg 2021): tokens of the last events, pooled the last.
 
     Options are those of `RecordTransformer`; weights on the hub:
     `hf:StanfordShahLab/clmbr-t-base@REVISION` (gated, CC-BY-NC-4.0).

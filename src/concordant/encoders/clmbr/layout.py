@@ -1,6 +1,4 @@
-"""The two layouts of a CLMBR checkpoint: the same shapes, other rules.
-
-Which one a file has is told by its keys and by nothing else.
+"""The two layouts of a CLMBR checkpoint, same shapes, other rules, told by its keys alone.
 
 A file read by the rules of the other layout gives finite numbers that mean nothing, so there is no
 way to choose a layout.

@@ -1,6 +1,4 @@
-"""The network of CLMBR and MOTOR.
-
-A causal transformer over a record's events, whose positions are ages in days.
+"""CLMBR's and MOTOR's network: a causal transformer over events placed by age in days.
 
 CLMBR: Steinberg et al. 2021, J Biomed Inform 113:103637; CLMBR-T: Wornow et al. 2023
 (arXiv:2307.02028); MOTOR: Steinberg et al. 2023 (arXiv:2301.03150). Each layer runs attention and

@@ -149,9 +149,7 @@ class Flat(Vocabulary):
 
 
 class Hierarchical(Vocabulary):
-    """A bag per event: its code and the ancestors of that share a weight of 1.
-
-    Its number's range and its text weigh 1 each.
+    """A bag per event: code and ancestors share a weight of 1; number and text weigh 1 each.
 
     Ranges and texts are those of all codes together, unless an entry names its code.
     """

@@ -1,6 +1,4 @@
-"""Are the predicted probabilities right? Predicted against observed in groups, and the metrics
-before and after recalibration.
-"""
+"""Predicted against observed probabilities in groups, and metrics around recalibration."""
 
 from __future__ import annotations
 
@@ -78,9 +76,7 @@ class CalibrationDisplay(Display):
 
 
 def calibration_section(tables: RunTables) -> FigureSection:
-    """Return predicted against observed for the fusion that is best on tuning, and the metrics of
-    it and its unimodal models.
-    """
+    """Return predicted against observed for the fusion that tuning chose, and its metrics."""
     groups = tables.calibration_groups
     known = groups.filter(pl.col("observed").is_not_null())
     shown = list(dict.fromkeys(model_of(row) for row in groups.to_dicts()))

@@ -1,6 +1,4 @@
-"""Decision curves: the net benefit of acting on the singled-out fusion, on one modality, on
-everybody, on nobody.
-"""
+"""Decision curves: the net benefit of the chosen fusion, one modality, everybody, nobody."""
 
 from __future__ import annotations
 
@@ -153,8 +151,7 @@ def decision_section(tables: RunTables) -> FigureSection:
     named = _with_kinds(known)
     displays = {
         (cohort, horizon): _display(
-            tables,
-            named.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon),
+            tables, named.filter(pl.col("cohort") == cohort, pl.col("horizon_days") == horizon)
         )
         for horizon in sorted({horizon for _, horizon in drawn})
         for cohort in tables.cohorts
@@ -208,10 +205,7 @@ def _display(tables: RunTables, rows: pl.DataFrame) -> DecisionDisplay:
 
 
 def _sentence(cohort: str, horizon: float, rows: pl.DataFrame) -> str:
-    """Read the fusion's curve where it matters most.
-
-    At the overall risk, where acting on everybody is worth nothing.
-    """
+    """Read the fusion's curve at the overall risk, where acting on everybody is worth nothing."""
     everybody = rows.filter((pl.col("fusion") == TREAT_ALL) & (pl.col("net_benefit") >= 0))
     if everybody.is_empty():
         return ""
@@ -244,9 +238,7 @@ def _at_threshold(cohort: str, horizon: float, row: Row) -> str:
 
 
 def _widest(rows: pl.DataFrame) -> tuple[float, float] | None:
-    """Return the widest range of thresholds at which the fusion's curve is above all others and
-    0, by the point estimates.
-    """
+    """Return the widest range of thresholds where the fusion is above all others and 0."""
     own = pl.col("reference").is_not_null()
     best = (
         rows.group_by("threshold")

@@ -7,10 +7,10 @@ and which stretches with the page; `ForestDisplay` is the same for a paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -18,13 +18,7 @@ from concordant.report.displays.base import LIGHT, Display, themed
 from concordant.report.inference import verdict
 from concordant.report.run_tables import Kind, Model, Row, RunTables
 from concordant.report.table import Cell, difference_cell, estimate_cell
-from concordant.report.wording import (
-    MINUS,
-    count,
-    inside_sentence,
-    p_equation,
-    strategy_name,
-)
+from concordant.report.wording import MINUS, count, inside_sentence, p_equation, strategy_name
 
 if TYPE_CHECKING:
     import altair as alt
@@ -79,15 +73,9 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ForestRow:
-    """One row.
+    """One row: a model in words, its number and interval as drawn, and `cell`, both in print.
 
     Attributes:
-        label: The model in words.
-        mark: Shape of its point.
-        estimate: The number, None where there is none.
-        ci_low: Lower limit, None where there is no interval.
-        ci_high: Upper limit, None where there is no interval.
-        cell: The estimate and its interval in print.
         detail: Its encoders, where the group does not tell them.
         note: The verdict in print, or empty.
         filled: False draws the point hollow.
@@ -106,13 +94,7 @@ class ForestRow:
 
 @dataclass(frozen=True, slots=True)
 class ForestGroup:
-    """Rows that belong together.
-
-    Attributes:
-        title: What joins them.
-        rows: The rows.
-        line: Value at which the reference line stands, None for no line.
-    """
+    """Rows that `title` joins; a reference line stands at the value `line`, if any."""
 
     title: str
     rows: tuple[ForestRow, ...]
@@ -121,15 +103,7 @@ class ForestGroup:
 
 @dataclass(frozen=True, slots=True)
 class ForestPanel:
-    """One cohort's rows.
-
-    Attributes:
-        cohort: Label of the cohort.
-        tag: `internal` or `external`.
-        axis: The axis, the same in every panel of a figure.
-        groups: The rows.
-        size: What the estimates rest on, in print.
-    """
+    """One cohort's rows on the figure's axis; `size` is what they rest on, in print."""
 
     cohort: str
     tag: str
@@ -166,36 +140,23 @@ class ForestDisplay(Display):
         words = alt.Axis(labelColor=LIGHT["ink"], labelLimit=0, domain=False, grid=False)
         scale = alt.Scale(domain=labels)
         down = alt.Y("label:N", title=None, sort=labels, scale=scale, axis=words if first else None)
-        low, high = (
-            pl.min_horizontal("ci_low", "estimate"),
-            pl.max_horizontal("ci_high", "estimate"),
-        )
-        limits = self.frame.select(low.min(), high.max()).row(0)
+        low = pl.min_horizontal("ci_low", "estimate").min()
+        limits = self.frame.select(low, pl.max_horizontal("ci_high", "estimate").max()).row(0)
         across = alt.X(
             "estimate:Q",
             title=None,
             scale=alt.Scale(domain=list(limits), nice=True, zero=False),
             axis=alt.Axis(tickCount=4, domain=False),
         )
-        keys = alt.Legend(symbolSize=70)
-        colour = alt.Color(
-            "kind:N",
-            title=None,
-            scale=alt.Scale(domain=meanings, range=[LIGHT[name] for name in colours]),
-            legend=keys,
-        )
-        base = alt.Chart(rows).encode(y=down, color=colour)
+        looks: dict[str, Any] = {"title": None, "legend": alt.Legend(symbolSize=70)}
+        colour = alt.Scale(domain=meanings, range=[LIGHT[name] for name in colours])
+        shape = alt.Scale(domain=meanings, range=list(shapes))
+        base = alt.Chart(rows).encode(y=down, color=alt.Color("kind:N", scale=colour, **looks))
         whiskers = base.mark_rule(strokeWidth=1.75).encode(
             x=alt.X("ci_low:Q", title=None), x2="ci_high:Q"
         )
         marks = base.mark_point(filled=True, size=70, opacity=1).encode(
-            x=across,
-            shape=alt.Shape(
-                "kind:N",
-                title=None,
-                scale=alt.Scale(domain=meanings, range=list(shapes)),
-                legend=keys,
-            ),
+            x=across, shape=alt.Shape("kind:N", scale=shape, **looks)
         )
         title = alt.TitleParams(cohort, subtitle=rows["size"][0], subtitleColor=LIGHT["muted"])
         size = {"height": alt.Step(_ROW)}
@@ -228,10 +189,7 @@ def concordance_display(panels: Sequence[ForestPanel], name: str) -> ForestDispl
     )
     said = (f"{one['label']}, {one['cohort']}: {one['text']}" for one in frame.to_dicts())
     return ForestDisplay(
-        frame=frame,
-        name=name,
-        title="Concordance by strategy",
-        description=f"{'; '.join(said)}.",
+        frame=frame, name=name, title="Concordance by strategy", description=f"{'; '.join(said)}."
     )
 
 
@@ -242,55 +200,39 @@ def _unique(row: ForestRow, group: ForestGroup, panel: ForestPanel) -> str:
 
 
 def concordance_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort.
-
-    One modality alone first, then each pair of encoders, then predictions made elsewhere.
-    """
+    """Return a panel per cohort: one modality alone, pairs of encoders, foreign predictions."""
     estimates = [row for cohort in tables.cohorts for row in _concordances(tables, cohort)]
     axis = axis_over(_limits(estimates, "value"))
-    return tuple(
-        ForestPanel(
-            cohort,
-            tables.tag(cohort),
-            axis,
-            tuple(_concordance_groups(tables, cohort, featured)),
-            _size(tables, cohort),
-        )
-        for cohort in tables.cohorts
-    )
+    groups = {cohort: _concordance_groups(tables, cohort, featured) for cohort in tables.cohorts}
+    return _panels(tables, axis, groups)
 
 
 def gain_panels(tables: RunTables, featured: Model | None) -> tuple[ForestPanel, ...]:
-    """Return one panel per cohort with the differences to the reference, around a line at zero.
-
-    Empty where the study has no contrast.
-    """
+    """Return a panel per cohort of the differences to the reference; none without a contrast."""
     axis = axis_over([0.0, *_limits(tables.concordance_gains(), "difference")], signed=True)
-    own = ((cohort, tables.concordance_gains(cohort)) for cohort in tables.cohorts)
+    own = {cohort: tables.concordance_gains(cohort) for cohort in tables.cohorts}
+    groups = {cohort: _gain_groups(gains, featured) for cohort, gains in own.items() if gains}
+    return _panels(tables, axis, groups)
+
+
+def _panels(
+    tables: RunTables, axis: Axis, groups: Mapping[str, Iterable[ForestGroup]]
+) -> tuple[ForestPanel, ...]:
     return tuple(
-        ForestPanel(
-            cohort,
-            tables.tag(cohort),
-            axis,
-            tuple(_gain_groups(gains, featured)),
-            _size(tables, cohort),
-        )
-        for cohort, gains in own
-        if gains
+        ForestPanel(cohort, tables.tag(cohort), axis, tuple(own), _size(tables, cohort))
+        for cohort, own in groups.items()
     )
 
 
 def reference_value(tables: RunTables, gain: Row) -> float | None:
-    """Return the C of the model a gain is held against.
-
-    Its own row, or, chosen per fold, what the fusion's C leaves of it.
-    """
+    """Return the C a gain is held against: a model's, or, by fold, the fusion's less the gain."""
     reference = tables.reference(gain)
     found = tables.estimate(gain["cohort"], reference or gain["model"])
     value: float | None = None if found is None else found["value"]
-    if reference is not None or value is None or gain["difference"] is None:
-        return value if reference is not None else None
-    return value - float(gain["difference"])
+    if reference is not None:
+        return value
+    difference: float | None = gain["difference"]
+    return None if value is None or difference is None else value - difference
 
 
 def axis_over(values: Iterable[float], *, signed: bool = False) -> Axis:
@@ -350,12 +292,10 @@ def _concordance_groups(
     several = len(_pairs(fused)) > 1 or len(tables.of_kind(Kind.CT, Kind.EHR)) > 2
     lines = {pair: _line(tables, cohort, _of_pair(fused, pair)) for pair in _pairs(fused)}
     common = next(iter(lines.values())) if len(set(lines.values())) == 1 else None
+    pairs = ((_pair_title(one, len(lines)), _of_pair(fused, one), lines[one]) for one in lines)
     for title, models, line in (
         ("One modality alone", tables.of_kind(Kind.CT, Kind.EHR), common),
-        *(
-            (_pair_title(pair, len(lines)), _of_pair(fused, pair), line)
-            for pair, line in lines.items()
-        ),
+        *pairs,
         ("For comparison", tables.of_kind(Kind.FOREIGN, Kind.ORACLE), common),
     ):
         rows = tuple(
@@ -369,16 +309,10 @@ def _concordance_groups(
 
 def _concordance_row(row: Row, featured: Model | None, several: bool) -> ForestRow:
     model, mark = row["model"], _mark(row["model"], featured)
-    return ForestRow(
-        model.title,
-        mark,
-        row["value"],
-        row["ci_low"],
-        row["ci_high"],
-        estimate_cell(row),
-        detail=model.encoders if several and model.unimodal else "",
-        filled=mark not in (Mark.UNIMODAL, Mark.ORACLE),
-    )
+    numbers = (row["value"], row["ci_low"], row["ci_high"], estimate_cell(row))
+    detail = model.encoders if several and model.unimodal else ""
+    filled = mark not in (Mark.UNIMODAL, Mark.ORACLE)
+    return ForestRow(model.title, mark, *numbers, detail, filled=filled)
 
 
 def _gain_groups(gains: Sequence[Row], featured: Model | None) -> Iterable[ForestGroup]:
@@ -391,16 +325,9 @@ def _gain_groups(gains: Sequence[Row], featured: Model | None) -> Iterable[Fores
 
 
 def _gain_row(row: Row, featured: Model | None) -> ForestRow:
-    return ForestRow(
-        row["model"].title,
-        _mark(row["model"], featured),
-        row["difference"],
-        row["ci_low"],
-        row["ci_high"],
-        difference_cell(row),
-        note=f"{verdict(row)}, {p_equation(row['p_adjusted'])}",
-        filled=row["shown"],
-    )
+    model, note = row["model"], f"{verdict(row)}, {p_equation(row['p_adjusted'])}"
+    numbers = (row["difference"], row["ci_low"], row["ci_high"], difference_cell(row))
+    return ForestRow(model.title, _mark(model, featured), *numbers, note=note, filled=row["shown"])
 
 
 def _mark(model: Model, featured: Model | None) -> Mark:
