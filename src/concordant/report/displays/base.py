@@ -189,8 +189,8 @@ class _Identity:
 
 
 @lru_cache(maxsize=32)
-def _drawn(key: _Identity) -> _Drawing:
-    display = key.display
+def _drawn(identity: _Identity) -> _Drawing:
+    display = identity.display
     start, _, body = _svg(_spec(display)).partition(">")
     body = re.sub(r' (role|aria-\w+)="[^"]*"', "", body)  # parts of one picture have no roles
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', start))
