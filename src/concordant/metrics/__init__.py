@@ -1,17 +1,4 @@
-"""Survival metrics with standard errors. Numpy, numba, scipy.special and polars only: no torch.
-
-What they take, where a function does not say otherwise:
-
-    time: Follow-up, > 0, one number per subject.
-    event: 1 = observed, anything else = censored; with `cause` see there.
-    weights: A weight of 2 equals two copies of the subject in one cluster.
-    cluster: Rows with one label are one subject: their influences are summed, and where pairs are
-        compared, pairs among them do not count.
-    censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
-        independent of each other and of this cohort; None = this cohort's own. The curve's
-        uncertainty is in the standard error.
-    pooled: With `censoring`: estimate one curve from both cohorts together.
-"""
+"""Survival metrics with standard errors. Numpy, numba, scipy.special and polars only: no torch."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def concordance_index_antolini(
     times at which the model's curves step.
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         survival: Probability of no event until each of `times`, between 0 and 1. A first column of
             ones throughout (time 0) is not read, unless it is the only one.
         times: Ascending, in the unit of `time`.
@@ -85,6 +86,9 @@ def concordance_index_antolini(
         steps: "post": an event at T reads S at the last of `times` <= T, the first one before that.
             "pre": at the first of `times` >= T, the last one after that; for discrete-time models,
             whose S(times) holds the events of the interval before.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence: a subject with another event
             is a control of every case, whenever it came.

@@ -102,13 +102,21 @@ def cumulative_dynamic_auc(
     numbers.
 
     Args:
-        time, event, censoring, pooled, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         risk: Higher = earlier event; one per subject, or one per subject and time. Risks are tied
             only where they are equal.
         times: Ascending, in the unit of `time`. Left out, and listed in the result with the reason:
             times by which nobody had the event, beyond which nobody is followed, or which the
             cohort that gives the censoring curve does not reach.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
+        pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
         cause: None = event 1 is the event and every other code is censored. Else the code of the
             event: only code 0 is censored, and who had another event at T <= t is a control with
             weight 1 / G(T-), who is followed beyond t one with weight 1 / G(t). The mean then
@@ -175,10 +183,16 @@ def auc_at(
     Two of them can be subtracted.
 
     Args:
-        time, event, censoring, pooled, convention, weights, cluster, cause: As in
-            `cumulative_dynamic_auc`.
+        time: As in `cumulative_dynamic_auc`.
+        event: As in `cumulative_dynamic_auc`.
         risk: Higher = earlier event.
         horizon: The time, in the unit of `time`.
+        censoring: As in `cumulative_dynamic_auc`.
+        pooled: As in `cumulative_dynamic_auc`.
+        convention: As in `cumulative_dynamic_auc`.
+        weights: As in `cumulative_dynamic_auc`.
+        cluster: As in `cumulative_dynamic_auc`.
+        cause: As in `cumulative_dynamic_auc`.
 
     Raises:
         MetricError: Invalid outcomes, a risk that is not finite, or a horizon that is not > 0 or

@@ -279,7 +279,8 @@ def bootstrap_concordance(
     sorted once; O(n log n) per resample.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risks: One column per model, higher = earlier event. Equal risks count one half.
         replicates: Number of resamples.
         cluster: Rows with one label are one subject and are resampled together; pairs among them do

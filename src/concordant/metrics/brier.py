@@ -83,12 +83,19 @@ def brier_score(
     / G(t), one censored by t adds 0; the mean runs over all.
 
     Args:
-        time, event, censoring, pooled, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         survival: Probability of no event until each of `times`, between 0 and 1.
         times: Ascending, in the unit of `time`. Those at or beyond the last follow-up (of this
             cohort, or of the one that gives the censoring curve) are left out and listed in the
             result.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
+        pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where an event at T reads the curve: "default" G(T-), "sksurv" G(T).
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence: a subject with another event
             at T <= t adds (1 - S(t))^2 / G(T-), and only code 0 is censored.
@@ -133,9 +140,16 @@ def brier_score_at(
     Two of them can be subtracted.
 
     Args:
-        time, event, censoring, pooled, convention, weights, cluster, cause: As in `brier_score`.
+        time: As in `brier_score`.
+        event: As in `brier_score`.
         survival: Probability of no event until the horizon.
         horizon: The time, in the unit of `time`.
+        censoring: As in `brier_score`.
+        pooled: As in `brier_score`.
+        convention: As in `brier_score`.
+        weights: As in `brier_score`.
+        cluster: As in `brier_score`.
+        cause: As in `brier_score`.
 
     Raises:
         MetricError: As `brier_score`.
@@ -174,9 +188,16 @@ def integrated_brier_score(
     """Compute the mean of the Brier score over the supported range of `times` (trapezoid rule).
 
     Args:
-        time, event, survival, censoring, pooled, convention, weights, cluster, cause: As in
-            `brier_score`.
+        time: As in `brier_score`.
+        event: As in `brier_score`.
+        survival: As in `brier_score`.
         times: As in `brier_score`; at least two of them supported.
+        censoring: As in `brier_score`.
+        pooled: As in `brier_score`.
+        convention: As in `brier_score`.
+        weights: As in `brier_score`.
+        cluster: As in `brier_score`.
+        cause: As in `brier_score`.
 
     Raises:
         MetricError: As `brier_score`, or fewer than two supported times.

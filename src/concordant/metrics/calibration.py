@@ -123,10 +123,13 @@ def d_calibration(
     censored on). The robust test corrects that (3.5 to 5.5 %).
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         survival: Probability of no event until each of `times`, in [0, 1], not rising.
         times: Ascending, >= 0, the last one > 0. At a time of 0 the given S(0) replaces the 1.
         bins: How many bins of equal width, 2 or more.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         test: "pearson" as published, or "robust"; None = "pearson", with weights or clusters
             "robust".
         cause: None = event 1 is the event and every other code is censored; else the code of the
@@ -197,10 +200,13 @@ def log_score(
     last time.
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         survival: Probability of no event until each of `times`, in [0, 1], not rising.
         times: Ascending, >= 0, the last one > 0.
         floor: Smaller probabilities are raised to it, in (0, 1); the result counts them.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: None = event 1 is the event and every other code is censored; else the code of the
             event, `survival` being one minus its cumulative incidence. Who had another event adds
             -log of that interval's probability of another event, who was censored -log

@@ -162,11 +162,14 @@ def kaplan_meier_calibration(
     """Compare predicted and observed probability in groups cut at quantiles of the prediction.
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         predicted: Probability of the event by the horizon, in [0, 1]. Equal predictions are in one
             group, so that there may be fewer groups than asked for.
         horizon: In the unit of `time`, within every group's follow-up.
         groups: Number of groups, 1 or more.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored, any other a competing event; observed is then
             the Aalen-Johansen estimate.
 
@@ -199,8 +202,14 @@ def one_calibration(
     wherever follow-up is censored.
 
     Args:
-        time, event, predicted, horizon, weights, cluster, cause: As in `kaplan_meier_calibration`.
+        time: As in `kaplan_meier_calibration`.
+        event: As in `kaplan_meier_calibration`.
+        predicted: As in `kaplan_meier_calibration`.
+        horizon: As in `kaplan_meier_calibration`.
         groups: Number of groups, 2 or more.
+        weights: As in `kaplan_meier_calibration`.
+        cluster: As in `kaplan_meier_calibration`.
+        cause: As in `kaplan_meier_calibration`.
         test: "dagostino_nam" or "robust"; None = "dagostino_nam", with weights or clusters
             "robust".
 
@@ -263,10 +272,13 @@ def integrated_calibration_index(
     as fixed.
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
             `CLIP` within the log-log only.
         horizon: In the unit of `time`, within the follow-up.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored. Competing events are refused.
 
     Raises:

@@ -244,10 +244,12 @@ def aalen_johansen(
     lies above. At a tied time events leave before censorings.
 
     Args:
-        time, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
         event: 0 = censored, `cause` = the event of interest, any other code = a competing event.
         cause: Code of the event of interest. A cause that nobody had has incidence 0, with standard
             error 0.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
         MetricError: Invalid outcomes, weights, clusters or cause.
@@ -280,11 +282,13 @@ def event_probability(
     """Estimate the probability of the event by one time, with its influence function.
 
     Args:
-        time, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the
             event, others compete with it.
         horizon: Time in the unit of `time`; an event at exactly this time counts. Nobody had the
             event by then: 0, standard error 0.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: None: 1 - Kaplan-Meier. A code: the Aalen-Johansen incidence of that cause.
 
     Raises:

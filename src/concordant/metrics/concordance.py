@@ -133,10 +133,13 @@ def compare_concordance(
     """Compare two models' Harrell concordance on the same subjects, a minus b.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risk_a: First model, higher = earlier event.
         risk_b: Second model, higher = earlier event.
-        weights, cluster, cause: As in `concordance_index`.
+        weights: As in `concordance_index`.
+        cluster: As in `concordance_index`.
+        cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`.
@@ -159,9 +162,12 @@ def concordance_covariance(
     """Compute several models' Harrell concordance on the same subjects, and its covariance.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risks: One column per model, higher = earlier event.
-        weights, cluster, cause: As in `concordance_index`.
+        weights: As in `concordance_index`.
+        cluster: As in `concordance_index`.
+        cause: As in `concordance_index`.
 
     Raises:
         MetricError: As `concordance_index`, or no model.

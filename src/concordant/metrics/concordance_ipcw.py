@@ -40,13 +40,20 @@ def concordance_index_ipcw(
     say so.
 
     Args:
-        time, event, censoring, pooled, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks count one half.
         tau: Only cases with time < tau count; None = all that the censoring curve supports.
+        censoring: `(time, event)` of the cohort whose censoring curve is used, its rows taken as
+            independent of each other and of this cohort; None = this cohort's own. The curve's
+            uncertainty is in the standard error.
+        pooled: With `censoring`: estimate one curve from both cohorts together.
         convention: Where a case at T reads the curve: "default" G(T-), "sksurv" G(T). They differ
             only where event times are also censoring times.
         weights: A weight of 2 equals two copies of the subject in one cluster; they enter the
             censoring curve too.
+        cluster: Rows with one label are one subject: their influences are summed, pairs among them
+            do not count.
         cause: None = event 1 is the event and every other code is censored. Else the code of the
             event: only code 0 is censored, and who had another event at T is a control of every
             case; of the cases after T it is one with weight 1 / G(T-), beside the case's own 1 /
@@ -85,10 +92,17 @@ def compare_concordance_ipcw(
     The same censoring curve weighs both.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risk_a: First model, higher = earlier event.
         risk_b: Second model, higher = earlier event.
-        tau, censoring, pooled, convention, weights, cluster, cause: As in `concordance_index_ipcw`.
+        tau: As in `concordance_index_ipcw`.
+        censoring: As in `concordance_index_ipcw`.
+        pooled: As in `concordance_index_ipcw`.
+        convention: As in `concordance_index_ipcw`.
+        weights: As in `concordance_index_ipcw`.
+        cluster: As in `concordance_index_ipcw`.
+        cause: As in `concordance_index_ipcw`.
 
     Raises:
         MetricError: As `concordance_index_ipcw`.

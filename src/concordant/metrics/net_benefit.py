@@ -126,7 +126,7 @@ def net_benefit(
     error 0.
 
     Args:
-        time, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
         event: 1 = observed, anything else = censored; with `cause`: 0 = censored, `cause` = the
             event, others compete with it.
         predicted: Probability of the event by the horizon, between 0 and 1. Equal to the threshold
@@ -135,6 +135,8 @@ def net_benefit(
         thresholds: Strictly ascending, 0 <= p < 1. Those at which follow-up of the treated ends
             before the horizon, with someone still without the event, are left out and listed in the
             result.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: None: F is 1 - Kaplan-Meier. A code: F is the Aalen-Johansen incidence of that cause.
 
     Raises:
@@ -191,11 +193,16 @@ def compare_net_benefit(
     "treat nobody".
 
     Args:
-        time, event, horizon, weights, cluster, cause: As in `net_benefit`.
+        time: As in `net_benefit`.
+        event: As in `net_benefit`.
         predicted_a: As `predicted` in `net_benefit`.
         predicted_b: As `predicted_a`; the difference is a minus b.
+        horizon: As in `net_benefit`.
         thresholds: As in `net_benefit`; those that either prediction does not support are left out
             and listed in the result.
+        weights: As in `net_benefit`.
+        cluster: As in `net_benefit`.
+        cause: As in `net_benefit`.
 
     Raises:
         MetricError: As `net_benefit`, or no threshold that both support.

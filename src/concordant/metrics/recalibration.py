@@ -92,7 +92,8 @@ def fit_recalibration(
     """Fit a recalibration on a tuning cohort, neither trained nor evaluated on.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         survival: Probability of no event until each of `times`, in [0, 1], not rising. S of 0 or 1
             is moved inside by `weak_calibration.CLIP` within the log-log.
         times: Ascending, >= 0, the last one > 0.

@@ -48,9 +48,11 @@ def restricted_mean(
     """Estimate the mean time without the event within the first `tau`.
 
     Args:
-        time, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
         event: 1 = observed, anything else = censored (a competing event too).
         tau: Upper limit, at most the last follow-up; any where the curve has reached 0.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
 
     Raises:
         MetricError: Invalid outcomes, or a tau that is not > 0 or beyond the largest supported,
@@ -79,12 +81,13 @@ def restricted_mean_difference(
     both.
 
     Args:
-        time, weights: See `concordant.metrics`.
+        time: Follow-up, > 0.
         event: 1 = observed, anything else = censored (a competing event too).
         group: One of two labels per row; the result is the group of the larger label minus that of
             the smaller one.
         tau: Upper limit; None = the largest that both groups support. The standard error takes it
             as given.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject.
 
     Raises:

@@ -82,7 +82,8 @@ def risk_groups(
     standard error.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         risk: Higher = earlier event. Equal risks are in one group.
         groups: Number of groups of about equal size; 3 = tertiles.
         thresholds: Ascending limits found elsewhere (on train, say), in place of this cohort's
@@ -143,7 +144,8 @@ def log_rank(
     """Test whether two or more groups have the same hazard.
 
     Args:
-        time, event: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored.
         group: Group label per subject; results are in sorted order of the labels. A group of which
             nobody is left at the first event has no part in the test and no degree of freedom;
             where only one group is left there is nothing to test, and p is 1.

@@ -66,9 +66,12 @@ def calibration_in_the_large(
     """Compute the observed over the expected probability of the event by a horizon.
 
     Args:
-        time, event, weights, cluster: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         predicted: Probability of the event by the horizon, in [0, 1].
         horizon: In the unit of `time`, within the follow-up.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
+        cluster: Rows with one label are one subject: their influences are summed.
         cause: This code is the event, 0 is censored, any other a competing event; observed is then
             the Aalen-Johansen estimate.
 
@@ -120,10 +123,12 @@ def calibration_slope(
     """Fit the slope of log(-log(1 - predicted)) in a Cox model of the time to the horizon.
 
     Args:
-        time, event, weights: See `concordant.metrics`.
+        time: Follow-up, > 0.
+        event: 1 = observed, anything else = censored; with `cause` see there.
         predicted: Probability of the event by the horizon, in [0, 1]; 0 and 1 are moved inside by
             `CLIP`.
         horizon: In the unit of `time`; an event at the horizon counts, a later one does not.
+        weights: A weight of 2 equals two copies of the subject in one cluster.
         cluster: Rows with one label are one subject: their influences are summed (Lin and Wei's
             robust variance).
         cause: This code is the event, 0 is censored. Competing events are refused: the slope of a
