@@ -37,7 +37,7 @@ check: $(VENV)/.ready-check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-test
+bench: $(VENV)/.ready-bench
 	@set -e; for script in benchmarks/*.py; do test -f "$$script" || { echo "no benchmark in benchmarks/"; exit 1; }; \
 		echo "$$script"; $(BIN)/python "$$script"; done
 

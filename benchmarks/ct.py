@@ -27,6 +27,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -489,14 +490,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*")
     part = parser.parse_args().part
+    missing = [name for name in ("monai", "SimpleITK", "pydicom") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"not here: {', '.join(missing)}; run: pip install -e '.[bench]'")
     if part:
         name, *given = part
         parts: dict[str, Callable[..., None]] = {
             "measure": measure,
             "difference": difference,
             "resampling": resampling,
+            "write": write_inputs,
         }
-        parts.get(name, write_inputs)(*[Path(one) if os.sep in one else one for one in given])
+        if name not in parts:
+            parser.error(f"{name!r} given, expected {', '.join(parts)}, or nothing for all")
+        parts[name](*[Path(one) if os.sep in one else one for one in given])
         return
     with tempfile.TemporaryDirectory() as folder:
         in_process("write", folder)

@@ -261,6 +261,19 @@ ENCODERS: dict[str, tuple[str, Compare]] = {
 }
 
 
+def check_given(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse unknown encoders and folders; leave off where there is nothing to compare with."""
+    unknown = [name for name in given.encoders if name not in ENCODERS]
+    if unknown:
+        parser.error(f"{', '.join(unknown)} given, expected some of {', '.join(ENCODERS)}")
+    absent = [str(folder) for folder in given.upstream if not folder.is_dir()]
+    if absent:
+        parser.error(f"--upstream: {', '.join(absent)} is no folder; see --help for how to fill it")
+    if not given.upstream:
+        print("left out: --upstream FOLDER is not given; see --help for how to fill it")
+        sys.exit(2 if given.encoders else 0)
+
+
 def main() -> None:
     """Compare all encoders, or those that are named, and write the table."""
     parser = argparse.ArgumentParser(
@@ -270,6 +283,7 @@ def main() -> None:
     parser.add_argument("--upstream", type=Path, action="append", default=[])
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args()
+    check_given(parser, arguments)
     use_upstream(arguments.upstream)
     warnings.simplefilter("ignore")  # of the upstream packages
     rows = []

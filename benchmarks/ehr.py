@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,11 @@ def main() -> None:
     parser.add_argument("--package", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    missing = [name for name in ("pandas", "pyarrow", "duckdb") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"not here: {', '.join(missing)}; run: pip install -e '.[bench]'")
+    if given.events < 1:
+        parser.error(f"--events: {given.events} given, expected at least 1")
     if given.package:
         measure(given.task, given.package, given.folder)
         return

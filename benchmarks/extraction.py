@@ -10,6 +10,7 @@ whole time; `processors_busy` the processor time of all processes over the time 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import platform
@@ -128,6 +129,10 @@ def measure(case: str, encoder: Timed, paths: list[Path], read_ms: float) -> dic
 
 def main() -> None:
     """Measure both cases and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -34,11 +34,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from lifelines.utils import concordance_index as lifelines_index
-from sksurv.metrics import brier_score as sksurv_brier
-from sksurv.metrics import concordance_index_censored
-from sksurv.metrics import cumulative_dynamic_auc as sksurv_auc
-from sksurv.util import Surv
+
+try:
+    from lifelines.utils import concordance_index as lifelines_index
+    from sksurv.metrics import brier_score as sksurv_brier
+    from sksurv.metrics import concordance_index_censored
+    from sksurv.metrics import cumulative_dynamic_auc as sksurv_auc
+    from sksurv.util import Surv
+except ModuleNotFoundError as missing:
+    sys.exit(f"not here: {missing.name}; run: pip install -e '.[bench]'")
 
 from concordant.metrics import (
     bootstrap_concordance,

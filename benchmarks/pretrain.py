@@ -214,6 +214,9 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--max-epochs", type=int, default=12)
     given = parser.parse_args()
+    if not given.data.is_dir():
+        print(f"left out: no folder {given.data}; give --data, or set CONCORDANT_DATA")
+        return
     torch.set_num_threads(1)
     options = {name: getattr(given, name) for name in ("hidden", "layers", "heads", "max_epochs")}
     with tempfile.TemporaryDirectory(prefix="concordant-pretrain-") as name:

@@ -10,7 +10,6 @@ import numpy as np
 from concordant import metrics
 from concordant.metrics.antolini import concordance_index_antolini
 from concordant.metrics.auc import auc_at, cumulative_dynamic_auc
-from concordant.metrics.inference import value
 from conformance_checks.cohorts import GRID, HORIZON, chance, curves, simulated
 from conformance_checks.registry import DERIVATIVE, check, gap
 
@@ -67,7 +66,9 @@ def _influence_gaps(name: str) -> Iterator[float]:
     weights = np.random.default_rng(2).uniform(0.5, 2, 40)
     influence = function(weights).influence
     for k in range(40):
-        moved = [value(function(weights + sign * STEP * (np.arange(40) == k))) for sign in (1, -1)]
+        moved = [
+            function(weights + sign * STEP * (np.arange(40) == k)).estimate for sign in (1, -1)
+        ]
         yield gap(influence[k], weights[k] * (moved[0] - moved[1]) / (2 * STEP))
 
 
