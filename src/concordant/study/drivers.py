@@ -270,8 +270,19 @@ def _taken(path: Path, driver: str) -> bool:
         os.link(aside, path)
     except FileExistsError:
         return False
+    except OSError:  # a file system without links: as good, but for the moment before the name
+        return _created(path, driver)
     finally:
         aside.unlink(missing_ok=True)
+    return True
+
+
+def _created(path: Path, driver: str) -> bool:
+    try:
+        with path.open("x", encoding="utf-8") as lease:
+            lease.write(driver)
+    except FileExistsError:
+        return False
     return True
 
 

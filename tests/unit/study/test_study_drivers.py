@@ -160,6 +160,18 @@ def test_a_piece_of_work_is_had_by_one_of_many(folder):
             assert mine
 
 
+def test_a_file_system_without_links_does_as_well(folder, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with driving(folder, join=True) as lease:
+        with lease.of("fit-1") as mine, lease.of("fit-1") as again:
+            assert (mine, again) == (True, False)
+        with lease.of("fit-1") as mine:
+            assert mine
+
+
 def test_a_turn_is_waited_for(folder):
     with driving(folder, join=True) as lease:
         order = []
