@@ -158,12 +158,11 @@ def counts_of_store(folder: Path) -> Matrix:
     """Fill an embedding store by the encoder `count`, as `concordant embed` does, and read it
     back.
     """
-    from concordant.study.cohorts import shard_size
-
     from concordant.core.modality import Modality
     from concordant.data.cohort import Cohort
     from concordant.embeddings.extract import embed
     from concordant.encoders.code_counts import Count
+    from concordant.study.sources import shard_size
 
     path = folder / "samples.parquet"
     cohort = Cohort("subjects", path, pl.read_parquet(path), folder)
