@@ -50,8 +50,8 @@ import ct_weights_fixture as ct_weights  # noqa: E402
 import training_fixture  # noqa: E402
 from concordant.core.events import Events  # noqa: E402
 from concordant.embeddings.encoding import ShardTask  # noqa: E402
-from concordant.embeddings.scans import TOO_LARGE, ScanEncoding  # noqa: E402
-from concordant.embeddings.shards import Encoded, Layout  # noqa: E402
+from concordant.embeddings.scans import TOO_LARGE, encode_scans  # noqa: E402
+from concordant.embeddings.shards import Encoded  # noqa: E402
 from concordant.encoders.clmbr.batching import padded  # noqa: E402
 from concordant.encoders.clmbr.checkpoint import load_clmbr  # noqa: E402
 from concordant.encoders.clmbr.encoder import Clmbr, RecordTransformer  # noqa: E402
@@ -496,10 +496,9 @@ def written_scans(folder: Path, n: int) -> list[Path]:
 
 def encoded(encoder: Watched, paths: Sequence[Path]) -> list[Encoded]:
     """Encode scans as a study does."""
-    layout = Layout("tokens", encoder.card.token_dim, encoder.card.pooled_dim)
     names, nothing = tuple(map(str, range(len(paths)))), [None] * len(paths)
     task = ShardTask(Path(), 0, names, paths, nothing, nothing)
-    ((_, shard),) = ScanEncoding(layout, encoder).encode([task], processes=0, count=lambda n: None)
+    ((_, shard),) = encode_scans(encoder, [task], 0, lambda n: None)
     reasons = shard.quarantine or nothing
     return [Encoded(*both) for both in zip(shard.embeddings, reasons, strict=True)]  # type: ignore[arg-type]
 
