@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,10 +27,21 @@ _WIDTH_OF_A_FILE = 200
 _UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy that newer typer carries
 
 
+_LINE_END = re.compile(r"(?<!\n)\n(?!\n)")
+"""An end of a line that ends no paragraph."""
+
+
 class Group(TyperGroup):
     """The commands; an error that the input or a path caused is one line, and an interrupt says
     how to go on.
     """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, the lines of each paragraph of its help joined."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            command.help = _LINE_END.sub(" ", cleandoc(command.help))
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command: exit code 2 after an error, 130 after an interrupt."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from concordant.cli import app, tables
@@ -501,3 +502,10 @@ def test_log_lines_appear_while_a_command_works(capsys):
         logger.info("made anew: options differ")
     logger.info("not shown any more")
     assert capsys.readouterr().err.split() == ["made", "anew:", "options", "differ"]
+
+
+def test_the_paragraphs_of_every_help_flow():
+    group = get_command(app)
+    for name in group.commands:
+        told = group.get_command(None, name).help
+        assert "\n" not in told.replace("\n\n", ""), name
