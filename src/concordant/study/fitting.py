@@ -67,7 +67,7 @@ def fit_all(plan: Plan, data: StudyData, crew: Crew, progress: Progress | None) 
 
 def discard_altered(plan: Plan) -> bool:
     """Remove fits whose files are not what was written; returns whether there were any."""
-    altered = [fit for fit in plan.fits if _is_settled(fit) and not is_intact(fit.folder)]
+    altered = [fit for fit in plan.fits if not _has_failed(fit) and not is_intact(fit.folder)]
     for fit in altered:
         _LOG.warning("%s: a file of it was altered; it is fitted again", plan.name(fit))
         shutil.rmtree(fit.folder.path, ignore_errors=True)
@@ -80,16 +80,15 @@ def failures(plan: Plan) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _is_settled(fit: Fit) -> bool:
-    return failure_of(fit.folder, fit.fingerprint) is None
+def _has_failed(fit: Fit) -> bool:
+    return failure_of(fit.folder, fit.fingerprint) is not None
 
 
 def _waiting(plan: Plan) -> list[int]:
     return [
         number
         for number, fit in enumerate(plan.fits)
-        if not is_done(fit.folder, fit.fingerprint)
-        and failure_of(fit.folder, fit.fingerprint) is None
+        if not is_done(fit.folder, fit.fingerprint) and not _has_failed(fit)
     ]
 
 
